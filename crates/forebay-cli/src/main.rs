@@ -1,0 +1,2 @@
+//! The forebay command line: feed, ls, clean, doctor.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The ring protocol of forebay on borrowed words: slot words, grants, cursors, recovery. Never makes a system call.

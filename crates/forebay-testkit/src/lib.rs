@@ -1,0 +1,1 @@
+//! Unpublished: actors, crash points, watchdogs and the conformance suite of forebay.
