@@ -282,6 +282,10 @@ impl Reader<'_> {
         let intent = self.take();
         let instance = [self.take(), self.take()];
         let (index, incarnation) = self.pair();
+        let unused = instance[0] | instance[1] | u64::from(index) | u64::from(incarnation);
+        if intent != 2 && unused != 0 {
+            return Err(Defect::new("hello.member", unused, "0 unless rejoining"));
+        }
         let intent = match intent {
             1 => Intent::Attach,
             2 if (index as usize) < MAX_CONSUMERS => Intent::Rejoin { instance, index, incarnation },

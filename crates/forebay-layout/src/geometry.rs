@@ -10,6 +10,11 @@ use crate::{
     descriptor, header, member, pool, round_up,
 };
 
+/// Words of the class table: slots, slot bytes, stride, data offset of each class.
+const CLASS_WORDS: u64 = 4 * MAX_CLASSES as u64;
+/// Words of the join table: two a member.
+const JOIN_WORDS: u64 = 2 * MAX_CONSUMERS as u64;
+
 /// Slots of one size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SlotClass {
@@ -190,8 +195,8 @@ impl Geometry {
 
         let mut ring = Cursor(header::WORDS as u64);
         let schema_word = ring.take(u64::from(self.schema_bytes).div_ceil(WORD), 16)?;
-        let class_word = ring.take(4 * MAX_CLASSES as u64, 16)?;
-        let join_word = ring.take(2 * MAX_CONSUMERS as u64, 16)?;
+        let class_word = ring.take(CLASS_WORDS, 16)?;
+        let join_word = ring.take(JOIN_WORDS, 16)?;
         let position_word = ring.take(positions.checked_mul(descriptor::ENTRY_WORDS as u64)?, PART / WORD)?;
         let descriptor_words = descriptor::words(self.max_fields as usize)?;
         let descriptor_word = ring.take(n.checked_mul(descriptor_words as u64)?, 16)?;
