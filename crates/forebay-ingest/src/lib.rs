@@ -1,1 +1,74 @@
 //! Text becomes token tensors, on all cores, written straight into the slots of a forebay ring.
+//!
+//! ```text
+//!   Source ── lines ──▶ Format ── texts ──▶ Tokenizer ── rows ──▶ TokenBatch::write_into ──▶ a slot
+//!   files, stdin        plain, JSON         N threads             padding, i64, mask
+//!                       └────────────── Pipeline ──────────────┘
+//! ```
+//!
+//! - [`Source`] reads lines of files and standard input, once or repeatedly, and knows its [`Position`], which is small
+//!   enough to travel with every message and from which a restarted run goes on.
+//! - [`Format`] finds the text in a line.
+//! - [`Tokenizer`] runs a Hugging Face tokenizer.json; its ids are those of the Python package `tokenizers`.
+//! - [`Pipeline`] puts these together on all cores and gives [`TokenBatch`]es in the order of the lines.
+//!
+//! This crate owns no ring and no socket: it writes into `&mut [i64]`, wherever that is.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use forebay_ingest::{Input, Pipeline, PipelineOptions, Source, SourceOptions, Tokenizer, TokenizerOptions};
+//!
+//! # let data = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/data");
+//! let tokenizer = Tokenizer::from_file(format!("{data}/tokenizer.json"), &TokenizerOptions::default())?;
+//! let source = Source::open(&[Input::from(format!("{data}/kjv.txt"))], SourceOptions::default())?;
+//! let mut pipeline = Pipeline::start(source, Arc::new(tokenizer), PipelineOptions::default())?;
+//! for batch in pipeline.by_ref().take(3) {
+//!     let batch = batch?;
+//!     // In a feeder: loan a slot for (rows, cols), write in place, publish with `next` as the user blob.
+//!     let mut input_ids = vec![0i64; batch.rows() * batch.cols()];
+//!     let mut attention_mask = input_ids.clone();
+//!     batch.write_into(&mut input_ids, &mut attention_mask)?;
+//!     let blob = batch.next.encode();
+//! #   assert_eq!(input_ids[0], 101);
+//! #   assert!(blob.len() <= 200);
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # What is an item
+//!
+//! Every line is one item, in the order of the inputs. A line ends at LF; a CR before it belongs to the end; a last line
+//! needs none. Nothing else ends a line. A byte order mark at the start of an input is dropped. NULs are text. Lines
+//! of nothing but white space are passed over and counted, unless [`PipelineOptions::keep_blank`] is set. A line that
+//! is not UTF-8, longer than [`SourceOptions::max_line_bytes`], or without the field asked for is an error for that
+//! line: it ends the run ([`OnError::Fail`], the default) or is left out, counted and reported ([`OnError::Skip`]).
+//!
+//! # Limits
+//!
+//! Memory does not depend on the length of the inputs or of their lines, see [`Pipeline`]'s module for the sum. A
+//! batch waits until it is full or its input ends: a slow pipe is not flushed by time. A tokenizer with random merges (BPE
+//! dropout) gives other ids each time. Results are per line: no pairs, no overflowing windows, no offsets.
+
+mod batch;
+mod error;
+mod format;
+mod input;
+mod line;
+mod load;
+mod pipeline;
+mod position;
+mod report;
+mod source;
+mod tokenizer;
+mod tokens;
+
+pub use batch::{LineId, OnError, TokenBatch};
+pub use error::{EncodeError, IngestError, ItemError, PositionError, TokenizerError, WriteError};
+pub use format::Format;
+pub use input::Input;
+pub use pipeline::{Pipeline, PipelineOptions};
+pub use position::Position;
+pub use report::{Report, Skipped, SkippedLine};
+pub use source::{Line, Repeat, Source, SourceOptions};
+pub use tokenizer::{PadSource, Tokenizer, TokenizerOptions, Width};
+pub use tokens::{PadSide, Tokens, Written};

@@ -1,0 +1,353 @@
+//! What can go wrong, one enum per operation.
+//!
+//! Texts have three parts: what happened; found and expected; what to do. Nothing here does I/O or decides a policy:
+//! whether a bad line ends the run is [`OnError`](crate::OnError).
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why a tokenizer could not be made. Retrying does not help unless a file was repaired in between.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TokenizerError {
+    /// The file is missing or may not be read.
+    #[error(
+        "cannot read the tokenizer {}: {source}; expected a tokenizer.json, or a folder holding one; check the path \
+         and its permissions",
+        path.display()
+    )]
+    Unreadable {
+        /// What was asked for.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file is far larger than any tokenizer.
+    #[error(
+        "{} is not a tokenizer: it is larger than {limit_bytes} bytes, the largest tokenizer.json read; expected the \
+         file that Hugging Face tokenizers saves; check the path",
+        path.display()
+    )]
+    TooLarge {
+        /// The file read.
+        path: PathBuf,
+        /// The limit that it passed.
+        limit_bytes: u64,
+    },
+    /// The file is not JSON at all: a vocabulary, a model or something unrelated.
+    #[error(
+        "{} is not a tokenizer: it is {found}, not JSON ({detail}); expected the tokenizer.json that Hugging Face \
+         tokenizers saves; look for that file beside this one",
+        path.display()
+    )]
+    NotJson {
+        /// The file read.
+        path: PathBuf,
+        /// What it looks like.
+        found: &'static str,
+        /// Where the JSON parser stopped.
+        detail: String,
+    },
+    /// The file is JSON, but not of a tokenizer, or of one that this build cannot run.
+    #[error(
+        "{} is not a tokenizer: it is {found} ({detail}); expected a JSON object with a \"model\", as Hugging Face \
+         tokenizers saves it in tokenizer.json; look for that file beside this one",
+        path.display()
+    )]
+    NotATokenizer {
+        /// The file read.
+        path: PathBuf,
+        /// What it looks like.
+        found: String,
+        /// What the tokenizers library said.
+        detail: String,
+    },
+    /// The rows would have no room for text.
+    #[error(
+        "max_length {max_length} is too small: the tokenizer adds {special_tokens} special tokens to each row; pass a \
+         max_length of at least {}, or switch add_special_tokens off",
+        special_tokens.saturating_add(1)
+    )]
+    MaxLengthTooSmall {
+        /// The length asked for, in tokens.
+        max_length: usize,
+        /// The tokens that every row gets.
+        special_tokens: usize,
+    },
+    /// Rows could be longer than the fixed width that they shall have.
+    #[error(
+        "max_length {max_length} is more than the fixed width {width} that rows are padded to; found tokens for which \
+         there would be no column; lower max_length or raise the width"
+    )]
+    WidthBelowMaxLength {
+        /// The length asked for, in tokens.
+        max_length: usize,
+        /// The width asked for, in tokens.
+        width: usize,
+    },
+    /// The multiple that widths are rounded up to is zero.
+    #[error("pad_to_multiple_of is 0; expected 1 or more; leave it out to round nothing")]
+    MultipleOfZero,
+}
+
+/// A text that the tokenizer refused, in [`Tokenizer::encode_batch`](crate::Tokenizer::encode_batch).
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("text {row} of the batch could not be tokenized: {reason}; repair the text or leave it out")]
+#[non_exhaustive]
+pub struct EncodeError {
+    /// Index of the text in the batch, from 0.
+    pub row: usize,
+    /// What the tokenizer said.
+    pub reason: ItemError,
+}
+
+/// Slices that cannot take a batch, in [`Tokens::write_into`](crate::Tokens::write_into). Nothing was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "cannot write {rows} × {cols} tokens: the slice {which} has room for {room}, expected at least {}; loan a slot with \
+     the batch's own rows and cols",
+    rows.saturating_mul(*cols)
+)]
+#[non_exhaustive]
+pub struct WriteError {
+    /// Name of the slice that is too short.
+    pub which: &'static str,
+    /// Its length.
+    pub room: usize,
+    /// Rows of the batch.
+    pub rows: usize,
+    /// Columns of the batch.
+    pub cols: usize,
+}
+
+/// Why one line became no item. The line's place is told by whoever carries this.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ItemError {
+    /// Bytes that are not text.
+    #[error("not UTF-8: byte {at} of the line is 0x{byte:02x}, which cannot stand there")]
+    NotUtf8 {
+        /// Where in the line, from 1.
+        at: usize,
+        /// The first byte that does not fit.
+        byte: u8,
+    },
+    /// More bytes than an item may have; the line was never held in memory.
+    #[error("the line has {found_bytes} bytes, at most {limit_bytes} are allowed (max_line_bytes)")]
+    TooLong {
+        /// Length of the line without its end.
+        found_bytes: u64,
+        /// The limit.
+        limit_bytes: usize,
+    },
+    /// The line is not one JSON value.
+    #[error("not JSON: {detail}")]
+    BadJson {
+        /// What the JSON parser said; its "line 1" is this line.
+        detail: String,
+    },
+    /// The line is JSON, the field is not in it.
+    #[error("the field {field:?} is not in this JSON line")]
+    NoField {
+        /// The dotted path asked for.
+        field: String,
+    },
+    /// The field is there and is not text.
+    #[error("the field {field:?} of this JSON line is {found}, expected a string")]
+    NotText {
+        /// The dotted path asked for.
+        field: String,
+        /// The kind of value found.
+        found: &'static str,
+    },
+    /// The tokenizer gave an error for this text.
+    #[error("the tokenizer refused the text: {detail}")]
+    Refused {
+        /// What it said.
+        detail: String,
+    },
+}
+
+/// Why a stored position is not one. Retrying does not help; starting afresh does.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PositionError {
+    /// Too many or too few bytes, another magic number, or a checksum that does not match.
+    #[error(
+        "the stored position is not one of forebay's: {what}; expected {expected_bytes} bytes as written by \
+         Position::encode; start afresh, without resuming"
+    )]
+    Garbage {
+        /// What does not fit.
+        what: String,
+        /// The length of a good one.
+        expected_bytes: usize,
+    },
+    /// Written by another release.
+    #[error(
+        "the stored position has version {found}, this build reads {expected}; resume with the release that wrote it, \
+         or start afresh"
+    )]
+    Version {
+        /// Version found.
+        found: u16,
+        /// Version understood.
+        expected: u16,
+    },
+}
+
+/// Why a source or a pipeline stopped, or could not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IngestError {
+    /// The list of inputs is empty.
+    #[error("no input: found an empty list, expected files or \"-\"; name at least one")]
+    NoInput,
+    /// An option is outside its range.
+    #[error("{option} is {found}, expected {expected}; change the option")]
+    BadOption {
+        /// Name of the option.
+        option: &'static str,
+        /// Its value.
+        found: String,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// An input is missing or may not be read.
+    #[error("cannot open {file}: {source}; expected a readable file; check the path and its permissions")]
+    Open {
+        /// The input.
+        file: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// An input is a folder.
+    #[error("cannot read {file}: it is a folder, expected a file; name the files in it (a glob such as {file}/*.txt)")]
+    Folder {
+        /// The input.
+        file: String,
+    },
+    /// Reading broke off. Everything before it was delivered.
+    #[error(
+        "cannot read on in {file} after line {line}: {source}; repair the medium and resume from the last position"
+    )]
+    Read {
+        /// The input.
+        file: String,
+        /// The last whole line.
+        line: u64,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Standard input stands in the list more than once.
+    #[error("standard input is named {count} times, expected at most once; name it once")]
+    StdinTwice {
+        /// How often.
+        count: usize,
+    },
+    /// A pipe was to be read more than once.
+    #[error(
+        "cannot repeat {file}: it is a pipe, which can be read once, expected files; write it to a file first, or read \
+         it once"
+    )]
+    CannotRepeat {
+        /// The input.
+        file: String,
+    },
+    /// A whole pass over the inputs gave no item, so repeating it would never end.
+    #[error("nothing to repeat: {lines} lines read in one pass, no item among them; check the inputs or repeat once")]
+    NothingToRepeat {
+        /// Lines in the pass.
+        lines: u64,
+    },
+    /// A line is no item and the policy is to fail. Everything before it was delivered.
+    #[error("{file} line {line}: {reason}; repair the line, or pass on_error = skip to leave such lines out")]
+    BadLine {
+        /// The input.
+        file: String,
+        /// Line number in it, from 1.
+        line: u64,
+        /// Why it is no item.
+        reason: ItemError,
+    },
+    /// A position of other inputs was given.
+    #[error(
+        "cannot resume: the position belongs to another list of inputs (found {found:016x}, expected {expected:016x} for \
+         the {inputs} inputs named); name the same files in the same order, or start afresh"
+    )]
+    OtherInputs {
+        /// Fingerprint in the position.
+        found: u64,
+        /// Fingerprint of the inputs given.
+        expected: u64,
+        /// Number of inputs given.
+        inputs: usize,
+    },
+    /// An input has become shorter than the position.
+    #[error(
+        "cannot resume in {file}: it has {found_bytes} bytes, the position is at byte {offset} (line {line}); the file \
+         was cut or replaced; restore it, or start afresh"
+    )]
+    Shrunk {
+        /// The input.
+        file: String,
+        /// Bytes (for a pipe: bytes that came) found.
+        found_bytes: u64,
+        /// Bytes expected before the position.
+        offset: u64,
+        /// Lines expected before the position.
+        line: u64,
+    },
+    /// The bytes before the position are others than they were.
+    #[error(
+        "cannot resume in {file}: what stands before byte {offset} (line {line}) is not what was read then; the file was \
+         changed or replaced; restore it, or start afresh"
+    )]
+    Changed {
+        /// The input.
+        file: String,
+        /// The position's byte.
+        offset: u64,
+        /// The position's line.
+        line: u64,
+    },
+    /// The last line had no end when it was read, and has grown.
+    #[error(
+        "cannot resume in {file}: line {line} had no line end when it was read up to byte {offset}, and has grown since; \
+         let writers append whole lines, or start afresh"
+    )]
+    GrownLine {
+        /// The input.
+        file: String,
+        /// The position's byte.
+        offset: u64,
+        /// The position's line.
+        line: u64,
+    },
+    /// A thread could not be started.
+    #[error(
+        "cannot start thread {index} of {threads} for tokenizing: {source}; lower workers or raise the thread limit"
+    )]
+    Spawn {
+        /// Which thread, from 1.
+        index: usize,
+        /// How many were wanted.
+        threads: usize,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A thread of the pipeline ended without an answer: an error in forebay.
+    #[error(
+        "a thread of the pipeline ended without an answer after item {items}; this is an error in forebay; report it"
+    )]
+    WorkerLost {
+        /// Items delivered before.
+        items: u64,
+    },
+    /// The cancel flag was set while a line was being read.
+    #[error("cancelled while reading {file}; found the cancel flag set; resume from the last position")]
+    Cancelled {
+        /// The input.
+        file: String,
+    },
+}
