@@ -29,6 +29,9 @@ pub const FIELD_WORDS: usize = 16;
 /// Words of the user data.
 pub const USER_WORDS: usize = MAX_USER_BYTES / 8;
 
+/// Slot number in a position entry whose sequence was never published (its producer died first).
+pub const NO_SLOT: u32 = u32::MAX;
+
 /// Words of a slot descriptor with room for `max_fields` fields.
 #[must_use]
 pub const fn words(max_fields: usize) -> Option<usize> {

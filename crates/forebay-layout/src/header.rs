@@ -17,6 +17,8 @@
 //!   0x400     EPOCH, PID, STARTED, STATE, label, FENCES
 //!   0x480     PARKED: 1 while the producer of a broadcast ring sleeps
 //!   0x500     HEAD and counters
+//!   0x600     LAST: two records of sequence, user bytes, user data; the one of sequence s is number s & 1, so that
+//!             a producer that dies while it writes one leaves the other whole
 //! ```
 
 use arrayvec::ArrayVec;
@@ -78,6 +80,10 @@ pub const W_DEAD: usize = 162;
 pub const W_BYTES: usize = 163;
 /// Times the producer had to wait for a slot.
 pub const W_FULL_WAITS: usize = 164;
+/// First of two records of the last published user data, used in turn.
+pub const W_LAST: usize = 192;
+/// Words from one record to the other: sequence, user bytes, then [`USER_WORDS`](crate::descriptor::USER_WORDS) words.
+pub const LAST_STRIDE: usize = 48;
 
 /// Values of [`W_STATE`].
 pub mod state {

@@ -1,0 +1,138 @@
+//! A member's part of the shared memory, by name.
+
+use forebay_layout::{geometry::Plan, member as at};
+
+use crate::{
+    sync::{AtomicU64, Ordering},
+    words::Words,
+};
+
+/// Which member, in which of its lives. A member index is used again only when its lock byte is free and no slot word
+/// names it, and then with another incarnation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct MemberId {
+    /// 0 to 31.
+    pub index: u8,
+    /// From 1, wrapping past 0.
+    pub incarnation: u16,
+}
+
+impl MemberId {
+    /// The next life of the same index.
+    #[must_use]
+    pub fn successor(self) -> Self {
+        Self { index: self.index, incarnation: self.incarnation.wrapping_add(1).max(1) }
+    }
+}
+
+/// A member's part: a handle to the object it lies in, and where in it.
+#[derive(Debug, Clone)]
+pub struct Member<W> {
+    words: W,
+    base: usize,
+    slots: usize,
+}
+
+impl<W: Words> Member<W> {
+    /// The part of member `index` in the pool of a queue.
+    pub fn in_pool(pool: W, plan: &Plan, index: u8) -> Self {
+        Self {
+            words: pool,
+            base: plan.member_word + plan.member_words * usize::from(index),
+            slots: plan.slots as usize,
+        }
+    }
+
+    /// The part in a member's own object (broadcast).
+    pub fn in_object(object: W, plan: &Plan) -> Self {
+        Self { words: object, base: plan.member_word, slots: plan.slots as usize }
+    }
+
+    fn at(&self, offset: usize) -> &AtomicU64 {
+        self.words.word(self.base + offset)
+    }
+
+    /// The word that wakes this member.
+    pub fn wake_word(&self) -> &AtomicU64 {
+        self.at(at::WAKE)
+    }
+
+    /// The word on which the producer of a broadcast ring waits for this member.
+    pub fn producer_wake_word(&self) -> &AtomicU64 {
+        self.at(at::PRODUCER_WAKE)
+    }
+
+    /// Changes the wake word, so that a sleeper that has not slept yet will not; the caller then wakes it.
+    pub fn ring_bell(&self) {
+        // ORDER E5 park, Release: travels with the message that was stored before; the truth is in the slot words.
+        self.wake_word().fetch_add(1, Ordering::Release);
+    }
+
+    /// Broadcast: says whether the member sleeps.
+    pub fn set_parked(&self, parked: bool) {
+        // ORDER E5 park, Relaxed: the sleeper's barrier follows.
+        self.at(at::PARKED).store(parked.into(), Ordering::Relaxed);
+    }
+
+    /// Broadcast: takes the member's parked mark, if it is set.
+    pub fn take_parked(&self) -> bool {
+        // ORDER E5 park, Relaxed: a hint; when it is stale the sleeper's second look or slice finds the message.
+        self.at(at::PARKED).load(Ordering::Relaxed) != 0 && self.at(at::PARKED).swap(0, Ordering::Relaxed) != 0
+    }
+
+    /// Stores a word that only this side writes and others read for display or recovery.
+    pub fn store(&self, offset: usize, value: u64) {
+        // ORDER none, Relaxed: stands alone.
+        self.at(offset).store(value, Ordering::Relaxed);
+    }
+
+    /// Reads such a word.
+    pub fn peek(&self, offset: usize) -> u64 {
+        // ORDER none, Relaxed: stands alone.
+        self.at(offset).load(Ordering::Relaxed)
+    }
+
+    /// Adds to a counter that only this side writes.
+    pub fn count(&self, offset: usize, add: u64) {
+        self.store(offset, self.peek(offset).wrapping_add(add));
+    }
+
+    /// Adds to a counter that several threads of this side may write.
+    pub fn count_shared(&self, offset: usize, add: u64) {
+        // ORDER none, Relaxed: a statistic.
+        self.at(offset).fetch_add(add, Ordering::Relaxed);
+    }
+
+    /// When the member's lease on `slot` began (CLOCK_MONOTONIC ns), 0 for none.
+    pub fn since(&self, slot: u32) -> u64 {
+        self.peek(at::SINCE + slot as usize)
+    }
+
+    /// Notes when the lease on `slot` began; 0 when it ended.
+    pub fn set_since(&self, slot: u32, monotonic_ns: u64) {
+        self.store(at::SINCE + slot as usize, monotonic_ns);
+    }
+
+    /// Broadcast: the grant word of `slot`.
+    pub(crate) fn grant(&self, slot: u32) -> &AtomicU64 {
+        self.at(at::SINCE + self.slots + slot as usize)
+    }
+
+    /// Zeroes the whole part for a new member. Only while its lock byte is free and no slot word names the index.
+    pub fn clear(&self, grants: bool) {
+        for offset in 0..at::SINCE + self.slots * if grants { 2 } else { 1 } {
+            self.store(offset, 0);
+        }
+    }
+
+    /// The incarnation and state the producer gave this part.
+    pub fn identity(&self) -> (u16, u64) {
+        let word = self.peek(at::IDENTITY);
+        ((word >> 8) as u16, word & 0xff)
+    }
+
+    /// Gives the part an incarnation and a state (see [`forebay_layout::member::state`]).
+    pub fn set_identity(&self, incarnation: u16, state: u64) {
+        self.store(at::IDENTITY, u64::from(incarnation) << 8 | state);
+    }
+}

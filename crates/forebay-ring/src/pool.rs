@@ -1,0 +1,124 @@
+//! The queue's shared object, by name: slot words, who sleeps, and the members' parts.
+
+use forebay_layout::{
+    geometry::Plan,
+    pool::{PARKED, PARKED_PRODUCER, PRODUCER_WAKE, RETURNS, SLOT_WORD_STRIDE},
+};
+
+use crate::{
+    Member,
+    sync::{AtomicU64, Ordering},
+    words::Words,
+};
+
+/// A handle to a queue's pool.
+#[derive(Debug, Clone)]
+pub struct Pool<W> {
+    words: W,
+    slot_word: usize,
+    slots: u32,
+}
+
+impl<W: Words> Pool<W> {
+    /// The pool in `words`, which the plan was checked against.
+    pub fn new(words: W, plan: &Plan) -> Self {
+        Self { words, slot_word: plan.slot_word, slots: plan.slots }
+    }
+
+    /// How many slots there are.
+    pub fn slots(&self) -> u32 {
+        self.slots
+    }
+
+    /// The slot word of `slot`.
+    pub(crate) fn slot(&self, slot: u32) -> &AtomicU64 {
+        self.words.word(self.slot_word + slot as usize * SLOT_WORD_STRIDE)
+    }
+
+    /// The slot word's value, for display and audits.
+    pub fn peek_slot(&self, slot: u32) -> u64 {
+        // ORDER none, Relaxed: for people to read; nothing is read on the strength of it.
+        self.slot(slot).load(Ordering::Relaxed)
+    }
+
+    /// Member `index`'s part.
+    pub fn member(&self, plan: &Plan, index: u8) -> Member<W> {
+        Member::in_pool(self.words.clone(), plan, index)
+    }
+
+    /// The word that wakes the producer.
+    pub fn producer_wake_word(&self) -> &AtomicU64 {
+        self.words.word(PRODUCER_WAKE)
+    }
+
+    /// How often messages were given back; a change means that a scan of the slot words may find some.
+    pub fn returns(&self) -> u64 {
+        // ORDER none, Relaxed: a hint; the scan itself acquires.
+        self.words.word(RETURNS).load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count_return(&self) {
+        // ORDER none, Relaxed: a hint, see `returns`.
+        self.words.word(RETURNS).fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Marks member `index` as asleep. The caller then executes its barrier and looks again before it sleeps.
+    pub fn park(&self, index: u8) {
+        // ORDER E5 park, Relaxed: the barrier that follows orders it before the second look.
+        self.words.word(PARKED).fetch_or(1 << index, Ordering::Relaxed);
+    }
+
+    /// Takes back the mark of member `index`. False if a waker already took it: then a wake is meant for this member.
+    pub fn unpark(&self, index: u8) -> bool {
+        // ORDER none, Relaxed: whoever took the bit stored its message first; the caller looks at slot words next.
+        self.words.word(PARKED).fetch_and(!(1 << index), Ordering::Relaxed) & 1 << index != 0
+    }
+
+    /// Marks the producer as asleep; as with [`park`](Self::park).
+    pub fn park_producer(&self) {
+        // ORDER E5 park, Relaxed: the barrier that follows orders it before the second look.
+        self.words.word(PARKED).fetch_or(PARKED_PRODUCER, Ordering::Relaxed);
+    }
+
+    /// Takes back the producer's mark.
+    pub fn unpark_producer(&self) {
+        // ORDER none, Relaxed: as in `unpark`.
+        self.words.word(PARKED).fetch_and(!PARKED_PRODUCER, Ordering::Relaxed);
+    }
+
+    /// Who sleeps.
+    pub fn parked(&self) -> u64 {
+        // ORDER E5 park, Relaxed: the sleeper's barrier (and, without membarrier, the waker's fence before this load)
+        // make it see the bit or the sleeper see the store that came before.
+        self.words.word(PARKED).load(Ordering::Relaxed)
+    }
+
+    /// Picks one sleeping member, from `after` + 1 on and around, and takes its mark. The caller rings its bell and
+    /// wakes it.
+    #[must_use = "a member whose mark was taken sleeps on until it is woken"]
+    pub fn pick_sleeper(&self, after: u8) -> Option<u8> {
+        loop {
+            let members = self.parked() & !PARKED_PRODUCER & 0xffff_ffff;
+            if members == 0 {
+                return None;
+            }
+            let turn = u32::from(after).wrapping_add(1) & 31;
+            let index = ((members as u32).rotate_right(turn).trailing_zeros() + turn) & 31;
+            if self.unpark(index as u8) {
+                return Some(index as u8);
+            }
+        }
+    }
+
+    /// If the producer sleeps: takes its mark and changes its wake word. True means: wake it.
+    #[must_use = "a producer whose mark was taken sleeps on until it is woken"]
+    pub fn call_producer(&self) -> bool {
+        if self.parked() & PARKED_PRODUCER == 0 {
+            return false;
+        }
+        self.unpark_producer();
+        // ORDER E5 park, Release: the wake word changes after the release it announces.
+        self.producer_wake_word().fetch_add(1, Ordering::Release);
+        true
+    }
+}

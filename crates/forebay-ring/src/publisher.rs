@@ -1,0 +1,397 @@
+//! The producer's side of both kinds: its private shadow of every slot, descriptors, position entries, the sequence.
+//!
+//! Publishing stores, in this order: the last-record, the slot descriptor, the slot word (the commit, E1), the position
+//! entry (E3), the counters. A producer that dies before the commit has published nothing; one that dies after it has
+//! published, and the entry is filled in by its successor or found by a scan.
+
+use forebay_layout::{
+    Defect, FieldName, MAX_USER_BYTES,
+    descriptor::{ENTRY_WORDS, FIELD_WORDS, HEAD_WORDS, Head, NO_SLOT, TensorMeta, USER_WORDS},
+    geometry::Plan,
+    header::{LAST_STRIDE, W_BYTES, W_DEAD, W_DROPPED, W_FULL_WAITS, W_HEAD, W_LAST, pack},
+    pool::SLOT_WORD_STRIDE,
+};
+
+use crate::{
+    SlotState, SlotWord,
+    sync::{AtomicU64, Ordering, fence},
+    words::Words,
+};
+
+/// What the producer knows of a slot without asking anybody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outstanding {
+    /// Nothing in it.
+    Free,
+    /// Handed out to be written.
+    Loaned,
+    /// Published under this sequence; when it was released is what the shared word says.
+    Published(u64),
+}
+
+/// A message about to be published.
+#[derive(Debug, Clone, Copy)]
+pub struct Draft<'a> {
+    /// Chosen by the sender.
+    pub correlation_id: u64,
+    /// CLOCK_MONOTONIC now in ns, or 0.
+    pub timestamp_ns: u64,
+    /// Bytes of the slot in use.
+    pub payload_bytes: u64,
+    /// The tensors.
+    pub fields: &'a [TensorMeta],
+    /// Their names on a schemaless ring, else empty.
+    pub names: &'a [FieldName],
+    /// At most [`MAX_USER_BYTES`].
+    pub user: &'a [u8],
+}
+
+/// A counter in the producer's lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counter {
+    /// Messages dropped.
+    Dropped,
+    /// Dead letters.
+    DeadLetters,
+    /// Payload bytes published.
+    Bytes,
+    /// Waits for a slot.
+    FullWaits,
+}
+
+/// What a successor found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recovered {
+    /// Highest sequence that was published, 0 if none ever was.
+    pub last_sequence: u64,
+    /// The user data published with it.
+    pub last_user: Vec<u8>,
+    /// Messages still in the ring.
+    pub outstanding: u64,
+}
+
+/// The producer's shadow and its right to write the ring object.
+#[derive(Debug)]
+pub struct Publisher<W> {
+    ring: W,
+    slot_words: W,
+    plan: Plan,
+    epoch: u64,
+    next: u64,
+    slots: Vec<(Outstanding, u32)>,
+    cursors: Vec<u32>,
+}
+
+impl<W: Words> Publisher<W> {
+    /// The producer of a fresh ring: everything zero, nothing published. `slot_words` is the object that holds the
+    /// slot words: the pool of a queue, the ring object of a broadcast ring.
+    pub fn new(ring: W, slot_words: W, plan: Plan, epoch: u64) -> Self {
+        let slots = vec![(Outstanding::Free, 0); plan.slots as usize];
+        let cursors = vec![0; plan.classes.len()];
+        let this = Self { ring, slot_words, plan, epoch, next: 1, slots, cursors };
+        this.set(W_HEAD, 1);
+        this
+    }
+
+    /// The plan of the ring.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The sequence that will be published next.
+    pub fn next_sequence(&self) -> u64 {
+        self.next
+    }
+
+    /// What the shadow says of `slot`, and its generation.
+    pub fn shadow(&self, slot: u32) -> (Outstanding, u32) {
+        self.slots[slot as usize]
+    }
+
+    /// Slots in the shadow's order.
+    pub fn shadows(&self) -> impl Iterator<Item = (u32, Outstanding, u32)> + '_ {
+        self.slots.iter().enumerate().map(|(slot, &(state, generation))| (slot as u32, state, generation))
+    }
+
+    /// The slot words of a queue, or the broadcast ring's record of what is committed.
+    pub(crate) fn slot_word(&self, slot: u32) -> &AtomicU64 {
+        self.slot_words.word(self.plan.slot_word + slot as usize * SLOT_WORD_STRIDE)
+    }
+
+    fn set(&self, index: usize, value: u64) {
+        // ORDER none, Relaxed: for display, or followed by an ordered store where it matters.
+        self.ring.word(index).store(value, Ordering::Relaxed);
+    }
+
+    fn get(&self, index: usize) -> u64 {
+        // ORDER none, Relaxed: the producer's own words, or a takeover after the death of their writer, which the
+        // kernel's release of its lock orders.
+        self.ring.word(index).load(Ordering::Relaxed)
+    }
+
+    /// Adds to a counter that others display.
+    pub fn count(&self, counter: Counter, add: u64) {
+        let index = match counter {
+            Counter::Dropped => W_DROPPED,
+            Counter::DeadLetters => W_DEAD,
+            Counter::Bytes => W_BYTES,
+            Counter::FullWaits => W_FULL_WAITS,
+        };
+        self.set(index, self.get(index).wrapping_add(add));
+    }
+
+    /// A counter's value.
+    pub fn counted(&self, counter: Counter) -> u64 {
+        match counter {
+            Counter::Dropped => self.get(W_DROPPED),
+            Counter::DeadLetters => self.get(W_DEAD),
+            Counter::Bytes => self.get(W_BYTES),
+            Counter::FullWaits => self.get(W_FULL_WAITS),
+        }
+    }
+
+    /// The slots of `class`, starting after the one taken last: with releases in order the first look succeeds.
+    pub(crate) fn turn(&self, class: usize) -> impl Iterator<Item = u32> + use<W> {
+        let span = self.plan.classes[class];
+        let start = self.cursors[class];
+        (0..span.slots).map(move |i| span.first_slot + (start + i) % span.slots)
+    }
+
+    /// Marks `slot` WRITING in its next generation, in the shadow and for all to see.
+    pub(crate) fn begin(&mut self, slot: u32) {
+        let (state, generation) = &mut self.slots[slot as usize];
+        *state = Outstanding::Loaned;
+        *generation = generation.wrapping_add(1);
+        let word = SlotWord::writing(self.epoch, *generation);
+        // ORDER Release: the head of what this slot published before is stored before a successor can see WRITING, which
+        // is how it tells a sequence that was committed from one that was not. Payload is ordered by the commit.
+        self.slot_word(slot).store(word.raw(), Ordering::Release);
+        self.taken(slot);
+    }
+
+    /// As [`begin`](Self::begin), for a slot whose word the caller already changed by CAS to WRITING.
+    pub(crate) fn begun(&mut self, slot: u32) {
+        let (state, generation) = &mut self.slots[slot as usize];
+        *state = Outstanding::Loaned;
+        *generation = generation.wrapping_add(1);
+        self.taken(slot);
+    }
+
+    fn taken(&mut self, slot: u32) {
+        if let Some((class, span, _)) = self.plan.slot_span(slot) {
+            self.cursors[class] = (slot - span.first_slot + 1) % span.slots;
+        }
+    }
+
+    /// The word that CASing `slot` away from its readers must store.
+    pub(crate) fn writing_word(&self, slot: u32) -> SlotWord {
+        SlotWord::writing(self.epoch, self.slots[slot as usize].1.wrapping_add(1))
+    }
+
+    /// Notes that a published slot is empty again.
+    pub(crate) fn forget(&mut self, slot: u32) {
+        self.slots[slot as usize].0 = Outstanding::Free;
+    }
+
+    /// Gives a loan back unpublished.
+    pub fn abandon(&mut self, slot: u32) {
+        let (state, generation) = &mut self.slots[slot as usize];
+        assert_eq!(*state, Outstanding::Loaned, "only a loan can be abandoned");
+        *state = Outstanding::Free;
+        let word = SlotWord::free(*generation);
+        // ORDER none, Relaxed: nobody reads the slot on the strength of FREE.
+        self.slot_word(slot).store(word.raw(), Ordering::Relaxed);
+    }
+
+    /// Publishes a loan and returns its sequence. The payload must be written; the caller then wakes who sleeps.
+    ///
+    /// # Panics
+    /// If `slot` is not on loan, or the draft has more fields or user bytes than the ring (the caller checked both).
+    pub fn publish(&mut self, slot: u32, draft: &Draft<'_>) -> u64 {
+        let (state, generation) = self.slots[slot as usize];
+        assert_eq!(state, Outstanding::Loaned, "only a loan can be published");
+        assert!(draft.user.len() <= MAX_USER_BYTES, "user data was checked before");
+        let sequence = self.next;
+        let head = Head {
+            sequence,
+            slot,
+            generation,
+            correlation_id: draft.correlation_id,
+            payload_bytes: draft.payload_bytes,
+            timestamp_ns: draft.timestamp_ns,
+            fields: draft.fields.len() as u16,
+            user_bytes: draft.user.len() as u16,
+        };
+        self.write_last(sequence, draft.user);
+        self.write_descriptor(&head, draft);
+        // ORDER E1 commit, Release: whoever claims this word sees payload and descriptor.
+        self.slot_word(slot).store(SlotWord::full(generation, 0).raw(), Ordering::Release);
+        self.write_entry(&head, draft.fields.first());
+        self.slots[slot as usize].0 = Outstanding::Published(sequence);
+        self.next = sequence + 1;
+        self.set(W_HEAD, self.next);
+        self.count(Counter::Bytes, draft.payload_bytes);
+        sequence
+    }
+
+    /// Keeps the user data of the last two sequences where a successor finds it, even if the slot is used again.
+    fn write_last(&self, sequence: u64, user: &[u8]) {
+        // ORDER Release fence: the commit of the sequence before stays before these stores, which overwrite the record
+        // of the one before that.
+        fence(Ordering::Release);
+        let at = W_LAST + (sequence & 1) as usize * LAST_STRIDE;
+        self.set(at, sequence);
+        self.set(at + 1, user.len() as u64);
+        for (i, chunk) in user.chunks(8).enumerate() {
+            self.set(at + 2 + i, pack(chunk));
+        }
+    }
+
+    fn write_descriptor(&self, head: &Head, draft: &Draft<'_>) {
+        let base = self.descriptor(head.slot);
+        let words = head.encode();
+        // ORDER Release: the last-record of this sequence is whole before a successor can learn of the sequence here.
+        self.ring.word(base).store(words[0], Ordering::Release);
+        for (i, &word) in words.iter().enumerate().skip(1) {
+            self.set(base + i, word);
+        }
+        for (f, meta) in draft.fields.iter().enumerate() {
+            let name = draft.names.get(f).map_or("", |name| name.as_str());
+            for (i, word) in meta.encode(name).into_iter().enumerate() {
+                self.set(base + HEAD_WORDS + f * FIELD_WORDS + i, word);
+            }
+        }
+        let user = base + self.plan.descriptor_words - USER_WORDS;
+        for (i, chunk) in draft.user.chunks(8).enumerate() {
+            self.set(user + i, pack(chunk));
+        }
+    }
+
+    fn write_entry(&self, head: &Head, first: Option<&TensorMeta>) {
+        let base = self.entry(head.sequence);
+        // ORDER E3 position: stamp 0, fence, words, stamp. A reader that sees one of the new words sees the stamp at
+        // least 0 after its own fence, and throws its copy away.
+        self.set(base, 0);
+        fence(Ordering::Release);
+        for (i, &word) in head.encode().iter().enumerate().skip(1) {
+            self.set(base + i, word);
+        }
+        if let Some(meta) = first {
+            self.set(base + 6, meta.type_word());
+            self.set(base + 7, meta.offset);
+            for (i, &dim) in meta.dims().iter().enumerate() {
+                self.set(base + 8 + i, dim);
+            }
+        }
+        // ORDER E3 position, Release: the words above arrive with the stamp; so does the commit before them.
+        self.ring.word(base).store(head.sequence, Ordering::Release);
+    }
+
+    fn entry(&self, sequence: u64) -> usize {
+        self.plan.position_word + (sequence & (self.plan.positions - 1)) as usize * ENTRY_WORDS
+    }
+
+    /// The producer of a ring whose last producer died: rebuilds the shadow from the shared words, which are read as
+    /// hostile input, frees what was being written, and fills the position entries that are missing.
+    ///
+    /// # Errors
+    /// A word that no producer writes. Nothing was changed then.
+    pub fn take_over(ring: W, slot_words: W, plan: Plan, epoch: u64) -> Result<(Self, Recovered), Defect> {
+        let cursors = vec![0; plan.classes.len()];
+        let mut this = Self { ring, slot_words, plan, epoch, next: 1, slots: Vec::new(), cursors };
+        let head = bounded("head", this.get(W_HEAD))?;
+        let mut highest = head.saturating_sub(1);
+        for slot in 0..this.plan.slots {
+            // ORDER E2 release, Acquire: what the readers of a DONE slot read is over.
+            let word = SlotWord::checked(this.slot_word(slot).load(Ordering::Acquire))?;
+            let sequence = bounded("descriptor.sequence", this.get(this.descriptor(slot)))?;
+            let state = match word.state() {
+                SlotState::Free | SlotState::Done | SlotState::Writing => Outstanding::Free,
+                _ if sequence == 0 => return Err(Defect::new("descriptor.sequence", 0, "at least 1 once published")),
+                _ => Outstanding::Published(sequence),
+            };
+            // The head is stored after the commit and before the slot is WRITING again: a sequence from the head on,
+            // in a slot that is WRITING or FREE, was never committed.
+            if !matches!(word.state(), SlotState::Free | SlotState::Writing) {
+                highest = highest.max(sequence);
+            }
+            this.slots.push((state, word.generation()));
+        }
+        this.next = highest + 1;
+        this.free_unfinished();
+        this.fill_entries(highest);
+        this.set(W_HEAD, this.next);
+        let outstanding = this.slots.iter().filter(|(state, _)| *state != Outstanding::Free).count() as u64;
+        let last_user = this.read_last(highest).unwrap_or_default();
+        Ok((this, Recovered { last_sequence: highest, last_user, outstanding }))
+    }
+
+    fn descriptor(&self, slot: u32) -> usize {
+        self.plan.descriptor_word + slot as usize * self.plan.descriptor_words
+    }
+
+    fn read_last(&self, sequence: u64) -> Option<Vec<u8>> {
+        let at = W_LAST + (sequence & 1) as usize * LAST_STRIDE;
+        let len = usize::try_from(self.get(at + 1)).ok().filter(|&len| len <= MAX_USER_BYTES)?;
+        if sequence == 0 || self.get(at) != sequence {
+            return None;
+        }
+        let mut user: Vec<u8> = (0..len.div_ceil(8)).flat_map(|i| self.get(at + 2 + i).to_le_bytes()).collect();
+        user.truncate(len);
+        Some(user)
+    }
+
+    fn free_unfinished(&self) {
+        for (slot, _, generation) in self.shadows() {
+            // ORDER none, Relaxed: only the producer leaves WRITING, and its successor is the producer now.
+            let word = self.slot_word(slot).load(Ordering::Relaxed);
+            if SlotWord::checked(word).is_ok_and(|word| word.state() == SlotState::Writing) {
+                self.slot_word(slot).store(SlotWord::free(generation).raw(), Ordering::Relaxed);
+            }
+            if self.get(self.descriptor(slot)) >= self.next {
+                self.set(self.descriptor(slot), 0);
+            }
+        }
+    }
+
+    /// Every sequence that consumers may still look up gets an entry: that of its message, or an empty one.
+    fn fill_entries(&self, highest: u64) {
+        let oldest = (highest + 1).saturating_sub(self.plan.positions).max(1);
+        for sequence in oldest..=highest {
+            if self.get(self.entry(sequence)) != sequence {
+                let void = Head { sequence, slot: NO_SLOT, ..Head::default() };
+                self.write_entry(&void, None);
+            }
+        }
+        for (slot, state, generation) in self.shadows() {
+            let Outstanding::Published(sequence) = state else { continue };
+            let base = self.descriptor(slot);
+            let place = self.get(self.entry(sequence) + 1);
+            if sequence < oldest || place == u64::from(slot) | u64::from(generation) << 32 {
+                continue;
+            }
+            // Consumers check what they read, so a field that lies is copied as it stands.
+            let head = Head {
+                sequence,
+                slot,
+                generation,
+                correlation_id: self.get(base + 2),
+                payload_bytes: self.get(base + 3),
+                timestamp_ns: self.get(base + 4),
+                fields: self.get(base + 5) as u16,
+                user_bytes: (self.get(base + 5) >> 16) as u16,
+            };
+            let mut words = [0; FIELD_WORDS];
+            for (i, word) in words.iter_mut().enumerate() {
+                *word = self.get(base + HEAD_WORDS + i);
+            }
+            let first = TensorMeta::decode(&words, u64::MAX >> 1).ok().map(|(meta, _)| meta);
+            self.write_entry(&head, first.as_ref().filter(|_| head.fields > 0));
+        }
+    }
+}
+
+/// Sequences from a predecessor that is not trusted: no arithmetic on one overflows.
+fn bounded(field: &'static str, sequence: u64) -> Result<u64, Defect> {
+    if sequence >> 62 == 0 { Ok(sequence) } else { Err(Defect::bounded(field, sequence, "less than", 1 << 62)) }
+}

@@ -1,0 +1,186 @@
+//! A consumer of a queue: follows positions, scans for what came back, claims.
+
+use forebay_layout::Defect;
+
+use crate::{Claim, MemberId, Pool, Reader, SlotState, SlotWord, reader::Position, sync::Ordering, words::Words};
+
+/// A look at the slot words is forced after this many claims, so that on a ring that is never empty a message that was
+/// given back is not passed by for ever, even if its giver died before it counted it.
+const SCAN_EVERY: u32 = 1024;
+/// The counter of returns is looked at after this many claims.
+const LOOK_EVERY: u32 = 16;
+
+/// What a look at the queue gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Next {
+    /// This message is yours.
+    Claimed(Claim),
+    /// There is none.
+    Empty,
+    /// There is one, in a class of which this consumer holds all it may.
+    AtQuota(usize),
+}
+
+/// A consumer of a queue.
+#[derive(Debug)]
+pub struct QueueConsumer<W> {
+    reader: Reader<W>,
+    pool: Pool<W>,
+    me: MemberId,
+    by_store: bool,
+    cursor: u64,
+    returns: u64,
+    claims: u32,
+}
+
+impl<W: Words> QueueConsumer<W> {
+    /// A consumer that starts at the oldest message there may be. `by_store` as the geometry says
+    /// ([`claims_by_store`](forebay_layout::geometry::Geometry::claims_by_store)).
+    pub fn new(reader: Reader<W>, pool: Pool<W>, me: MemberId, by_store: bool) -> Self {
+        let oldest = reader.head().saturating_sub(reader.positions()).max(1);
+        // The first look scans: what was given back before we came has no position ahead of us.
+        let returns = u64::MAX;
+        Self { reader, pool, me, by_store, cursor: oldest, returns, claims: 0 }
+    }
+
+    /// The ring.
+    pub fn reader(&self) -> &Reader<W> {
+        &self.reader
+    }
+
+    /// The pool.
+    pub fn pool(&self) -> &Pool<W> {
+        &self.pool
+    }
+
+    /// This member.
+    pub fn me(&self) -> MemberId {
+        self.me
+    }
+
+    /// The next sequence this consumer will look up.
+    pub fn cursor(&self) -> u64 {
+        self.cursor
+    }
+
+    /// Takes the next message. First deliveries come in the order of publishing; what came back comes when a scan finds
+    /// it: `scan` forces one if the positions give nothing. `may_hold` says whether this consumer may hold one more
+    /// slot of a class.
+    ///
+    /// # Errors
+    /// A word that no peer writes that keeps to the protocol.
+    pub fn next(&mut self, scan: bool, may_hold: impl Fn(usize) -> bool) -> Result<Next, Defect> {
+        self.claims = self.claims.wrapping_add(1);
+        let returned = self.claims.is_multiple_of(LOOK_EVERY) && self.pool.returns() != self.returns;
+        if (returned || self.claims.is_multiple_of(SCAN_EVERY))
+            && let found @ (Next::Claimed(_) | Next::AtQuota(_)) = self.scan(&may_hold)?
+        {
+            return Ok(found);
+        }
+        match self.follow(&may_hold)? {
+            Next::Empty if scan || self.pool.returns() != self.returns => self.scan(&may_hold),
+            next => Ok(next),
+        }
+    }
+
+    fn follow(&mut self, may_hold: &impl Fn(usize) -> bool) -> Result<Next, Defect> {
+        loop {
+            match self.reader.position(self.cursor)? {
+                Position::NotYet => return Ok(Next::Empty),
+                Position::Void => self.cursor += 1,
+                Position::Overtaken(later) => {
+                    if let found @ (Next::Claimed(_) | Next::AtQuota(_)) = self.scan(may_hold)? {
+                        return Ok(found);
+                    }
+                    // Nothing FULL is left of what was skipped; go on with the oldest entry there is.
+                    let oldest = later.saturating_sub(self.reader.positions() - 1);
+                    self.cursor = oldest.max(self.cursor + 1);
+                }
+                Position::At { slot, generation } => match self.claim(slot, Some(generation), may_hold)? {
+                    Some(Next::Claimed(claim)) => {
+                        let claim = Claim { sequence: self.cursor, ..claim };
+                        self.cursor += 1;
+                        return Ok(Next::Claimed(claim));
+                    }
+                    Some(other) => return Ok(other),
+                    None => self.cursor += 1,
+                },
+            }
+        }
+    }
+
+    /// Looks at every slot word; claims the FULL one of the lowest sequence.
+    fn scan(&mut self, may_hold: &impl Fn(usize) -> bool) -> Result<Next, Defect> {
+        let returns = self.pool.returns();
+        // Each round that does not end here lost a message to another consumer, or to the producer's next use.
+        for _ in 0..=self.pool.slots() {
+            let mut best: Option<(u64, u32, u32)> = None;
+            for slot in 0..self.pool.slots() {
+                let word = self.word(slot)?;
+                if word.state() == SlotState::Full {
+                    let sequence = self.reader.sequence_of(slot);
+                    if best.is_none_or(|(lowest, ..)| sequence < lowest) {
+                        best = Some((sequence, slot, word.generation()));
+                    }
+                }
+            }
+            let Some((sequence, slot, generation)) = best else {
+                self.returns = returns;
+                return Ok(Next::Empty);
+            };
+            match self.claim(slot, Some(generation), may_hold)? {
+                Some(Next::Claimed(claim)) => return Ok(Next::Claimed(Claim { sequence, ..claim })),
+                Some(other) => return Ok(other),
+                None => {}
+            }
+        }
+        Ok(Next::Empty)
+    }
+
+    fn word(&self, slot: u32) -> Result<SlotWord, Defect> {
+        // ORDER E1 commit / E4 return, Acquire: a FULL seen here comes with its descriptor, which the scan reads.
+        SlotWord::checked(self.pool.slot(slot).load(Ordering::Acquire))
+    }
+
+    /// Claims `slot` if it is FULL in `generation`; `None` if it is not, or not any more.
+    fn claim(
+        &self,
+        slot: u32,
+        generation: Option<u32>,
+        may_hold: &impl Fn(usize) -> bool,
+    ) -> Result<Option<Next>, Defect> {
+        let mut word = self.word(slot)?;
+        loop {
+            if word.state() != SlotState::Full || generation.is_some_and(|own| own != word.generation()) {
+                return Ok(None);
+            }
+            let class = self.reader.plan().slot_span(slot).map_or(0, |(class, ..)| class);
+            if !may_hold(class) {
+                return Ok(Some(Next::AtQuota(class)));
+            }
+            let claimed = word.claimed_by(self.me);
+            let cell = self.pool.slot(slot);
+            if self.by_store {
+                // ORDER E4 return, Release: there is no second consumer to race with; should we die, who mends this
+                // word acquires through it what the producer committed.
+                cell.store(claimed.raw(), Ordering::Release);
+            } else {
+                // ORDER E1 commit, Acquire: the message arrives with the claim. Release as above, and because of it a
+                // release sequence is not even needed. On failure, Acquire: the word may be FULL again (E4).
+                let swapped = cell.compare_exchange(word.raw(), claimed.raw(), Ordering::AcqRel, Ordering::Acquire);
+                if let Err(found) = swapped {
+                    word = SlotWord::checked(found)?;
+                    continue;
+                }
+            }
+            return Ok(Some(Next::Claimed(Claim {
+                sequence: 0,
+                slot,
+                generation: word.generation(),
+                attempts: word.attempts(),
+                word: claimed,
+            })));
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The producer of a queue: finds a slot to write, takes dead letters out, drops the oldest where that is the policy.
+
+use crate::{Counter, Draft, Outstanding, Publisher, SlotState, SlotWord, sync::Ordering, words::Words};
+
+/// What looking for a slot gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Acquired {
+    /// This one is yours; it is WRITING now.
+    Slot(u32),
+    /// This one holds a dead letter: copy it, then [`bury`](QueueProducer::bury) it, then look again.
+    DeadLetter(u32),
+    /// None is free.
+    Full,
+}
+
+/// The producer of a queue.
+#[derive(Debug)]
+pub struct QueueProducer<W> {
+    publisher: Publisher<W>,
+}
+
+impl<W: Words> QueueProducer<W> {
+    /// Wraps the shadow; its slot words are those of the pool.
+    pub fn new(publisher: Publisher<W>) -> Self {
+        Self { publisher }
+    }
+
+    /// The shadow.
+    pub fn publisher(&self) -> &Publisher<W> {
+        &self.publisher
+    }
+
+    /// Publishes a loan.
+    pub fn publish(&mut self, slot: u32, draft: &Draft<'_>) -> u64 {
+        self.publisher.publish(slot, draft)
+    }
+
+    /// Gives a loan back.
+    pub fn abandon(&mut self, slot: u32) {
+        self.publisher.abandon(slot);
+    }
+
+    /// Counts.
+    pub fn count(&self, counter: Counter, add: u64) {
+        self.publisher.count(counter, add);
+    }
+
+    /// The word of a published slot, if it still is of the generation that was published.
+    fn word(&self, slot: u32) -> Option<SlotWord> {
+        let (_, generation) = self.publisher.shadow(slot);
+        // ORDER E2 release, Acquire: if it says DONE, whatever the consumer read of the slot is read.
+        let word = SlotWord::checked(self.publisher.slot_word(slot).load(Ordering::Acquire)).ok()?;
+        (word.generation() == generation).then_some(word)
+    }
+
+    /// Looks for a slot in `class` and, if there is none, in the larger ones. With `letters` false slots that hold dead
+    /// letters are passed over.
+    pub fn acquire(&mut self, class: usize, letters: bool) -> Acquired {
+        for class in class..self.publisher.plan().classes.len() {
+            for slot in self.publisher.turn(class) {
+                match self.publisher.shadow(slot).0 {
+                    Outstanding::Loaned => {}
+                    Outstanding::Free => {
+                        self.publisher.begin(slot);
+                        return Acquired::Slot(slot);
+                    }
+                    Outstanding::Published(_) => match self.word(slot).map(SlotWord::state) {
+                        Some(SlotState::Done) => {
+                            self.publisher.begin(slot);
+                            return Acquired::Slot(slot);
+                        }
+                        Some(SlotState::Dead) if letters => return Acquired::DeadLetter(slot),
+                        _ => {}
+                    },
+                }
+            }
+        }
+        Acquired::Full
+    }
+
+    /// A slot that holds a dead letter, if one does.
+    pub fn find_dead_letter(&self) -> Option<u32> {
+        self.publisher.shadows().find_map(|(slot, state, _)| {
+            let published = matches!(state, Outstanding::Published(_));
+            (published && self.word(slot).is_some_and(|word| word.state() == SlotState::Dead)).then_some(slot)
+        })
+    }
+
+    /// The attempts that a slot's message has behind it.
+    pub fn attempts(&self, slot: u32) -> u8 {
+        self.word(slot).map_or(0, SlotWord::attempts)
+    }
+
+    /// Frees the slot of a dead letter that was taken out.
+    pub fn bury(&mut self, slot: u32) {
+        let (_, generation) = self.publisher.shadow(slot);
+        // ORDER none, Relaxed: DEAD is the producer's; nobody reads a slot on the strength of FREE.
+        self.publisher.slot_word(slot).store(SlotWord::free(generation).raw(), Ordering::Relaxed);
+        self.publisher.forget(slot);
+        self.publisher.count(Counter::DeadLetters, 1);
+    }
+
+    /// Takes back the oldest message that nobody has claimed, of `class` or a larger one, and its slot with it.
+    pub fn drop_oldest(&mut self, class: usize) -> Option<u32> {
+        loop {
+            let first = self.publisher.plan().classes.get(class)?.first_slot;
+            let oldest = self
+                .publisher
+                .shadows()
+                .filter(|&(slot, ..)| slot >= first)
+                .filter_map(|(slot, state, _)| match state {
+                    Outstanding::Published(sequence) => {
+                        let word = self.word(slot).filter(|word| word.state() == SlotState::Full)?;
+                        Some((sequence, slot, word))
+                    }
+                    _ => None,
+                })
+                .min_by_key(|&(sequence, ..)| sequence);
+            let (_, slot, full) = oldest?;
+            let writing = self.publisher.writing_word(slot);
+            // ORDER E2 release, AcqRel: a claim of this message and this CAS exclude each other. Acquire, because a
+            // consumer may have read the slot and given it back; Release as in `begin`.
+            let taken = self.publisher.slot_word(slot).compare_exchange(
+                full.raw(),
+                writing.raw(),
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            );
+            if taken.is_ok() {
+                self.publisher.begun(slot);
+                self.publisher.count(Counter::Dropped, 1);
+                return Some(slot);
+            }
+        }
+    }
+
+    /// Published messages that are not read to the end: (not claimed, claimed or held, dead letters).
+    pub fn outstanding(&self) -> (u32, u32, u32) {
+        let mut counts = (0, 0, 0);
+        for (slot, state, _) in self.publisher.shadows() {
+            if let Outstanding::Published(_) = state {
+                match self.word(slot).map(SlotWord::state) {
+                    Some(SlotState::Full) => counts.0 += 1,
+                    Some(SlotState::Claimed | SlotState::Acked) => counts.1 += 1,
+                    Some(SlotState::Dead) => counts.2 += 1,
+                    _ => {}
+                }
+            }
+        }
+        counts
+    }
+
+    /// Loans that were neither published nor abandoned.
+    pub fn loaned(&self) -> u32 {
+        self.publisher.shadows().filter(|(_, state, _)| *state == Outstanding::Loaned).count() as u32
+    }
+}

@@ -1,0 +1,210 @@
+//! The consumer's side of both kinds: position entries and slot descriptors, copied once and then checked.
+
+use forebay_layout::{
+    Defect, FieldName,
+    descriptor::{ENTRY_WORDS, FIELD_WORDS, HEAD_WORDS, Head, NO_SLOT, TensorMeta, USER_WORDS},
+    geometry::Plan,
+    header::{W_FENCES, W_HEAD, W_STATE, state},
+};
+
+use crate::{
+    SlotWord,
+    sync::{Ordering, fence},
+    words::{ReadOnly, Words},
+};
+
+/// A message that is ours to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// Its sequence.
+    pub sequence: u64,
+    /// Its slot.
+    pub slot: u32,
+    /// The slot's generation.
+    pub generation: u32,
+    /// Deliveries before this one that ended without an ack.
+    pub attempts: u8,
+    /// Queue: the slot word as we left it, CLAIMED.
+    pub word: SlotWord,
+}
+
+/// What the position entry of a sequence says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Position {
+    /// Not published yet.
+    NotYet,
+    /// Published there.
+    At { slot: u32, generation: u32 },
+    /// Never published: its producer died.
+    Void,
+    /// The entry is in use for this later sequence.
+    Overtaken(u64),
+}
+
+/// A handle to the ring object, to read.
+#[derive(Debug, Clone)]
+pub struct Reader<W> {
+    ring: ReadOnly<W>,
+    plan: Plan,
+    max_fields: u32,
+}
+
+impl<W: Words> Reader<W> {
+    /// The ring object in `ring`, which the plan was checked against.
+    pub fn new(ring: ReadOnly<W>, plan: Plan, max_fields: u32) -> Self {
+        Self { ring, plan, max_fields }
+    }
+
+    /// The plan of the ring.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// A word of the ring object, for display.
+    pub fn peek(&self, index: usize) -> u64 {
+        self.ring.peek(index)
+    }
+
+    /// The sequence that the producer will publish next; may be stale at once.
+    pub fn head(&self) -> u64 {
+        self.ring.peek(W_HEAD)
+    }
+
+    /// True once the producer said that nothing more will come; everything published before is then visible.
+    pub fn is_closed(&self) -> bool {
+        // ORDER E1 commit, Acquire: the last message was committed before CLOSED was stored.
+        self.ring.load(W_STATE, Ordering::Acquire) == state::CLOSED
+    }
+
+    /// True if some peer cannot use membarrier, so that wakers must execute a fence.
+    pub fn fences(&self) -> bool {
+        self.ring.peek(W_FENCES) != 0
+    }
+
+    pub(crate) fn positions(&self) -> u64 {
+        self.plan.positions
+    }
+
+    pub(crate) fn load(&self, index: usize, order: Ordering) -> u64 {
+        self.ring.load(index, order)
+    }
+
+    fn entry(&self, sequence: u64) -> usize {
+        self.plan.position_word + (sequence & (self.plan.positions - 1)) as usize * ENTRY_WORDS
+    }
+
+    /// Looks up where `sequence` was published.
+    pub(crate) fn position(&self, sequence: u64) -> Result<Position, Defect> {
+        let at = self.entry(sequence);
+        // ORDER E3 position, Acquire: the entry's words and the commit arrive with the stamp.
+        let stamp = self.ring.load(at, Ordering::Acquire);
+        if stamp != sequence {
+            return Ok(if stamp > sequence { Position::Overtaken(stamp) } else { Position::NotYet });
+        }
+        let place = self.ring.peek(at + 1);
+        // ORDER E3 position, fence: if the word above is of a later sequence, the stamp below has changed too.
+        fence(Ordering::Acquire);
+        let again = self.ring.peek(at);
+        if again != sequence {
+            return Ok(Position::Overtaken(sequence + self.plan.positions));
+        }
+        let (slot, generation) = ((place & 0xffff_ffff) as u32, (place >> 32) as u32);
+        match slot {
+            NO_SLOT => Ok(Position::Void),
+            slot if slot < self.plan.slots => Ok(Position::At { slot, generation }),
+            slot => Err(Defect::bounded("position.slot", slot.into(), "below", self.plan.slots.into())),
+        }
+    }
+
+    /// The sequence in the descriptor of `slot`; means something only while the slot's word does not change.
+    pub(crate) fn sequence_of(&self, slot: u32) -> u64 {
+        self.ring.peek(self.plan.descriptor_word + slot as usize * self.plan.descriptor_words)
+    }
+
+    /// What a claimed message says of itself. The slot does not change under a claim, so the entry is used where it is
+    /// enough (one tensor, no user data, `named` false) and the descriptor otherwise.
+    ///
+    /// # Errors
+    /// The first field that a producer would not have written.
+    pub fn head_of(&self, claim: &Claim) -> Result<Head, Defect> {
+        let (_, span, _) = self.span(claim.slot)?;
+        let base = self.plan.descriptor_word + claim.slot as usize * self.plan.descriptor_words;
+        let mut words = [0; 6];
+        for (i, word) in words.iter_mut().enumerate() {
+            *word = self.ring.peek(base + i);
+        }
+        let head = Head::decode(&words, self.max_fields, span.slot_bytes)?;
+        for (field, found, own) in [
+            ("descriptor.sequence", head.sequence, claim.sequence),
+            ("descriptor.slot", head.slot.into(), claim.slot.into()),
+            ("descriptor.generation", head.generation.into(), claim.generation.into()),
+        ] {
+            if found != own {
+                return Err(Defect::bounded(field, found, "what the slot word and position say,", own));
+            }
+        }
+        Ok(head)
+    }
+
+    /// The head and first tensor of a claimed message from its position entry alone, if they are still there, there is
+    /// at most one tensor and no user data. The entry is found without knowing the slot, so this saves a line.
+    ///
+    /// # Errors
+    /// The first field that a producer would not have written.
+    pub fn inline_of(&self, claim: &Claim) -> Result<Option<(Head, Option<TensorMeta>)>, Defect> {
+        let at = self.entry(claim.sequence);
+        let mut words = [0; ENTRY_WORDS];
+        // ORDER E3 position, Acquire: as in `position`.
+        words[0] = self.ring.load(at, Ordering::Acquire);
+        for (i, word) in words.iter_mut().enumerate().skip(1) {
+            *word = self.ring.peek(at + i);
+        }
+        // ORDER E3 position, fence: as in `position`.
+        fence(Ordering::Acquire);
+        let place = u64::from(claim.slot) | u64::from(claim.generation) << 32;
+        if words[0] != claim.sequence || self.ring.peek(at) != claim.sequence || words[1] != place {
+            return Ok(None);
+        }
+        let (_, span, _) = self.span(claim.slot)?;
+        let [a, b, c, d, e, f, shape, offset, dims @ ..] = words;
+        let head = Head::decode(&[a, b, c, d, e, f], self.max_fields, span.slot_bytes)?;
+        match (head.fields, head.user_bytes) {
+            (0, 0) => Ok(Some((head, None))),
+            (1, 0) => Ok(Some((head, Some(TensorMeta::checked(shape, offset, &dims, span.slot_bytes)?)))),
+            _ => Ok(None),
+        }
+    }
+
+    /// Field `index` of a claimed message.
+    ///
+    /// # Errors
+    /// The first number that a producer would not have written.
+    pub fn field_of(&self, claim: &Claim, index: u16) -> Result<(TensorMeta, FieldName), Defect> {
+        let (_, span, _) = self.span(claim.slot)?;
+        if u32::from(index) >= self.max_fields {
+            return Err(Defect::bounded("field", index.into(), "below", self.max_fields.into()));
+        }
+        let base = self.plan.descriptor_word
+            + claim.slot as usize * self.plan.descriptor_words
+            + HEAD_WORDS
+            + usize::from(index) * FIELD_WORDS;
+        let mut words = [0; FIELD_WORDS];
+        for (i, word) in words.iter_mut().enumerate() {
+            *word = self.ring.peek(base + i);
+        }
+        TensorMeta::decode(&words, span.slot_bytes)
+    }
+
+    /// The user data of a claimed message.
+    pub fn user_of(&self, claim: &Claim, head: &Head) -> Vec<u8> {
+        let base = self.plan.descriptor_word + (claim.slot as usize + 1) * self.plan.descriptor_words - USER_WORDS;
+        let len = usize::from(head.user_bytes).min(USER_WORDS * 8);
+        let mut user: Vec<u8> = (0..len.div_ceil(8)).flat_map(|i| self.ring.peek(base + i).to_le_bytes()).collect();
+        user.truncate(len);
+        user
+    }
+
+    fn span(&self, slot: u32) -> Result<(usize, forebay_layout::geometry::ClassSpan, u64), Defect> {
+        self.plan.slot_span(slot).ok_or(Defect::bounded("slot", slot.into(), "below", self.plan.slots.into()))
+    }
+}

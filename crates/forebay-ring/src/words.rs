@@ -1,0 +1,58 @@
+//! Shared memory as this crate sees it: numbered 64-bit words, on the heap or in a mapping.
+
+use crate::sync::{AtomicU64, Ordering};
+
+/// An object of a ring: its words, from 0. Cloning gives another handle to the same words.
+pub trait Words: Clone {
+    /// The word at `index`.
+    ///
+    /// # Panics
+    /// If the object has no such word. Indices come from a [`Plan`](forebay_layout::geometry::Plan) that the object
+    /// was checked against, never from a peer, so this is a broken invariant of this process.
+    fn word(&self, index: usize) -> &AtomicU64;
+}
+
+/// Words that may only be read: a consumer's view of what the producer owns. The mapping behind it may be read-only,
+/// where a store would be a fault.
+#[derive(Debug, Clone)]
+pub struct ReadOnly<W>(W);
+
+impl<W: Words> ReadOnly<W> {
+    /// Gives up the right to write.
+    pub fn new(words: W) -> Self {
+        Self(words)
+    }
+
+    pub(crate) fn load(&self, index: usize, order: Ordering) -> u64 {
+        self.0.word(index).load(order)
+    }
+
+    /// The word's value now; nothing else is ordered by this.
+    #[must_use]
+    pub fn peek(&self, index: usize) -> u64 {
+        // ORDER none, Relaxed: for values that stand alone.
+        self.load(index, Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod heap {
+    //! Words on the heap, for tests and models.
+    use super::*;
+    use std::sync::Arc;
+
+    #[derive(Clone, Debug)]
+    pub(crate) struct Heap(Arc<Vec<AtomicU64>>);
+
+    impl Heap {
+        pub(crate) fn bytes(bytes: u64) -> Self {
+            Self((0..bytes / 8).map(|_| AtomicU64::new(0)).collect::<Vec<_>>().into())
+        }
+    }
+
+    impl Words for Heap {
+        fn word(&self, index: usize) -> &AtomicU64 {
+            &self.0[index]
+        }
+    }
+}
