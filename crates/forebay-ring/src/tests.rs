@@ -1,5 +1,7 @@
 //! The protocol in one thread, on the heap: what each side sees after each step.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail the test that calls them")]
+
 use std::{cell::Cell, iter};
 
 use forebay_layout::{
