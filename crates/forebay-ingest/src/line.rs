@@ -70,6 +70,9 @@ impl<R: BufRead> LineReader<R> {
         if at_start && buffer.starts_with(BYTE_ORDER_MARK) {
             buffer.drain(..BYTE_ORDER_MARK.len());
             length -= BYTE_ORDER_MARK.len() as u64;
+            if length == 0 && !ended {
+                return Ok(Next::End);
+            }
         }
         if !ended && read == limit {
             match self.read_past(length, buffer)? {
@@ -220,6 +223,8 @@ mod tests {
     fn an_empty_stream_has_no_line() {
         assert_eq!(lines(b"", 10, 8), []);
         assert_eq!(lines(b"\n", 10, 8), [Ok(vec![])]);
+        // A mark alone was once taken for an empty line.
+        assert_eq!(lines(BYTE_ORDER_MARK, 10, 8), []);
     }
 
     #[test]
