@@ -308,3 +308,33 @@ impl Drop for Held {
         let _ = unsafe { rustix::mm::munmap(self.page.as_ptr(), self.len) };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forked_child_drops_its_copy_without_unmapping_what_is_there_now() {
+        let file = LockFile::anonymous().unwrap();
+        let held = Held::hold(file.try_lock(0).unwrap().unwrap()).unwrap();
+        let (page, len) = (held.page.as_ptr(), held.len);
+        let mut held = Some(held);
+        // SAFETY: the child makes system calls only and leaves by _exit.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+            // SAFETY: replaces nothing, by its flags.
+            let own = unsafe { libc::mmap(page, len, libc::PROT_READ, flags, -1, 0) };
+            drop(held.take());
+            // SAFETY: asks about a range and fails if it is not mapped.
+            let still = unsafe { libc::msync(page, len, libc::MS_ASYNC) } == 0;
+            // SAFETY: leaves without the parent's exit handlers.
+            unsafe { libc::_exit(if own == page && still { 0 } else { 1 }) };
+        }
+        let mut status = -1;
+        // SAFETY: our own child.
+        assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+        assert_eq!(status, 0);
+        assert!(file.probe().unwrap().is_locked(0).unwrap());
+    }
+}
