@@ -45,7 +45,7 @@
 //!
 //! # Limits
 //!
-//! Memory does not depend on the length of the inputs or of their lines, see [`Pipeline`]'s module for the sum. A
+//! Memory does not depend on the length of the inputs or of their lines, see [`Pipeline`] for the sum. A
 //! batch waits until it is full or its input ends: a slow pipe is not flushed by time. A tokenizer with random merges (BPE
 //! dropout) gives other ids each time. Results are per line: no pairs, no overflowing windows, no offsets.
 

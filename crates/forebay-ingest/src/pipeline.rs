@@ -94,6 +94,13 @@ enum Ticket {
 /// The iterator ends after the last batch, after an error, and when cancelled; [`Report::complete`] tells the first from
 /// the others. Every batch has at least one row.
 ///
+/// Dropping it ends its threads, which takes as long as tokenizing one row; only a reader that waits for a pipe stays
+/// behind until its read returns.
+///
+/// # Costs
+/// At most `2 × workers + 1` batches wait to be tokenized or delivered, each of at most `batch_rows × max_line_bytes`;
+/// besides, one is being read, and each worker tokenizes one row (60 to 150 times its bytes).
+///
 /// ```
 /// use std::sync::Arc;
 /// use forebay_ingest::{Input, Pipeline, PipelineOptions, Source, SourceOptions, Tokenizer, TokenizerOptions};
