@@ -91,6 +91,8 @@ pub mod state {
     pub const OPEN: u64 = 1;
     /// Closed: nothing more will come from this instance.
     pub const CLOSED: u64 = 2;
+    /// Discarded by a successor that made new objects of the same name.
+    pub const REPLACED: u64 = 3;
 }
 
 /// Which object of a ring this is (low byte of word 1; the member index of a member object is above it).

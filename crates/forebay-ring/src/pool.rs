@@ -93,17 +93,17 @@ impl<W: Words> Pool<W> {
         self.words.word(PARKED).load(Ordering::Relaxed)
     }
 
-    /// Picks one sleeping member, from `after` + 1 on and around, and takes its mark. The caller rings its bell and
-    /// wakes it.
+    /// Picks one sleeping member of those in `among` (bit m for member m), from `after` + 1 on and around, and takes its
+    /// mark. The caller rings its bell and wakes it.
     #[must_use = "a member whose mark was taken sleeps on until it is woken"]
-    pub fn pick_sleeper(&self, after: u8) -> Option<u8> {
+    pub fn pick_sleeper(&self, after: u8, among: u32) -> Option<u8> {
         loop {
-            let members = self.parked() & !PARKED_PRODUCER & 0xffff_ffff;
+            let members = self.parked() as u32 & among;
             if members == 0 {
                 return None;
             }
             let turn = u32::from(after).wrapping_add(1) & 31;
-            let index = ((members as u32).rotate_right(turn).trailing_zeros() + turn) & 31;
+            let index = (members.rotate_right(turn).trailing_zeros() + turn) & 31;
             if self.unpark(index as u8) {
                 return Some(index as u8);
             }

@@ -4,7 +4,7 @@ use forebay_layout::{
     Defect, FieldName,
     descriptor::{ENTRY_WORDS, FIELD_WORDS, HEAD_WORDS, Head, NO_SLOT, TensorMeta, USER_WORDS},
     geometry::Plan,
-    header::{W_FENCES, W_HEAD, W_STATE, state},
+    header::{W_EPOCH, W_FENCES, W_HEAD, W_STATE, state},
 };
 
 use crate::{
@@ -74,6 +74,16 @@ impl<W: Words> Reader<W> {
     pub fn is_closed(&self) -> bool {
         // ORDER E1 commit, Acquire: the last message was committed before CLOSED was stored.
         self.ring.load(W_STATE, Ordering::Acquire) == state::CLOSED
+    }
+
+    /// True once a successor discarded this ring and made another one of the same name.
+    pub fn is_replaced(&self) -> bool {
+        self.ring.peek(W_STATE) == state::REPLACED
+    }
+
+    /// The producer's life number.
+    pub fn epoch(&self) -> u64 {
+        self.ring.peek(W_EPOCH)
     }
 
     /// True if some peer cannot use membarrier, so that wakers must execute a fence.

@@ -1,0 +1,48 @@
+//! The ring protocol of either kind, behind one face.
+
+use forebay_layout::Defect;
+use forebay_ring::{
+    Reader,
+    broadcast::BroadcastConsumer,
+    queue::{Next, QueueConsumer},
+};
+
+use crate::segment::Segment;
+
+/// The consumer's side of the protocol.
+#[derive(Debug)]
+pub(crate) enum Core {
+    Queue(QueueConsumer<Segment>),
+    Broadcast(BroadcastConsumer<Segment>),
+}
+
+impl Core {
+    pub(crate) fn next(&mut self, scan: bool, may_hold: impl Fn(usize) -> bool) -> Result<Next, Defect> {
+        match self {
+            Self::Queue(core) => core.next(scan, may_hold),
+            Self::Broadcast(core) => core.next(scan, may_hold),
+        }
+    }
+
+    pub(crate) fn cursor(&self) -> u64 {
+        match self {
+            Self::Queue(core) => core.cursor(),
+            Self::Broadcast(core) => core.cursor(),
+        }
+    }
+
+    pub(crate) fn reader(&self) -> &Reader<Segment> {
+        match self {
+            Self::Queue(core) => core.reader(),
+            Self::Broadcast(core) => core.reader(),
+        }
+    }
+
+    pub(crate) fn leave(&mut self) {
+        match self {
+            // What a queue's consumer has not claimed is everybody's anyway.
+            Self::Queue(_) => {}
+            Self::Broadcast(core) => core.leave(),
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! The consumer: attaches to a ring, receives messages, holds leases in any order.
+//!
+//! ```text
+//!   options.rs   what it can be told            core.rs   the ring protocol of either kind
+//!   wait.rs      spin, park, slices, quota      tend.rs   probing peers, mending, the producer's successor
+//!   ready.rs     the epoll fd: asyncio, tokio   set.rs    one wait on many rings
+//! ```
+
+mod core;
+mod options;
+mod ready;
+mod set;
+mod tend;
+mod wait;
+
+pub use options::ConsumerOptions;
+pub use set::ConsumerSet;
+
+use std::{sync::Arc, time::Duration};
+
+use forebay_layout::{Defect, Kind, geometry::Geometry, member as at, schema::Schema};
+use forebay_os::{Barrier, EventFd, socket::Conn};
+use forebay_ring::queue::Next;
+
+pub(crate) use self::core::Core;
+use self::{ready::Ready, tend::Peer};
+use crate::{
+    Message,
+    error::{HeldLease, RecvError},
+    lease::{Attachment, Lease},
+    options::AckMode,
+};
+
+/// Receives the messages of one ring. May be moved between threads; messages and tensors may be used and dropped on
+/// any thread, and outlive it.
+///
+/// Dropping or closing it gives back whatever is not acked once its lease ends.
+#[derive(Debug)]
+pub struct Consumer {
+    attachment: Arc<Attachment>,
+    core: Core,
+    options: ConsumerOptions,
+    barrier: Barrier,
+    conn: Option<Conn>,
+    bell: EventFd,
+    peer: Peer,
+    ready: Option<Ready>,
+    poisoned: Option<Defect>,
+    closed: bool,
+}
+
+/// What a consumer counted since it attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ConsumerStats {
+    /// Messages received.
+    pub received: u64,
+    /// Messages acked.
+    pub acked: u64,
+    /// Messages given back.
+    pub nacked: u64,
+    /// Messages of dead consumers that this one put back.
+    pub recovered: u64,
+    /// Messages revoked before this consumer took them (broadcast, drop-oldest).
+    pub missed: u64,
+}
+
+/// What a look at the ring gave.
+#[expect(clippy::large_enum_variant, reason = "moved once, from the look to its caller")]
+enum Look {
+    Message(Message),
+    Empty,
+    AtQuota(usize),
+}
+
+impl Consumer {
+    pub(crate) fn assemble(
+        attachment: Arc<Attachment>,
+        core: Core,
+        options: ConsumerOptions,
+        barrier: Barrier,
+        conn: Conn,
+        bell: EventFd,
+        epoch: u64,
+    ) -> Self {
+        let peer = Peer::new(epoch);
+        Self {
+            attachment,
+            core,
+            options,
+            barrier,
+            conn: Some(conn),
+            bell,
+            peer,
+            ready: None,
+            poisoned: None,
+            closed: false,
+        }
+    }
+
+    /// Starts attaching to the ring of this name.
+    pub fn options(ring: &str) -> ConsumerOptions {
+        ConsumerOptions::new(ring)
+    }
+
+    /// Attaches with the default options: waits up to 10 s for the ring to appear.
+    ///
+    /// # Errors
+    /// See [`AttachError`](crate::AttachError).
+    pub fn attach(ring: &str) -> Result<Self, crate::AttachError> {
+        Self::options(ring).attach()
+    }
+
+    /// The next message, if there is one now. Does not block.
+    ///
+    /// # Errors
+    /// [`RecvError::Closed`], [`RecvError::PeerDied`], [`RecvError::Replaced`]: nothing more will come.
+    /// [`RecvError::Quota`]: there is one, but this consumer holds all it may. Others: see [`RecvError`].
+    pub fn try_recv(&mut self) -> Result<Option<Message>, RecvError> {
+        let found = match self.look(false)? {
+            Look::Empty => {
+                if self.tend_if_due()? {
+                    self.look(true)?
+                } else {
+                    Look::Empty
+                }
+            }
+            found => found,
+        };
+        match found {
+            Look::Message(message) => Ok(Some(message)),
+            Look::AtQuota(class) => Err(self.quota_error(class)),
+            Look::Empty => {
+                if let Some(message) = self.check_end()? {
+                    return Ok(Some(message));
+                }
+                self.arm()
+            }
+        }
+    }
+
+    /// The next message; waits as long as it takes.
+    ///
+    /// # Errors
+    /// [`RecvError::Closed`], [`RecvError::PeerDied`], [`RecvError::Replaced`]: nothing more will come.
+    /// [`RecvError::Quota`]: this consumer held all it may for a second.
+    pub fn recv(&mut self) -> Result<Message, RecvError> {
+        self.wait(None, &mut || false).map(|message| message.expect("nothing interrupts this wait"))
+    }
+
+    /// The next message; waits at most `timeout`.
+    ///
+    /// # Errors
+    /// [`RecvError::Timeout`]: nothing came; calling again is fine. Others as [`recv`](Self::recv).
+    pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Message, RecvError> {
+        self.wait(Some(timeout), &mut || false).map(|message| message.expect("nothing interrupts this wait"))
+    }
+
+    /// As [`recv_timeout`](Self::recv_timeout), or [`recv`](Self::recv) with `None`; asks `interrupt` at least every
+    /// 50 ms and returns `None` once it says true.
+    ///
+    /// # Errors
+    /// As [`recv_timeout`](Self::recv_timeout).
+    pub fn recv_interruptible(
+        &mut self,
+        timeout: Option<Duration>,
+        interrupt: &mut dyn FnMut() -> bool,
+    ) -> Result<Option<Message>, RecvError> {
+        self.wait(timeout, interrupt)
+    }
+
+    /// What this consumer holds, oldest sequence first.
+    #[must_use]
+    pub fn held(&self) -> Vec<HeldLease> {
+        self.attachment.held()
+    }
+
+    /// The ring's name.
+    #[must_use]
+    pub fn ring(&self) -> &str {
+        &self.attachment.ring
+    }
+
+    /// Who gets a message.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.attachment.geometry.kind
+    }
+
+    /// The ring's schema, if it has one.
+    #[must_use]
+    pub fn schema(&self) -> Option<&Schema> {
+        self.attachment.schema.as_ref()
+    }
+
+    /// What the ring is made from.
+    #[must_use]
+    pub fn geometry(&self) -> &Geometry {
+        &self.attachment.geometry
+    }
+
+    /// This consumer's member index, 0 to 31.
+    #[must_use]
+    pub fn index(&self) -> u8 {
+        self.attachment.me.index
+    }
+
+    /// Where the data object is mapped, and its size: every tensor's pointer lies in there.
+    #[must_use]
+    pub fn data_range(&self) -> std::ops::Range<usize> {
+        let mapping = self.attachment.data.mapping();
+        let start = mapping.base().as_ptr() as usize;
+        start..start + mapping.len()
+    }
+
+    /// What it counted.
+    #[must_use]
+    pub fn stats(&self) -> ConsumerStats {
+        let part = &self.attachment.part;
+        ConsumerStats {
+            received: part.peek(at::RECEIVED),
+            acked: part.peek(at::ACKED),
+            nacked: part.peek(at::NACKED),
+            recovered: part.peek(at::RECOVERED),
+            missed: part.peek(at::MISSED),
+        }
+    }
+
+    /// Stops receiving. What is held stays valid; whatever of it is not acked goes back when its lease ends.
+    pub fn close(&mut self) {
+        if self.closed || self.attachment.is_foreign() {
+            return;
+        }
+        self.closed = true;
+        self.attachment.give_back_unacked();
+        self.core.leave();
+        if let Some(pool) = &self.attachment.pool {
+            // A wake that was meant for us goes to somebody else.
+            if !pool.unpark(self.attachment.me.index) {
+                self.attachment.wake_a_consumer(pool);
+            }
+        }
+        self.ready = None;
+        if let Some(conn) = self.conn.take() {
+            tend::say_goodbye(&conn);
+        }
+    }
+
+    fn usable(&self) -> Result<(), RecvError> {
+        let ring = || self.attachment.ring.clone();
+        if self.attachment.is_foreign() {
+            return Err(RecvError::Forked { ring: ring() });
+        }
+        if self.closed {
+            return Err(RecvError::Detached { ring: ring() });
+        }
+        match &self.poisoned {
+            Some(source) => Err(RecvError::Poisoned { ring: ring(), source: source.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// One look at the ring; `scan` as in the ring crate.
+    fn look(&mut self, scan: bool) -> Result<Look, RecvError> {
+        self.usable()?;
+        let (attachment, quota) = (&self.attachment, self.options.quota);
+        let next = self.core.next(scan, |class| attachment.held_in(class) < attachment.quota(class, quota));
+        let claim = match next {
+            Ok(Next::Claimed(claim)) => claim,
+            Ok(Next::Empty) => return Ok(Look::Empty),
+            Ok(Next::AtQuota(class)) => return Ok(Look::AtQuota(class)),
+            Err(defect) => return Err(self.poison(defect)),
+        };
+        let lease = Lease::begin(attachment, &claim, self.options.ack == AckMode::Manual);
+        attachment.part.count(at::RECEIVED, 1);
+        attachment.part.store(at::CURSOR, self.core.cursor());
+        match Message::read(lease, &claim) {
+            Ok(message) => Ok(Look::Message(message)),
+            Err(defect) => Err(self.poison(defect)),
+        }
+    }
+
+    fn poison(&mut self, source: Defect) -> RecvError {
+        self.poisoned = Some(source.clone());
+        RecvError::Poisoned { ring: self.attachment.ring.clone(), source }
+    }
+
+    fn quota_error(&self, class: usize) -> RecvError {
+        let quota = self.attachment.quota(class, self.options.quota);
+        RecvError::Quota { ring: self.attachment.ring.clone(), quota, held: self.attachment.held() }
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Ends when the ring is closed; every other error is an item, after which it ends.
+#[derive(Debug)]
+pub struct Messages<'a> {
+    consumer: Option<&'a mut Consumer>,
+}
+
+impl Iterator for Messages<'_> {
+    type Item = Result<Message, RecvError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.consumer.as_mut()?.recv() {
+            Err(RecvError::Closed { .. }) => None,
+            Ok(message) => Some(Ok(message)),
+            Err(e) => {
+                self.consumer = None;
+                Some(Err(e))
+            }
+        }
+    }
+}
+
+impl<'a> IntoIterator for &'a mut Consumer {
+    type Item = Result<Message, RecvError>;
+    type IntoIter = Messages<'a>;
+
+    fn into_iter(self) -> Messages<'a> {
+        Messages { consumer: Some(self) }
+    }
+}

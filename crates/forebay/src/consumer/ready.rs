@@ -1,0 +1,135 @@
+//! Readiness for event loops: an epoll fd over the producer's eventfd, the control socket and a timer for slices.
+//! Readable means: call `try_recv`.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+use forebay_os::{Epoll, EventFd, TimerFd, socket::Conn};
+
+use super::{Consumer, Look};
+use crate::{Message, error::RecvError, slice};
+
+const BELL: u64 = 1;
+const TIMER: u64 = 2;
+const CONN: u64 = 3;
+
+/// The epoll set of a consumer that is used from an event loop.
+#[derive(Debug)]
+pub(super) struct Ready {
+    epoll: Epoll,
+    timer: TimerFd,
+}
+
+impl Ready {
+    fn new(bell: &EventFd, conn: Option<&Conn>) -> Result<Self, RecvError> {
+        let (epoll, timer) = (Epoll::new()?, TimerFd::new()?);
+        if let Some(slice) = slice::slice() {
+            timer.arm(slice, true)?;
+        }
+        epoll.add(bell.as_fd(), BELL)?;
+        epoll.add(timer.as_fd(), TIMER)?;
+        if let Some(conn) = conn {
+            epoll.add(conn.as_fd(), CONN)?;
+        }
+        Ok(Self { epoll, timer })
+    }
+}
+
+impl Consumer {
+    /// A descriptor that is readable when [`try_recv`](Self::try_recv) should be called: for `poll`, asyncio, tokio.
+    /// It belongs to this consumer; do not close it.
+    ///
+    /// # Errors
+    /// The system has no descriptor left.
+    pub fn fileno(&mut self) -> Result<RawFd, RecvError> {
+        self.usable()?;
+        if self.ready.is_none() {
+            self.ready = Some(Ready::new(&self.bell, self.conn.as_ref())?);
+            // The first look arms it.
+            self.bell.signal();
+        }
+        Ok(self.ready.as_ref().map_or(-1, |ready| ready.epoll.as_fd().as_raw_fd()))
+    }
+
+    /// The descriptor of [`fileno`](Self::fileno), if it was asked for.
+    pub(super) fn ready_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.ready.as_ref().map(|ready| ready.epoll.as_fd())
+    }
+
+    /// There is no message: drain the eventfd, park, look once more. Without an epoll set there is nothing to do.
+    pub(super) fn arm(&mut self) -> Result<Option<Message>, RecvError> {
+        let Some(ready) = &self.ready else { return Ok(None) };
+        ready.timer.drain();
+        self.bell.drain();
+        self.unpark();
+        self.park(true);
+        match self.look(false)? {
+            Look::Message(message) => {
+                // There may be more, and the bell was drained: stay readable.
+                self.unpark();
+                self.bell.signal();
+                Ok(Some(message))
+            }
+            _ => {
+                if self.core.reader().is_closed() {
+                    self.bell.signal();
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    pub(super) fn drop_conn(&mut self) {
+        if let (Some(conn), Some(ready)) = (&self.conn, &self.ready) {
+            // A descriptor that is closed leaves its sets by itself; this only says so at once.
+            let _ = ready.epoll.remove(conn.as_fd());
+        }
+        self.conn = None;
+    }
+
+    pub(super) fn replace_conn(&mut self, conn: Conn, bell: EventFd) {
+        self.drop_conn();
+        if let Some(ready) = &self.ready {
+            let _ = ready.epoll.remove(self.bell.as_fd());
+            let added = ready.epoll.add(bell.as_fd(), BELL).and_then(|()| ready.epoll.add(conn.as_fd(), CONN));
+            debug_assert!(added.is_ok(), "the epoll set took these descriptors before");
+        }
+        self.bell = bell;
+        self.conn = Some(conn);
+        // Whatever was published in between rang the old bell, or none.
+        self.bell.signal();
+    }
+
+    /// Waits for the next message without blocking the thread. Cancel safe: a dropped future has taken nothing.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv).
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with I/O enabled.
+    #[cfg(feature = "tokio")]
+    pub async fn recv_async(&mut self) -> Result<Message, RecvError> {
+        if let Some(message) = self.try_recv()? {
+            return Ok(message);
+        }
+        self.fileno()?;
+        let failed =
+            |call| move |source| RecvError::Os(forebay_os::OsError::new(call, "the consumer's descriptor", source));
+        // A descriptor of its own, so that it is open for as long as the runtime polls it.
+        let fd = self.ready_fd().map(|fd| fd.try_clone_to_owned()).transpose().map_err(failed("dup"))?;
+        let fd = fd.ok_or_else(|| failed("epoll_create1")(std::io::ErrorKind::NotFound.into()))?;
+        #[expect(deprecated, reason = "its successor is unsafe for types that may close early; an OwnedFd does not")]
+        let ready =
+            tokio::io::unix::AsyncFd::with_interest(fd, tokio::io::Interest::READABLE).map_err(failed("epoll_ctl"))?;
+        loop {
+            if let Some(message) = self.try_recv()? {
+                return Ok(message);
+            }
+            match ready.readable().await {
+                Ok(mut guard) => guard.clear_ready(),
+                Err(source) => {
+                    return Err(failed("epoll_wait")(source));
+                }
+            }
+        }
+    }
+}

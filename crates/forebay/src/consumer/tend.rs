@@ -1,0 +1,163 @@
+//! What a consumer does once a slice: probe the producer and its peers, mend what the dead left, find the successor.
+
+use std::time::{Duration, Instant};
+
+use forebay_layout::{Backing, control::Control, member as at};
+use forebay_os::{clock, socket::Conn};
+use forebay_ring::{MemberId, queue};
+
+use super::{Consumer, Look, core::Core};
+use crate::{
+    Message,
+    error::RecvError,
+    lease::Attachment,
+    rendezvous::{client, locks},
+    slice,
+};
+
+/// What is known of the producer.
+#[derive(Debug)]
+pub(super) struct Peer {
+    /// Coarse time of the last probe.
+    tended_ns: u64,
+    /// Its life number when we last spoke to it.
+    epoch: u64,
+    /// Since when its lock byte is free.
+    gone: Option<Instant>,
+    /// A successor was greeted in vain; greet again after this time.
+    greet_after: Option<Instant>,
+}
+
+impl Peer {
+    pub(super) fn new(epoch: u64) -> Self {
+        Self { tended_ns: clock::monotonic_coarse_ns(), epoch, gone: None, greet_after: None }
+    }
+}
+
+/// Tells the producer that we leave on purpose. It may be dead or stopped; nobody waits for an answer.
+pub(super) fn say_goodbye(conn: &Conn) {
+    let _ = client::send(conn, &Control::Leave, &[]);
+}
+
+impl Attachment {
+    /// Whether `member`'s lock byte is held. An error counts as alive: only certain death frees a lease.
+    fn lives(&self, member: MemberId) -> bool {
+        member == self.me || self.probe.is_locked(locks::member_byte(member.index)).unwrap_or(true)
+    }
+}
+
+impl Consumer {
+    /// Tends if a slice has passed since the last time, or the producer hung up. True if it did.
+    pub(super) fn tend_if_due(&mut self) -> Result<bool, RecvError> {
+        let now = clock::monotonic_coarse_ns();
+        let due = slice::slice().unwrap_or(Duration::from_millis(50)).as_nanos() as u64;
+        if now.saturating_sub(self.peer.tended_ns) < due && self.peer.gone.is_none() {
+            return Ok(false);
+        }
+        self.peer.tended_ns = now;
+        self.tend()?;
+        Ok(true)
+    }
+
+    fn tend(&mut self) -> Result<(), RecvError> {
+        self.usable()?;
+        if self.conn.as_ref().is_some_and(Conn::is_hung_up) {
+            // In an epoll set a hung-up socket would be readable for ever.
+            self.drop_conn();
+        }
+        let alive = self.attachment.probe.is_locked(self.attachment.producer_byte)?;
+        if alive {
+            self.peer.gone = None;
+            self.greet_successor();
+        } else {
+            self.peer.gone.get_or_insert_with(Instant::now);
+        }
+        self.mend()
+    }
+
+    /// Gives back what dead consumers of this queue held.
+    fn mend(&mut self) -> Result<(), RecvError> {
+        let Core::Queue(core) = &self.core else { return Ok(()) };
+        let (attachment, pool) = (&self.attachment, core.pool());
+        let mended = queue::mend(pool, attachment.geometry.max_attempts, |owner| attachment.lives(owner));
+        match mended {
+            Ok(mended) if mended.is_nothing() => Ok(()),
+            Ok(mended) => {
+                attachment.part.count(at::RECOVERED, mended.returned.into());
+                for _ in 0..mended.returned {
+                    attachment.wake_a_consumer(pool);
+                }
+                attachment.wake_producer(pool);
+                Ok(())
+            }
+            Err(defect) => Err(self.poison(defect)),
+        }
+    }
+
+    /// A producer with another life number has taken over: say hello, so that it can reach our eventfd. Messages come
+    /// without that too, so a failure only means another try later.
+    fn greet_successor(&mut self) {
+        let epoch = self.core.reader().epoch();
+        if epoch == self.peer.epoch && self.conn.is_some()
+            || self.peer.greet_after.is_some_and(|after| Instant::now() < after)
+        {
+            return;
+        }
+        match client::rejoin(&self.attachment, &self.options) {
+            Ok((conn, bell)) => {
+                self.peer.epoch = epoch;
+                self.peer.greet_after = None;
+                self.replace_conn(conn, bell);
+            }
+            Err(_) => self.peer.greet_after = Some(Instant::now() + Duration::from_secs(1)),
+        }
+    }
+
+    /// Nothing was found. If nothing can come any more, says why; if a last look finds something after all, that.
+    pub(super) fn check_end(&mut self) -> Result<Option<Message>, RecvError> {
+        let reader = self.core.reader();
+        let (closed, replaced) = (reader.is_closed(), reader.is_replaced());
+        if !closed && !replaced && self.peer.gone.is_none() {
+            return Ok(None);
+        }
+        // What was published before the producer closed or died is visible now, entry or not.
+        match self.look(true)? {
+            Look::Message(message) => return Ok(Some(message)),
+            Look::AtQuota(_) => return Ok(None),
+            Look::Empty => {}
+        }
+        if let Core::Queue(core) = &self.core {
+            let attachment = &self.attachment;
+            if !queue::is_drained(core.pool(), |owner| owner != attachment.me && attachment.lives(owner)) {
+                return Ok(None);
+            }
+        }
+        let ring = self.attachment.ring.clone();
+        if replaced {
+            return Err(RecvError::Replaced { ring });
+        }
+        if closed {
+            return Err(RecvError::Closed { ring });
+        }
+        let patience =
+            if self.attachment.geometry.backing == Backing::Posix { self.options.reconnect } else { Duration::ZERO };
+        match self.peer.gone {
+            Some(since) if since.elapsed() >= patience => {
+                let note = match self.attachment.geometry.backing {
+                    Backing::Memfd => "; a memfd ring does not survive its producer, attach again then".to_owned(),
+                    Backing::Posix => format!("; no successor took over within {patience:.0?}"),
+                };
+                Err(RecvError::PeerDied { ring, note })
+            }
+            _ => Ok(None),
+        }
+    }
+
+    pub(super) fn timeout_error(&self, waited: Duration) -> RecvError {
+        let note = match self.peer.gone {
+            Some(since) => format!("; its producer died {:.1?} ago, waiting for a successor", since.elapsed()),
+            None => String::new(),
+        };
+        RecvError::Timeout { ring: self.attachment.ring.clone(), waited, note }
+    }
+}

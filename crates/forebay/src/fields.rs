@@ -1,0 +1,44 @@
+//! The tensors of one message, kept without allocation while there are at most two.
+
+use arrayvec::ArrayVec;
+use forebay_layout::descriptor::TensorMeta;
+
+/// A short list of tensors.
+#[derive(Debug, Clone)]
+pub(crate) enum FieldList {
+    Few(ArrayVec<TensorMeta, 2>),
+    Many(Vec<TensorMeta>),
+}
+
+impl FieldList {
+    /// An empty list with room for `count`.
+    pub(crate) fn with_room(count: usize) -> Self {
+        if count <= 2 { Self::Few(ArrayVec::new()) } else { Self::Many(Vec::with_capacity(count)) }
+    }
+
+    pub(crate) fn push(&mut self, meta: TensorMeta) {
+        match self {
+            Self::Few(fields) if !fields.is_full() => fields.push(meta),
+            Self::Few(fields) => {
+                let mut many = fields.to_vec();
+                many.push(meta);
+                *self = Self::Many(many);
+            }
+            Self::Many(fields) => fields.push(meta),
+        }
+    }
+
+    pub(crate) fn as_slice(&self) -> &[TensorMeta] {
+        match self {
+            Self::Few(fields) => fields,
+            Self::Many(fields) => fields,
+        }
+    }
+
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [TensorMeta] {
+        match self {
+            Self::Few(fields) => fields,
+            Self::Many(fields) => fields,
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! What producers and consumers can be told, with the defaults that Rust, Python and the command line share.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use forebay_layout::UnknownName;
+
+/// Slots of a ring, unless told otherwise.
+pub const DEFAULT_SLOTS: u32 = 16;
+/// Bytes of a slot if neither they nor a bounded schema are given: 1 MiB.
+pub const DEFAULT_SLOT_BYTES: u64 = 1 << 20;
+/// Consumers that may be attached at a time.
+pub const DEFAULT_MAX_CONSUMERS: u32 = 8;
+/// Deliveries before a message becomes a dead letter.
+pub const DEFAULT_MAX_ATTEMPTS: u32 = 3;
+/// How long a producer waits for a slot before it says who holds them all.
+pub const DEFAULT_FULL_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long attaching waits for the ring to appear.
+pub const DEFAULT_ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a consumer of a posix ring waits for the successor of a dead producer.
+pub const DEFAULT_RECONNECT: Duration = Duration::from_secs(30);
+/// How long `recv` without a timeout waits when this consumer itself holds all it may.
+pub const QUOTA_PATIENCE: Duration = Duration::from_secs(1);
+/// Dead letters that a producer keeps for `take_dead_letters`; further ones wait in their slots.
+pub const DEAD_LETTER_LIMIT: usize = 1024;
+
+/// How a side waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum WaitPolicy {
+    /// Looks without end; lowest latency, one core busy.
+    Spin,
+    /// Looks for about as long as a wake costs, then sleeps.
+    #[default]
+    Adaptive,
+    /// Sleeps at once.
+    Block,
+}
+
+impl WaitPolicy {
+    /// The name, the same in Rust, Python and on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Spin => "spin",
+            Self::Adaptive => "adaptive",
+            Self::Block => "block",
+        }
+    }
+}
+
+impl fmt::Display for WaitPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for WaitPolicy {
+    type Err = UnknownName;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        [Self::Spin, Self::Adaptive, Self::Block]
+            .into_iter()
+            .find(|policy| policy.name() == name)
+            .ok_or(UnknownName { what: "wait policy", expected: "spin, adaptive, block" })
+    }
+}
+
+/// When a message counts as dealt with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum AckMode {
+    /// When its lease ends: the message and every tensor of it are dropped.
+    #[default]
+    Auto,
+    /// When `ack` is called; a message dropped without it comes back.
+    Manual,
+}
+
+impl AckMode {
+    /// The name, the same in Rust, Python and on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Manual => "manual",
+        }
+    }
+}
+
+impl fmt::Display for AckMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for AckMode {
+    type Err = UnknownName;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        [Self::Auto, Self::Manual]
+            .into_iter()
+            .find(|mode| mode.name() == name)
+            .ok_or(UnknownName { what: "ack mode", expected: "auto, manual" })
+    }
+}

@@ -1,0 +1,223 @@
+//! Creating a ring, or taking over what a dead producer left.
+
+use std::{sync::Arc, thread};
+
+use forebay_layout::{
+    Backing, Kind, RingName, check_ring_name,
+    control::MAX_LABEL,
+    geometry::Geometry,
+    header::{LABEL_WORDS, W_EPOCH, W_LABEL, W_PARKED, W_PID, W_STARTED, W_STATE, pack, state},
+    schema::Schema,
+};
+use forebay_os::{Dir, EventFd, clock, process, socket::Listener};
+use forebay_ring::{Publisher, Recovered, Words, broadcast::BroadcastProducer, queue::QueueProducer};
+use std::sync::atomic::Ordering;
+
+use super::{Core, Producer, ProducerOptions, Takeover, site::Site};
+use crate::{
+    error::CreateError,
+    rendezvous::{
+        client::label_of,
+        locks::{Locks, Taken},
+        objects::{self, Care, Found, Objects},
+        server, socket_file,
+    },
+};
+
+pub(super) fn create(options: ProducerOptions) -> Result<Producer, CreateError> {
+    let ring = options.ring.clone();
+    let name = check_ring_name(&ring).map_err(|source| CreateError::Name { ring: ring.clone(), source })?;
+    let geometry = options.geometry()?;
+    geometry.plan().map_err(|source| CreateError::Geometry { ring: ring.clone(), source })?;
+    let dir = Dir::open(options.dir.as_deref())?;
+    let (file, held) = match Locks::take(&dir, &ring)? {
+        Ok(taken) => taken,
+        Err(Taken(holder)) => return Err(CreateError::Taken { ring, holder }),
+    };
+    let locks = Locks::new(file, held, &geometry)?;
+    let label = label_of(&options.label);
+    locks.write_note(&format!("pid {} ({label})", process::my_pid()))?;
+
+    let care = Care { prefault: options.prefault, mlock: options.mlock, huge_pages: options.huge_pages };
+    let (objects, publisher, takeover) = match predecessor(&dir, &options, name, &geometry, care)? {
+        Some((objects, publisher, takeover)) => (objects, publisher, Some(takeover)),
+        None => {
+            let objects = Objects::create(&dir, name, geometry, options.schema.as_ref(), care)?;
+            let publisher = Publisher::new(objects.ring.clone(), slot_words(&objects), objects.header.plan.clone(), 1);
+            (objects, publisher, None)
+        }
+    };
+    introduce(&objects, takeover.as_ref().map_or(1, |takeover| takeover.epoch), &label);
+    let epoch = takeover.as_ref().map_or(1, |takeover| takeover.epoch);
+    let site = Arc::new(Site::new(ring.clone(), dir, objects, locks, epoch, EventFd::new()?));
+    let core = open_core(&site, publisher);
+    // The socket last: who connects finds everything in place.
+    let mut listener = Listener::bind(&site.dir, &socket_file(&ring))?;
+    listener.unlink_on_drop(true);
+    let thread = {
+        let site = Arc::clone(&site);
+        thread::Builder::new()
+            .name(format!("forebay-{ring}"))
+            .spawn(move || server::run(&site, &listener))
+            .map_err(|e| forebay_os::OsError::new("clone", "the control thread", e))?
+    };
+    Ok(Producer::assemble(site, core, options, thread, takeover))
+}
+
+/// Where the slot words of a ring lie.
+fn slot_words(objects: &Objects) -> crate::segment::Segment {
+    objects.pool.clone().unwrap_or_else(|| objects.ring.clone())
+}
+
+fn open_core(site: &Site, publisher: Publisher<crate::segment::Segment>) -> Core {
+    let stay = site.adopt_members();
+    match site.kind() {
+        Kind::Queue => Core::Queue(QueueProducer::new(publisher)),
+        Kind::Broadcast => {
+            let mut core = BroadcastProducer::new(publisher, site.objects.ring.clone());
+            for (index, _) in stay {
+                core.readmit(index, site.part(index).clone());
+            }
+            core.set_parked(false);
+            Core::Broadcast(core)
+        }
+    }
+}
+
+/// Writes who the producer is, and that it is open.
+fn introduce(objects: &Objects, epoch: u64, label: &str) {
+    // ORDER none, Relaxed: for people, and for consumers who only compare.
+    let set = |index: usize, value: u64| objects.ring.word(index).store(value, Ordering::Relaxed);
+    set(W_PID, process::my_pid().into());
+    set(W_STARTED, clock::realtime_ns());
+    let mut words = [0; LABEL_WORDS];
+    for (word, chunk) in words.iter_mut().zip(label.as_bytes().chunks(8)) {
+        *word = pack(chunk);
+    }
+    for (i, word) in words.into_iter().enumerate() {
+        set(W_LABEL + i, word);
+    }
+    const { assert!(LABEL_WORDS * 8 == MAX_LABEL) };
+    set(W_PARKED, 0);
+    set(W_EPOCH, epoch);
+    // ORDER Release: whoever sees the ring open sees who opened it.
+    objects.ring.word(W_STATE).store(state::OPEN, Ordering::Release);
+}
+
+type Predecessor = (Objects, Publisher<crate::segment::Segment>, Takeover);
+
+/// What a dead producer left under this name, if it can be taken over; cleans it away if it is to be discarded or is
+/// not a whole ring.
+fn predecessor(
+    dir: &Dir,
+    options: &ProducerOptions,
+    name: RingName,
+    geometry: &Geometry,
+    care: Care,
+) -> Result<Option<Predecessor>, CreateError> {
+    let ring = name.as_str();
+    let found = match Objects::open(dir, ring, care)? {
+        Found::Nothing => None,
+        Found::Garbage(what) => {
+            // A producer that dies while it makes a ring leaves one without a magic: nothing was ever published there.
+            // Anything else under our name is not a ring either; we hold the name's lock.
+            let _ = what;
+            objects::unlink_all(dir, ring)?;
+            None
+        }
+        Found::Ring(found) => Some(*found),
+    };
+    let Some((objects, schema)) = found else {
+        // A memfd ring leaves no objects; parts of a half-made posix one go.
+        objects::unlink_all(dir, ring)?;
+        return Ok(None);
+    };
+    let epoch = objects.ring.word(W_EPOCH).load(Ordering::Relaxed).wrapping_add(1).max(1);
+    let outstanding = || {
+        let words = (slot_words(&objects), objects.header.plan.clone());
+        Publisher::take_over(objects.ring.clone(), words.0, words.1, epoch)
+    };
+    let difference = if options.fresh { None } else { differs(&objects, schema.as_ref(), options, geometry) };
+    if let Some(difference) = difference {
+        let outstanding = outstanding().map_or(0, |(_, recovered)| recovered.outstanding);
+        return Err(CreateError::Different { ring: ring.to_owned(), difference, outstanding });
+    }
+    if options.fresh {
+        discard(dir, ring, &objects)?;
+        return Ok(None);
+    }
+    match outstanding() {
+        Ok((publisher, Recovered { last_sequence, last_user, outstanding })) => {
+            let takeover = Takeover { epoch, last_sequence, last_user, outstanding };
+            Ok(Some((objects, publisher, takeover)))
+        }
+        Err(defect) => Err(CreateError::Different {
+            ring: ring.to_owned(),
+            difference: format!("words that no producer writes ({defect})"),
+            outstanding: 0,
+        }),
+    }
+}
+
+fn differs(objects: &Objects, schema: Option<&Schema>, options: &ProducerOptions, own: &Geometry) -> Option<String> {
+    if schema != options.schema.as_ref() {
+        let show = |schema: Option<&Schema>| schema.map_or("no schema".to_owned(), |schema| format!("schema {schema}"));
+        return Some(format!("{}, expected {}", show(schema), show(options.schema.as_ref())));
+    }
+    let found = &objects.header.geometry;
+    if found == own {
+        return None;
+    }
+    let fields: [(&str, String, String); 8] = [
+        ("kind", found.kind.to_string(), own.kind.to_string()),
+        ("backing", found.backing.to_string(), own.backing.to_string()),
+        ("when_full", found.when_full.to_string(), own.when_full.to_string()),
+        ("writable", found.writable.to_string(), own.writable.to_string()),
+        ("max_consumers", found.max_consumers.to_string(), own.max_consumers.to_string()),
+        ("max_attempts", found.max_attempts.to_string(), own.max_attempts.to_string()),
+        ("quota", found.quota.to_string(), own.quota.to_string()),
+        ("slots", classes(found), classes(own)),
+    ];
+    let list: Vec<String> = fields
+        .iter()
+        .filter(|(_, found, own)| found != own)
+        .map(|(name, found, own)| format!("{name} {found}, expected {own}"))
+        .collect();
+    Some(list.join("; "))
+}
+
+fn classes(geometry: &Geometry) -> String {
+    geometry.classes.iter().map(|c| format!("{}×{}", c.slots, c.slot_bytes)).collect::<Vec<_>>().join("+")
+}
+
+/// Tells the consumers of the old ring, then takes its name away.
+fn discard(dir: &Dir, ring: &str, objects: &Objects) -> Result<(), CreateError> {
+    use forebay_os::futex;
+    use forebay_ring::Member;
+    // ORDER Release: as closing; consumers drain what is there.
+    objects.ring.word(W_STATE).store(state::REPLACED, Ordering::Release);
+    let plan = &objects.header.plan;
+    let parts: Vec<_> = match &objects.pool {
+        Some(pool) => (0..objects.header.geometry.max_consumers)
+            .map(|index| Member::in_pool(pool.clone(), plan, index as u8))
+            .collect(),
+        None => objects.members.iter().map(|words| Member::in_object(words.clone(), plan)).collect(),
+    };
+    for part in parts {
+        part.ring_bell();
+        futex::wake(futex::low_half(part.wake_word()), 1);
+    }
+    objects::unlink_all(dir, ring)?;
+    Ok(())
+}
+
+/// What stays behind when a producer closes: nothing, unless messages wait for consumers that are not there yet.
+pub(super) fn remove(site: &Site, keep: bool) {
+    if site.objects.header.geometry.backing == Backing::Posix && !keep {
+        // At the end of a producer's life there is nobody to tell; `forebay clean` finds what stays.
+        let _ = objects::unlink_all(&site.dir, &site.ring);
+    }
+    if !keep {
+        let _ = site.dir.remove(&crate::rendezvous::lock_file(&site.ring));
+    }
+}

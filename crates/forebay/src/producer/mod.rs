@@ -1,0 +1,488 @@
+//! The producer: creates a ring, loans slots to write, publishes.
+//!
+//! ```text
+//!   options.rs  what it can be told           loan.rs         a slot to write, with its tensors
+//!   create.rs   creating and taking over      wait.rs         waiting for slots, consumers, the end
+//!   site.rs     what its two threads share    dead_letter.rs  messages that were given up
+//! ```
+
+mod create;
+mod dead_letter;
+mod loan;
+mod options;
+pub(crate) mod site;
+mod wait;
+
+pub use dead_letter::{DeadLetter, DeadTensor};
+pub use loan::{DetachedLoan, FieldSpec, Loan, Mapped};
+pub use options::ProducerOptions;
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use forebay_layout::{
+    DType, Kind,
+    geometry::Geometry,
+    header::{W_STATE, state},
+    schema::Schema,
+};
+use forebay_os::clock;
+use forebay_ring::{
+    Claim, Counter, Draft, Outstanding, Publisher, ReadOnly, Reader, SlotWord, Words, broadcast::BroadcastProducer,
+    queue::QueueProducer,
+};
+
+use self::{
+    loan::{Outline, Ticket},
+    site::{Change, Site},
+};
+use crate::{
+    error::{CreateError, LoanError, PublishError},
+    segment::Segment,
+};
+
+/// Publishes the messages of one ring. May be moved between threads.
+///
+/// Dropping it closes the ring: consumers drain what is there and then see that it is closed.
+#[derive(Debug)]
+pub struct Producer {
+    site: Arc<Site>,
+    core: Core,
+    options: ProducerOptions,
+    schema: Option<Arc<Schema>>,
+    reader: Reader<Segment>,
+    thread: Option<JoinHandle<()>>,
+    letters: VecDeque<DeadLetter>,
+    takeover: Option<Takeover>,
+    turn: u8,
+    closed: bool,
+}
+
+/// The producer's side of the protocol.
+#[derive(Debug)]
+pub(crate) enum Core {
+    Queue(QueueProducer<Segment>),
+    Broadcast(BroadcastProducer<Segment>),
+}
+
+impl Core {
+    fn publisher(&self) -> &Publisher<Segment> {
+        match self {
+            Self::Queue(core) => core.publisher(),
+            Self::Broadcast(core) => core.publisher(),
+        }
+    }
+
+    fn publish(&mut self, slot: u32, draft: &Draft<'_>) -> u64 {
+        match self {
+            Self::Queue(core) => core.publish(slot, draft),
+            Self::Broadcast(core) => core.publish(slot, draft),
+        }
+    }
+
+    fn abandon(&mut self, slot: u32) {
+        match self {
+            Self::Queue(core) => core.abandon(slot),
+            Self::Broadcast(core) => core.abandon(slot),
+        }
+    }
+
+    fn drop_oldest(&mut self, class: usize) -> Option<u32> {
+        match self {
+            Self::Queue(core) => core.drop_oldest(class),
+            Self::Broadcast(core) => core.drop_oldest(class),
+        }
+    }
+
+    fn loaned(&self) -> u32 {
+        match self {
+            Self::Queue(core) => core.loaned(),
+            Self::Broadcast(core) => core.loaned(),
+        }
+    }
+}
+
+/// What was found when a ring was taken over from a dead producer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Takeover {
+    /// The new producer's life number.
+    pub epoch: u64,
+    /// The last sequence that was published, 0 if none ever was.
+    pub last_sequence: u64,
+    /// The user data that was published with it: the place to go on from.
+    pub last_user: Vec<u8>,
+    /// Messages that consumers had not finished with.
+    pub outstanding: u64,
+}
+
+/// What a ring's producer counted, its predecessors included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ProducerStats {
+    /// Messages published.
+    pub published: u64,
+    /// Messages dropped: by drop-oldest, or because a broadcast ring had no consumer.
+    pub dropped: u64,
+    /// Messages that became dead letters.
+    pub dead_letters: u64,
+    /// Payload bytes published.
+    pub bytes: u64,
+    /// Times a loan had to wait for a slot.
+    pub full_waits: u64,
+    /// Messages that some consumer has not finished with.
+    pub outstanding: u32,
+    /// Slots on loan.
+    pub loaned: u32,
+}
+
+impl Producer {
+    /// Starts the creation of a ring of this name.
+    pub fn options(ring: &str) -> ProducerOptions {
+        ProducerOptions::new(ring)
+    }
+
+    /// Creates a ring with the default options: a schemaless posix queue of 16 slots of 1 MiB.
+    ///
+    /// # Errors
+    /// See [`CreateError`].
+    pub fn create(ring: &str) -> Result<Self, CreateError> {
+        Self::options(ring).create()
+    }
+
+    fn assemble(
+        site: Arc<Site>,
+        core: Core,
+        options: ProducerOptions,
+        thread: JoinHandle<()>,
+        takeover: Option<Takeover>,
+    ) -> Self {
+        let header = &site.objects.header;
+        let reader =
+            Reader::new(ReadOnly::new(site.objects.ring.clone()), header.plan.clone(), header.geometry.max_fields);
+        let schema = options.schema.clone().map(Arc::new);
+        Self {
+            site,
+            core,
+            options,
+            schema,
+            reader,
+            thread: Some(thread),
+            letters: VecDeque::new(),
+            takeover,
+            turn: 31,
+            closed: false,
+        }
+    }
+
+    /// A slot to write a message of these tensors into. When none is free it does what `when_full` says; `block` waits
+    /// up to the `full_timeout`.
+    ///
+    /// # Errors
+    /// [`LoanError::Full`] names who holds the slots; others: see [`LoanError`].
+    pub fn loan(&mut self, fields: &[FieldSpec<'_>]) -> Result<Loan<'_>, LoanError> {
+        let timeout = self.options.full_timeout;
+        self.loan_within(fields, timeout, &mut || false)
+    }
+
+    /// As [`loan`](Self::loan), but never waits.
+    ///
+    /// # Errors
+    /// As [`loan`](Self::loan).
+    pub fn try_loan(&mut self, fields: &[FieldSpec<'_>]) -> Result<Loan<'_>, LoanError> {
+        self.loan_within(fields, Some(Duration::ZERO), &mut || false)
+    }
+
+    /// As [`loan`](Self::loan), waiting at most `timeout`.
+    ///
+    /// # Errors
+    /// As [`loan`](Self::loan).
+    pub fn loan_timeout(&mut self, fields: &[FieldSpec<'_>], timeout: Duration) -> Result<Loan<'_>, LoanError> {
+        self.loan_within(fields, Some(timeout), &mut || false)
+    }
+
+    /// As [`loan`](Self::loan); `None` waits without end; `interrupt` is asked at least every 50 ms, and true ends the
+    /// wait with [`LoanError::Interrupted`].
+    ///
+    /// # Errors
+    /// As [`loan`](Self::loan).
+    pub fn loan_within(
+        &mut self,
+        fields: &[FieldSpec<'_>],
+        timeout: Option<Duration>,
+        interrupt: &mut dyn FnMut() -> bool,
+    ) -> Result<Loan<'_>, LoanError> {
+        let ring = &self.site.ring;
+        if self.site.token.is_stale() {
+            return Err(LoanError::Forked { ring: ring.clone() });
+        }
+        if self.closed {
+            return Err(LoanError::Closed { ring: ring.clone() });
+        }
+        let outline = Outline::new(ring, self.options.schema.as_ref(), fields)?;
+        let plan = self.core.publisher().plan();
+        let Some(class) = plan.classes.iter().position(|class| class.slot_bytes >= outline.payload_bytes) else {
+            let (needed, largest) = (outline.payload_bytes, plan.largest_slot());
+            return Err(LoanError::TooLarge { ring: ring.clone(), needed, largest });
+        };
+        let slot = self.acquire(class, timeout, interrupt)?;
+        Ok(Loan::new(self, Ticket { slot, outline, correlation_id: 0, user: Vec::new() }))
+    }
+
+    /// Publishes a loan that was detached; returns its sequence.
+    ///
+    /// # Errors
+    /// [`PublishError::NotOurs`] if another producer made it.
+    pub fn publish(&mut self, loan: DetachedLoan) -> Result<u64, PublishError> {
+        let ticket = loan.into_ticket(&self.site)?;
+        self.publish_ticket(ticket)
+    }
+
+    /// Copies tensors into a slot and publishes it: name, dtype, shape and bytes of each.
+    ///
+    /// # Errors
+    /// [`LoanError::Fields`] also if the bytes are not as many as the shape says; others as [`loan`](Self::loan).
+    pub fn send(&mut self, tensors: &[(&str, DType, &[u64], &[u8])]) -> Result<u64, LoanError> {
+        let specs: Vec<_> = tensors.iter().map(|&(name, dtype, shape, _)| FieldSpec { name, dtype, shape }).collect();
+        let schema = self.schema.clone();
+        let ring = self.site.ring.clone();
+        let mut loan = self.loan(&specs)?;
+        for (i, (name, .., bytes)) in tensors.iter().enumerate() {
+            let index = schema.as_ref().map_or(Some(i), |schema| schema.index_of(name)).unwrap_or(i);
+            match loan.bytes_mut(index) {
+                Some(to) if to.len() == bytes.len() => to.copy_from_slice(bytes),
+                to => {
+                    let expected = to.map_or(0, |to| to.len());
+                    let what = format!("field {name:?} has {} bytes, its shape says {expected}", bytes.len());
+                    return Err(LoanError::Fields { ring, what });
+                }
+            }
+        }
+        loan.publish().map_err(|_| LoanError::Closed { ring })
+    }
+
+    fn publish_ticket(&mut self, ticket: Ticket) -> Result<u64, PublishError> {
+        if self.site.token.is_stale() {
+            return Err(PublishError::Forked);
+        }
+        if self.closed {
+            return Err(PublishError::Closed);
+        }
+        // Joins and leaves since the last publish take effect before this one.
+        self.apply_news();
+        let timestamp_ns = if self.options.timestamps { clock::monotonic_ns() } else { 0 };
+        let draft = Draft {
+            correlation_id: ticket.correlation_id,
+            timestamp_ns,
+            payload_bytes: ticket.outline.payload_bytes,
+            fields: ticket.outline.fields.as_slice(),
+            names: &ticket.outline.names,
+            user: &ticket.user,
+        };
+        let sequence = self.core.publish(ticket.slot, &draft);
+        self.wake_consumers();
+        Ok(sequence)
+    }
+
+    fn wake_consumers(&mut self) {
+        self.site.waker_fence();
+        match &self.core {
+            Core::Queue(_) => {
+                if self.site.pool().is_some_and(|pool| pool.parked() != 0) {
+                    self.turn = self.site.wake_one(self.turn);
+                }
+            }
+            Core::Broadcast(core) => {
+                let mut woken = core.ring_bells();
+                while woken != 0 {
+                    let index = woken.trailing_zeros();
+                    woken &= woken - 1;
+                    self.site.wake(index as u8);
+                }
+            }
+        }
+    }
+
+    /// Applies joins, leaves and dropped loans. Only this thread changes who is offered what.
+    fn apply_news(&mut self) {
+        let Some((changes, dropped)) = self.site.take_news() else { return };
+        for slot in dropped {
+            if self.core.publisher().shadow(slot).0 == Outstanding::Loaned {
+                self.core.abandon(slot);
+            }
+        }
+        if let Core::Broadcast(core) = &mut self.core {
+            for change in changes {
+                match change {
+                    Change::Join(index, incarnation) => {
+                        core.admit(index, incarnation, self.site.part(index).clone());
+                    }
+                    Change::Remove(index) => core.remove(index),
+                }
+            }
+        }
+    }
+
+    /// The messages that were given up since the last call, oldest first. Until they are taken, at most 1,024 are kept;
+    /// further ones wait in their slots.
+    pub fn take_dead_letters(&mut self) -> Vec<DeadLetter> {
+        self.collect_dead_letters();
+        self.letters.drain(..).collect()
+    }
+
+    fn collect_dead_letters(&mut self) {
+        if self.site.token.is_stale() {
+            return;
+        }
+        while self.letters.len() < crate::options::DEAD_LETTER_LIMIT {
+            let Core::Queue(core) = &self.core else { return };
+            let Some(slot) = core.find_dead_letter() else { return };
+            self.take_letter(slot);
+        }
+    }
+
+    /// Copies a dead letter out of its slot and frees the slot.
+    fn take_letter(&mut self, slot: u32) {
+        let Core::Queue(core) = &mut self.core else { return };
+        let (Outstanding::Published(sequence), generation) = core.publisher().shadow(slot) else { return };
+        let attempts = core.attempts(slot);
+        let claim = Claim { sequence, slot, generation, attempts, word: SlotWord::full(generation, attempts) };
+        // The descriptor is this producer's own writing: consumers map it read-only.
+        if let Ok(head) = self.reader.head_of(&claim) {
+            let data = &self.site.objects.data;
+            let tensors = (0..head.fields)
+                .filter_map(|index| self.reader.field_of(&claim, index).ok().map(|found| (index, found)))
+                .map(|(index, (meta, name))| DeadTensor {
+                    name: match &self.schema {
+                        Some(schema) => schema.fields()[usize::from(index)].name.to_string(),
+                        None => name.to_string(),
+                    },
+                    meta,
+                    bytes: data.leased(slot, meta.offset, meta.nbytes).to_vec(),
+                })
+                .collect();
+            let user = self.reader.user_of(&claim, &head);
+            let correlation_id = head.correlation_id;
+            self.letters.push_back(DeadLetter { sequence, correlation_id, attempts, user, tensors });
+        }
+        core.bury(slot);
+    }
+
+    /// The ring's name.
+    #[must_use]
+    pub fn ring(&self) -> &str {
+        &self.site.ring
+    }
+
+    /// What the ring is made from.
+    #[must_use]
+    pub fn geometry(&self) -> &Geometry {
+        &self.site.objects.header.geometry
+    }
+
+    /// The ring's schema, if it has one.
+    #[must_use]
+    pub fn schema(&self) -> Option<&Schema> {
+        self.options.schema.as_ref()
+    }
+
+    /// What was taken over, if a dead producer left this ring.
+    #[must_use]
+    pub fn takeover(&self) -> Option<&Takeover> {
+        self.takeover.as_ref()
+    }
+
+    /// Wishes that could not be granted (huge pages, mlock), and why.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.site.objects.notes
+    }
+
+    /// Consumers attached now.
+    #[must_use]
+    pub fn consumers(&self) -> usize {
+        self.site.consumers()
+    }
+
+    /// Where the data object is mapped, and its size.
+    #[must_use]
+    pub fn data_range(&self) -> std::ops::Range<usize> {
+        let mapping = self.site.objects.data.mapping();
+        let start = mapping.base().as_ptr() as usize;
+        start..start + mapping.len()
+    }
+
+    /// What it counted.
+    #[must_use]
+    pub fn stats(&self) -> ProducerStats {
+        let publisher = self.core.publisher();
+        ProducerStats {
+            published: publisher.next_sequence() - 1,
+            dropped: publisher.counted(Counter::Dropped),
+            dead_letters: publisher.counted(Counter::DeadLetters),
+            bytes: publisher.counted(Counter::Bytes),
+            full_waits: publisher.counted(Counter::FullWaits),
+            outstanding: self.outstanding(),
+            loaned: self.core.loaned(),
+        }
+    }
+
+    fn outstanding(&self) -> u32 {
+        match &self.core {
+            Core::Queue(core) => {
+                let (full, claimed, _) = core.outstanding();
+                full + claimed
+            }
+            Core::Broadcast(core) => core.outstanding(),
+        }
+    }
+
+    /// Closes the ring: nothing more is published; consumers drain what is there. What no consumer is attached to
+    /// receive stays (posix), for a successor to take over.
+    pub fn close(&mut self) {
+        if self.closed || self.site.token.is_stale() {
+            return;
+        }
+        self.announce_end();
+        self.shut(self.outstanding() > 0 && self.site.consumers() == 0 && self.site.kind() == Kind::Queue);
+    }
+
+    /// Closes the ring and removes it, with whatever nobody has received.
+    pub fn discard(mut self) {
+        if !self.closed && !self.site.token.is_stale() {
+            self.announce_end();
+            self.shut(false);
+        }
+    }
+
+    fn announce_end(&mut self) {
+        self.closed = true;
+        self.apply_news();
+        // ORDER E1 commit, Release: everything published is visible to who sees the ring closed.
+        self.site.objects.ring.word(W_STATE).store(state::CLOSED, Ordering::Release);
+        self.site.wake_all();
+    }
+
+    /// Ends the control thread; `keep` leaves the objects for a successor.
+    fn shut(&mut self, keep: bool) {
+        self.site.stop.signal();
+        if let Some(thread) = self.thread.take() {
+            // It panicked only if one of its own invariants broke, which it has reported.
+            let _ = thread.join();
+        }
+        create::remove(&self.site, keep);
+    }
+}
+
+impl Drop for Producer {
+    fn drop(&mut self) {
+        if self.site.token.is_stale() {
+            // The thread is the parent's: there is nothing to join here.
+            std::mem::forget(self.thread.take());
+            return;
+        }
+        self.close();
+    }
+}

@@ -1,0 +1,437 @@
+//! What the publishing thread and the control thread of a producer share.
+
+use std::{
+    os::fd::OwnedFd,
+    sync::{
+        Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering, fence},
+    },
+    time::Duration,
+};
+
+use forebay_layout::{
+    Kind,
+    control::Hello,
+    header::W_FENCES,
+    member::{self as at, state},
+};
+use forebay_os::{Barrier, Dir, EventFd, ForkToken, OsError, barrier, clock, futex};
+use forebay_ring::{Member, MemberId, Pool, Words, queue};
+
+use crate::{
+    error::Holder,
+    rendezvous::{locks::Locks, objects::Objects},
+    segment::Segment,
+};
+
+/// A change of membership that the publishing thread of a broadcast ring applies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    Join(u8, u16),
+    Remove(u8),
+}
+
+/// A place handed out.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Seat {
+    pub(crate) index: u8,
+    pub(crate) incarnation: u16,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Empty,
+    Joining,
+    Active,
+    Leaving,
+}
+
+#[derive(Debug)]
+pub(crate) struct Roster {
+    places: Vec<Place>,
+    changes: Vec<Change>,
+}
+
+/// A producer's ring, as both of its threads see it.
+#[derive(Debug)]
+pub(crate) struct Site {
+    pub(crate) ring: String,
+    pub(crate) dir: Dir,
+    pub(crate) objects: Objects,
+    pub(crate) locks: Locks,
+    pub(crate) epoch: u64,
+    pub(crate) barrier: Barrier,
+    pub(crate) token: ForkToken,
+    pub(crate) stop: EventFd,
+    pool: Option<Pool<Segment>>,
+    parts: Vec<Member<Segment>>,
+    roster: Mutex<Roster>,
+    arrived: Condvar,
+    /// Something in `roster.changes`, or a slot in `abandoned`.
+    news: AtomicBool,
+    abandoned: Box<[AtomicBool]>,
+    bells: Mutex<Vec<Option<EventFd>>>,
+    fences: AtomicBool,
+    /// Broadcast: what this process tells its own publishing thread while that sleeps.
+    pub(crate) own_bell: AtomicU64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every critical section here leaves the data whole at each step, so a panic elsewhere does not spoil it.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Site {
+    pub(crate) fn new(ring: String, dir: Dir, objects: Objects, locks: Locks, epoch: u64, stop: EventFd) -> Self {
+        let header = &objects.header;
+        let seats = header.geometry.max_consumers as usize;
+        let pool = objects.pool.clone().map(|words| Pool::new(words, &header.plan));
+        let parts = match &pool {
+            Some(pool) => (0..seats).map(|index| pool.member(&header.plan, index as u8)).collect(),
+            None => objects.members.iter().map(|words| Member::in_object(words.clone(), &header.plan)).collect(),
+        };
+        let abandoned = (0..header.plan.slots).map(|_| AtomicBool::new(false)).collect();
+        let this = Self {
+            ring,
+            dir,
+            locks,
+            epoch,
+            barrier: barrier::register(),
+            token: ForkToken::current(),
+            stop,
+            pool,
+            parts,
+            roster: Mutex::new(Roster { places: vec![Place::Empty; seats], changes: Vec::new() }),
+            arrived: Condvar::new(),
+            news: AtomicBool::new(false),
+            abandoned,
+            bells: Mutex::new((0..seats).map(|_| None).collect()),
+            fences: AtomicBool::new(objects.ring.word(W_FENCES).load(Ordering::Relaxed) != 0),
+            own_bell: AtomicU64::new(0),
+            objects,
+        };
+        if this.barrier == Barrier::Fence {
+            this.require_fences();
+        }
+        this
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        self.objects.header.geometry.kind
+    }
+
+    /// The pool of a queue.
+    pub(crate) fn pool(&self) -> Option<&Pool<Segment>> {
+        self.pool.as_ref()
+    }
+
+    pub(crate) fn part(&self, index: u8) -> &Member<Segment> {
+        &self.parts[usize::from(index)]
+    }
+
+    fn max_attempts(&self) -> u32 {
+        self.objects.header.geometry.max_attempts
+    }
+
+    /// Some peer has no membarrier: from now on every waker executes a fence.
+    pub(crate) fn require_fences(&self) {
+        self.fences.store(true, Ordering::Relaxed);
+        self.objects.ring.word(W_FENCES).store(1, Ordering::Relaxed);
+        // ORDER E5 park: after this every thread of a registered process sees the store before it publishes again.
+        barrier::heavy(self.barrier);
+    }
+
+    /// What a waker does between its message and its look at who sleeps.
+    pub(crate) fn waker_fence(&self) {
+        if self.fences.load(Ordering::Relaxed) {
+            // ORDER E5 park, SeqCst fence: where membarrier cannot stand in for it.
+            fence(Ordering::SeqCst);
+        }
+    }
+
+    // === waking ===
+
+    /// Wakes member `index`, whose bell was rung, in the way it sleeps.
+    pub(crate) fn wake(&self, index: u8) {
+        let part = self.part(index);
+        if part.peek(at::FLAGS) & at::flags::EVENTFD == 0 {
+            futex::wake(futex::low_half(part.wake_word()), 1);
+        } else if let Some(bell) = &lock(&self.bells)[usize::from(index)] {
+            bell.signal();
+        }
+    }
+
+    /// Wakes one sleeping consumer of a queue, the next after `turn`; returns whose turn it was.
+    pub(crate) fn wake_one(&self, turn: u8) -> u8 {
+        let Some(pool) = &self.pool else { return turn };
+        match pool.pick_sleeper(turn, u32::MAX) {
+            Some(index) => {
+                self.part(index).ring_bell();
+                self.wake(index);
+                index
+            }
+            None => turn,
+        }
+    }
+
+    /// Wakes everybody: the ring is closed or replaced.
+    pub(crate) fn wake_all(&self) {
+        self.waker_fence();
+        for index in 0..self.parts.len() as u8 {
+            self.part(index).ring_bell();
+            futex::wake(futex::low_half(self.part(index).wake_word()), 1);
+            if let Some(bell) = &lock(&self.bells)[usize::from(index)] {
+                bell.signal();
+            }
+        }
+    }
+
+    /// Wakes this process's own publishing thread, if it sleeps.
+    fn wake_publisher(&self) {
+        match &self.pool {
+            Some(pool) => {
+                // ORDER SeqCst fence: the news are stored before the mark is looked at, whoever needs which barrier.
+                fence(Ordering::SeqCst);
+                if pool.call_producer() {
+                    futex::wake(futex::low_half(pool.producer_wake_word()), 1);
+                }
+            }
+            None => {
+                self.own_bell.fetch_add(1, Ordering::Release);
+                futex::wake(futex::low_half(&self.own_bell), 1);
+            }
+        }
+    }
+
+    // === membership ===
+
+    pub(crate) fn keep_bell(&self, index: u8, bell: EventFd) {
+        lock(&self.bells)[usize::from(index)] = Some(bell);
+    }
+
+    /// Finds an empty place: its lock byte is free, no slot word names it, and its part is zeroed.
+    pub(crate) fn find_seat(&self, hello: &Hello) -> Option<Seat> {
+        let mut roster = lock(&self.roster);
+        let index = (0..roster.places.len())
+            .find(|&i| roster.places[i] == Place::Empty && !self.locks.is_held(i as u8) && self.is_unnamed(i as u8))?;
+        let part = &self.parts[index];
+        let incarnation = MemberId { index: index as u8, incarnation: part.identity().0 }.successor().incarnation;
+        part.clear(self.kind() == Kind::Broadcast);
+        part.store(at::PID, hello.pid.into());
+        part.store(at::ATTACHED_UNIX_NS, clock::realtime_ns());
+        for (i, chunk) in hello.label.as_bytes().chunks(8).take(at::LABEL_WORDS).enumerate() {
+            part.store(at::LABEL + i, forebay_layout::header::pack(chunk));
+        }
+        part.set_identity(incarnation, state::JOINING);
+        roster.places[index] = Place::Joining;
+        Some(Seat { index: index as u8, incarnation })
+    }
+
+    fn is_unnamed(&self, index: u8) -> bool {
+        let Some(pool) = &self.pool else { return true };
+        // The byte is free, so whatever still names the index is a dead member's.
+        let _ = queue::release_all_of(pool, self.max_attempts(), index);
+        queue::held_by(pool, index).next().is_none()
+    }
+
+    /// A member said Ready and holds its byte.
+    pub(crate) fn admitted(&self, index: u8) {
+        let mut roster = lock(&self.roster);
+        let (incarnation, _) = self.part(index).identity();
+        self.part(index).set_identity(incarnation, state::ACTIVE);
+        roster.places[usize::from(index)] = Place::Active;
+        self.announce(&mut roster, Change::Join(index, incarnation));
+    }
+
+    /// Somebody who was given a place did not come to take it.
+    pub(crate) fn dismiss(&self, index: u8) {
+        let mut roster = lock(&self.roster);
+        if roster.places[usize::from(index)] == Place::Joining {
+            // If it does hold its byte after all, the probe finds out when it ends.
+            roster.places[usize::from(index)] = Place::Leaving;
+        }
+        drop(roster);
+        self.probe_members(false);
+    }
+
+    /// A member hung up: it leaves, or died.
+    pub(crate) fn leaving(&self, index: u8) {
+        let mut roster = lock(&self.roster);
+        if roster.places[usize::from(index)] == Place::Active {
+            roster.places[usize::from(index)] = Place::Leaving;
+            let (incarnation, _) = self.part(index).identity();
+            self.part(index).set_identity(incarnation, state::LEAVING);
+        }
+        drop(roster);
+        self.probe_members(false);
+    }
+
+    /// Whether a member of a dead producer lives on here.
+    pub(crate) fn knows(&self, index: u8, incarnation: u16) -> bool {
+        usize::from(index) < self.parts.len()
+            && self.part(index).identity() == (incarnation, state::ACTIVE)
+            && self.locks.is_held(index)
+    }
+
+    pub(crate) fn any_leaving(&self) -> bool {
+        lock(&self.roster).places.contains(&Place::Leaving)
+    }
+
+    /// Probes who is leaving, or everybody; frees the places of the dead and mends what they left.
+    pub(crate) fn probe_members(&self, all: bool) {
+        let suspects: Vec<u8> = {
+            let roster = lock(&self.roster);
+            let suspect = |place: &Place| *place == Place::Leaving || all && *place == Place::Active;
+            roster.places.iter().enumerate().filter(|(_, place)| suspect(place)).map(|(i, _)| i as u8).collect()
+        };
+        for index in suspects {
+            if !self.locks.is_held(index) {
+                self.vacate(index);
+            }
+        }
+    }
+
+    fn vacate(&self, index: u8) {
+        let mut roster = lock(&self.roster);
+        let place = &mut roster.places[usize::from(index)];
+        if !matches!(*place, Place::Leaving | Place::Active) {
+            return;
+        }
+        *place = Place::Empty;
+        let (incarnation, _) = self.part(index).identity();
+        self.part(index).set_identity(incarnation, state::EMPTY);
+        lock(&self.bells)[usize::from(index)] = None;
+        self.announce(&mut roster, Change::Remove(index));
+        drop(roster);
+        if let Some(pool) = &self.pool {
+            pool.unpark(index);
+            self.mend_queue(pool);
+        }
+    }
+
+    fn announce(&self, roster: &mut Roster, change: Change) {
+        if self.kind() == Kind::Broadcast {
+            roster.changes.push(change);
+        }
+        self.news.store(true, Ordering::Release);
+        self.arrived.notify_all();
+        self.wake_publisher();
+    }
+
+    /// Gives back what the dead hold, and wakes who can use it.
+    pub(crate) fn mend_queue(&self, pool: &Pool<Segment>) {
+        // A scribbled word of one slot must not keep the others from being mended; readers report it.
+        let mended = queue::mend(pool, self.max_attempts(), |owner| self.locks.is_held(owner.index));
+        if let Ok(mended) = mended
+            && !mended.is_nothing()
+        {
+            self.waker_fence();
+            for _ in 0..mended.returned {
+                self.wake_one(31);
+            }
+            self.wake_publisher();
+        }
+    }
+
+    /// Takes over the members of a dead producer: those who hold their bytes stay, the places of the others are free.
+    /// Returns who stays.
+    pub(crate) fn adopt_members(&self) -> Vec<(u8, u16)> {
+        let mut roster = lock(&self.roster);
+        let mut stay = Vec::new();
+        for (i, part) in self.parts.iter().enumerate() {
+            let (incarnation, found) = part.identity();
+            match found {
+                state::ACTIVE | state::LEAVING if self.locks.is_held(i as u8) => {
+                    roster.places[i] = if found == state::ACTIVE { Place::Active } else { Place::Leaving };
+                    stay.push((i as u8, incarnation));
+                }
+                state::EMPTY => {}
+                // Joining, but never admitted: if it still holds its byte, the probe frees the place when it goes.
+                state::JOINING if self.locks.is_held(i as u8) => roster.places[i] = Place::Leaving,
+                _ => part.set_identity(incarnation, state::EMPTY),
+            }
+        }
+        drop(roster);
+        if let Some(pool) = &self.pool {
+            pool.unpark_producer();
+            self.mend_queue(pool);
+        }
+        stay
+    }
+
+    /// Consumers that are attached.
+    pub(crate) fn consumers(&self) -> usize {
+        lock(&self.roster).places.iter().filter(|place| **place == Place::Active).count()
+    }
+
+    /// Waits until a consumer came or went, or the time is over.
+    pub(crate) fn wait_for_change(&self, enough: impl Fn(usize) -> bool, timeout: Duration) {
+        let roster = lock(&self.roster);
+        let count = |roster: &Roster| roster.places.iter().filter(|place| **place == Place::Active).count();
+        if !enough(count(&roster)) {
+            // What woke us is looked at by the caller, spurious or not.
+            drop(self.arrived.wait_timeout(roster, timeout));
+        }
+    }
+
+    /// The changes since the last call, and the slots whose detached loans were dropped.
+    pub(crate) fn take_news(&self) -> Option<(Vec<Change>, Vec<u32>)> {
+        if !self.news.load(Ordering::Relaxed) {
+            return None;
+        }
+        // ORDER Acquire: what was announced before the flag is there; swapped first, so that later news set it again.
+        self.news.swap(false, Ordering::Acquire);
+        let changes = std::mem::take(&mut lock(&self.roster).changes);
+        let dropped = (0..self.abandoned.len() as u32)
+            .filter(|&slot| self.abandoned[slot as usize].swap(false, Ordering::Acquire))
+            .collect();
+        Some((changes, dropped))
+    }
+
+    /// A detached loan was dropped, on whatever thread.
+    pub(crate) fn abandon(&self, slot: u32) {
+        self.abandoned[slot as usize].store(true, Ordering::Release);
+        self.news.store(true, Ordering::Release);
+        self.wake_publisher();
+    }
+
+    /// Descriptors through which an observer probes: the producer's and the members' bytes.
+    pub(crate) fn observed_probes(&self) -> impl Iterator<Item = Result<OwnedFd, OsError>> + '_ {
+        let own =
+            self.objects.header.geometry.backing == forebay_layout::Backing::Memfd && self.kind() == Kind::Broadcast;
+        let files = if own { self.parts.len() } else { 1 };
+        (0..files).map(|index| self.locks.file(index as u8).probe_fd())
+    }
+
+    /// Who holds slots, or has not read them: for error texts.
+    pub(crate) fn holders(&self, owed: impl Fn(u8) -> u32) -> Vec<Holder> {
+        let now = clock::monotonic_ns();
+        let slots = self.objects.header.plan.slots;
+        self.parts
+            .iter()
+            .enumerate()
+            .filter_map(|(i, part)| {
+                let index = i as u8;
+                let held = match &self.pool {
+                    Some(pool) => queue::held_by(pool, index).count() as u32,
+                    None => owed(index),
+                };
+                let oldest = (0..slots).map(|slot| part.since(slot)).filter(|&since| since != 0).min();
+                (held > 0).then(|| Holder {
+                    index,
+                    pid: part.peek(at::PID) as u32,
+                    label: label(part),
+                    slots: held,
+                    oldest: Duration::from_nanos(oldest.map_or(0, |since| now.saturating_sub(since))),
+                })
+            })
+            .collect()
+    }
+}
+
+/// What a member calls itself.
+pub(crate) fn label<W: Words>(part: &Member<W>) -> String {
+    let bytes: Vec<u8> = (0..at::LABEL_WORDS).flat_map(|i| part.peek(at::LABEL + i).to_le_bytes()).collect();
+    let len = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..len]).into_owned()
+}

@@ -1,0 +1,196 @@
+//! Both ends in one process: every kind and backing hands over what was written, in place.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail the test that calls them")]
+
+use std::time::Duration;
+
+use forebay::{Backing, Consumer, DType, FieldSpec, Kind, Producer, RecvError, Schema, WhenFull};
+
+const SOON: Duration = Duration::from_secs(20);
+
+fn schema() -> Schema {
+    Schema::builder("pair", 1, 0).field("ids", DType::I64, &[8]).field("score", DType::F32, &[]).build().unwrap()
+}
+
+fn dir() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+fn publish(producer: &mut Producer, value: i64) -> u64 {
+    let specs = [FieldSpec::new("ids", DType::I64, &[3]), FieldSpec::new("score", DType::F32, &[])];
+    let mut loan = producer.loan(&specs).unwrap();
+    loan.tensor_mut::<i64>("ids").unwrap().copy_from_slice(&[value, value + 1, value + 2]);
+    loan.tensor_mut::<f32>("score").unwrap()[0] = value as f32;
+    loan.set_correlation_id(value as u64);
+    loan.set_user(b"blob").unwrap();
+    loan.publish().unwrap()
+}
+
+fn check(message: &forebay::Message, value: i64) {
+    let ids = message.tensor("ids").unwrap();
+    assert_eq!(ids.as_slice::<i64>().unwrap(), [value, value + 1, value + 2]);
+    assert_eq!(message.tensor("score").unwrap().as_slice::<f32>().unwrap(), [value as f32]);
+    assert_eq!((message.correlation_id(), message.user()), (value as u64, &b"blob"[..]));
+}
+
+#[test]
+fn every_kind_and_backing_hands_over_what_was_written_in_place() {
+    for kind in [Kind::Queue, Kind::Broadcast] {
+        for backing in [Backing::Posix, Backing::Memfd] {
+            for with_schema in [true, false] {
+                let dir = dir();
+                let mut options = Producer::options("pair").dir(dir.path()).kind(kind).backing(backing).slots(4);
+                if with_schema {
+                    options = options.schema(schema());
+                }
+                let mut producer = options.slot_bytes(4096).create().unwrap();
+                let mut consumer = Consumer::options("pair").dir(dir.path()).attach().unwrap();
+                producer.wait_for_consumers(1, Some(SOON)).unwrap();
+                for value in 0..100 {
+                    publish(&mut producer, value);
+                    let message = consumer.recv_timeout(SOON).unwrap();
+                    check(&message, value);
+                    let ids = message.tensor("ids").unwrap();
+                    let at = ids.as_ptr().as_ptr() as usize;
+                    assert!(consumer.data_range().contains(&at));
+                }
+                producer.drain(Some(SOON)).unwrap();
+                producer.close();
+                assert!(matches!(consumer.recv_timeout(SOON), Err(RecvError::Closed { .. })));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_kept_tensor_is_not_overwritten_and_outlives_everybody() {
+    let dir = dir();
+    let mut producer = Producer::options("kept").dir(dir.path()).schema(schema()).slots(4).create().unwrap();
+    let mut consumer = Consumer::options("kept").dir(dir.path()).attach().unwrap();
+    publish(&mut producer, 7);
+    let kept = consumer.recv_timeout(SOON).unwrap().tensor("ids").unwrap();
+    for value in 100..1100 {
+        publish(&mut producer, value);
+        check(&consumer.recv_timeout(SOON).unwrap(), value);
+    }
+    drop(consumer);
+    producer.discard();
+    assert_eq!(kept.as_slice::<i64>().unwrap(), [7, 8, 9]);
+}
+
+#[test]
+fn a_sleeping_consumer_is_woken_from_another_thread() {
+    for kind in [Kind::Queue, Kind::Broadcast] {
+        let dir = dir();
+        let mut producer = Producer::options("wake").dir(dir.path()).kind(kind).schema(schema()).create().unwrap();
+        let mut consumer = Consumer::options("wake").dir(dir.path()).attach().unwrap();
+        producer.wait_for_consumers(1, Some(SOON)).unwrap();
+        let taker = std::thread::spawn(move || {
+            for value in 0..2000 {
+                check(&consumer.recv_timeout(SOON).unwrap(), value);
+            }
+        });
+        for value in 0..2000 {
+            publish(&mut producer, value);
+        }
+        taker.join().unwrap();
+        producer.drain(Some(SOON)).unwrap();
+        assert_eq!(producer.stats().outstanding, 0);
+    }
+}
+
+#[test]
+fn a_nacked_message_comes_back_and_then_is_a_dead_letter() {
+    let dir = dir();
+    let mut producer =
+        Producer::options("nack").dir(dir.path()).schema(schema()).max_attempts(2).slots(2).create().unwrap();
+    let mut consumer = Consumer::options("nack").dir(dir.path()).attach().unwrap();
+    publish(&mut producer, 5);
+    for attempts in 0..2 {
+        let message = consumer.recv_timeout(SOON).unwrap();
+        assert_eq!(message.attempts(), attempts);
+        assert!(message.nack());
+        assert!(!message.ack());
+    }
+    assert!(consumer.try_recv().unwrap().is_none());
+    let letters = producer.take_dead_letters();
+    assert_eq!(letters.len(), 1);
+    assert_eq!((letters[0].sequence, letters[0].attempts, letters[0].correlation_id), (1, 2, 5));
+    assert_eq!(letters[0].tensors[0].name, "ids");
+    assert_eq!(letters[0].tensors[0].bytes[..8], 5i64.to_le_bytes());
+}
+
+#[test]
+fn who_holds_too_much_is_told_what_it_holds() {
+    let dir = dir();
+    let mut producer = Producer::options("quota").dir(dir.path()).schema(schema()).slots(3).create().unwrap();
+    let mut consumer = Consumer::options("quota").dir(dir.path()).attach().unwrap();
+    for value in 0..3 {
+        publish(&mut producer, value);
+    }
+    let held = [consumer.recv().unwrap(), consumer.recv().unwrap()];
+    match consumer.recv_timeout(Duration::from_millis(1)) {
+        Err(RecvError::Quota { held, quota: 2, .. }) => {
+            assert_eq!(held.iter().map(|lease| lease.sequence).collect::<Vec<_>>(), [1, 2]);
+        }
+        other => panic!("{other:?}"),
+    }
+    drop(held);
+    check(&consumer.recv().unwrap(), 2);
+}
+
+#[test]
+fn a_full_ring_says_who_holds_it() {
+    let dir = dir();
+    let options = |name| Producer::options(name).dir(dir.path()).schema(schema()).slots(2);
+    let mut producer = options("full").when_full(WhenFull::Fail).create().unwrap();
+    let mut consumer = Consumer::options("full").dir(dir.path()).label("hoarder").quota(2).attach().unwrap();
+    publish(&mut producer, 0);
+    publish(&mut producer, 1);
+    let _held = [consumer.recv().unwrap(), consumer.recv().unwrap()];
+    let text = producer.loan(&[FieldSpec::new("ids", DType::I64, &[1]), FieldSpec::new("score", DType::F32, &[])]);
+    let text = text.unwrap_err().to_string();
+    assert!(text.contains("hoarder") && text.contains("holds 2"), "{text}");
+
+    let mut producer = options("drop").when_full(WhenFull::DropOldest).create().unwrap();
+    let mut consumer = Consumer::options("drop").dir(dir.path()).attach().unwrap();
+    for value in 0..10 {
+        publish(&mut producer, value);
+    }
+    check(&consumer.recv().unwrap(), 8);
+    check(&consumer.recv().unwrap(), 9);
+    assert_eq!(producer.stats().dropped, 8);
+}
+
+#[test]
+fn closing_gives_back_what_is_not_acked() {
+    let dir = dir();
+    let mut producer = Producer::options("close").dir(dir.path()).schema(schema()).create().unwrap();
+    let mut first = Consumer::options("close").dir(dir.path()).attach().unwrap();
+    let mut second = Consumer::options("close").dir(dir.path()).attach().unwrap();
+    publish(&mut producer, 0);
+    publish(&mut producer, 1);
+    let (acked, unacked) = (first.recv().unwrap(), first.recv().unwrap());
+    assert!(acked.ack());
+    first.close();
+    drop((acked, unacked));
+    let again = second.recv_timeout(SOON).unwrap();
+    assert_eq!((again.sequence(), again.attempts()), (2, 1));
+    assert!(second.try_recv().unwrap().is_none());
+}
+
+#[test]
+fn a_detached_loan_that_is_dropped_gives_its_slot_back() {
+    let dir = dir();
+    let mut producer = Producer::options("loans").dir(dir.path()).slots(2).create().unwrap();
+    let spec = [FieldSpec::new("x", DType::U8, &[4])];
+    let (a, b) = (producer.loan(&spec).unwrap().detach(), producer.loan(&spec).unwrap().detach());
+    assert!(matches!(producer.loan(&spec), Err(forebay::LoanError::OwnLoans { loaned: 2, .. })));
+    drop(a);
+    let mut c = producer.loan(&spec).unwrap().detach();
+    c.bytes_mut(0).unwrap().copy_from_slice(b"late");
+    assert_eq!(producer.publish(c).unwrap(), 1);
+    drop(b);
+    let mut consumer = Consumer::options("loans").dir(dir.path()).attach().unwrap();
+    assert_eq!(consumer.recv().unwrap().tensor("x").unwrap().as_bytes(), b"late");
+}
