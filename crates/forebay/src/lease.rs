@@ -6,7 +6,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence},
+    atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, compiler_fence, fence},
 };
 
 use forebay_layout::{Kind, MAX_CLASSES, geometry::Geometry, member as at, schema::Schema};
@@ -194,6 +194,9 @@ impl Attachment {
         if self.reader.fences() {
             // ORDER E5 park, SeqCst fence: where membarrier cannot stand in for it.
             fence(Ordering::SeqCst);
+        } else {
+            // The sleeper's membarrier is the barrier for both; the compiler must keep the order of this side.
+            compiler_fence(Ordering::SeqCst);
         }
     }
 
@@ -235,8 +238,9 @@ impl Attachment {
                 }
             }
         }
-        // ORDER SeqCst on both sides: the consumer sets the flag, then looks at `held` again, then sleeps.
-        fence(Ordering::SeqCst);
+        // ORDER E5 park, as between releases and a sleeping producer: the consumer sets the flag, executes its barrier,
+        // looks at `held` again, then sleeps.
+        self.fence_if_needed();
         if self.waits_for_quota.load(Ordering::Relaxed) {
             self.part.ring_bell();
             futex::wake(futex::low_half(self.part.wake_word()), 1);

@@ -184,6 +184,9 @@ pub fn settle<W: Words>(part: &Member<W>, reader: &Reader<W>, slot: u32, generat
     if fences {
         // ORDER E5 park, SeqCst fence: where membarrier cannot stand in for it.
         crate::sync::fence(Ordering::SeqCst);
+    } else {
+        // The sleeper's membarrier is the barrier for both; the compiler must keep the order of this side.
+        core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
     }
     if reader.peek(W_PARKED) == 0 {
         return false;

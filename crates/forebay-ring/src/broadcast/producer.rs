@@ -62,11 +62,18 @@ impl<W: Words> BroadcastProducer<W> {
         self.ring.word(self.join_word(index)).store(from, Ordering::Release);
     }
 
-    /// A successor's: the member was admitted by a dead producer and goes on.
-    pub fn readmit(&mut self, index: u8, part: Member<W>) {
+    /// A successor's: the member was let in by a dead producer and goes on. If that died before it said from where on,
+    /// the member starts at the next publish, as any new one.
+    pub fn readmit(&mut self, index: u8, incarnation: u16, part: Member<W>) {
         // ORDER none, Relaxed: written by a dead producer, whose lock we hold now.
-        let from = self.ring.word(self.join_word(index)).load(Ordering::Relaxed).max(1);
-        self.members[usize::from(index)] = Some(Joined { part, from });
+        let read = |word: usize| self.ring.word(word).load(Ordering::Relaxed);
+        let from = read(self.join_word(index));
+        if from != 0 && read(self.join_word(index) + 1) == u64::from(incarnation) {
+            self.members[usize::from(index)] = Some(Joined { part, from });
+        } else {
+            self.remove(index);
+            self.admit(index, incarnation, part);
+        }
     }
 
     /// Member `index` is owed nothing any more. Only when its lock byte is free, or it left and holds nothing.

@@ -113,4 +113,13 @@ impl ConsumerOptions {
     pub fn attach(self) -> Result<Consumer, AttachError> {
         client::attach(self)
     }
+
+    /// As [`attach`](Self::attach); asks `interrupt` every 10 ms while the ring is not there, and returns `None` once it
+    /// says true.
+    ///
+    /// # Errors
+    /// See [`AttachError`].
+    pub fn attach_within(self, interrupt: &mut dyn FnMut() -> bool) -> Result<Option<Consumer>, AttachError> {
+        client::attach_interruptible(self, interrupt)
+    }
 }

@@ -1,7 +1,7 @@
 //! Waiting for a message: look, spin for about as long as a wake costs, park, sleep in slices.
 
 use std::{
-    sync::atomic::{Ordering, fence},
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
@@ -165,9 +165,8 @@ impl Consumer {
         let attachment = &self.attachment;
         let seen = attachment.part.wake_word().load(Ordering::Acquire);
         attachment.waits_for_quota.store(true, Ordering::Relaxed);
-        // ORDER SeqCst on both sides: flag, fence, look at `held`; a lease that ends lowers `held`, fences, and looks at
-        // the flag.
-        fence(Ordering::SeqCst);
+        // ORDER E5 park: flag, barrier, look at `held`; a lease that ends lowers `held`, then looks at the flag.
+        barrier::heavy(self.barrier);
         if attachment.held_in(class) >= attachment.quota(class, self.options.quota) {
             futex::wait(futex::low_half(attachment.part.wake_word()), seen as u32, slice::nap(Some(patience)));
         }

@@ -75,8 +75,8 @@ fn open_core(site: &Site, publisher: Publisher<crate::segment::Segment>) -> Core
         Kind::Queue => Core::Queue(QueueProducer::new(publisher)),
         Kind::Broadcast => {
             let mut core = BroadcastProducer::new(publisher, site.objects.ring.clone());
-            for (index, _) in stay {
-                core.readmit(index, site.part(index).clone());
+            for (index, incarnation) in stay {
+                core.readmit(index, incarnation, site.part(index).clone());
             }
             core.set_parked(false);
             Core::Broadcast(core)
@@ -220,4 +220,6 @@ pub(super) fn remove(site: &Site, keep: bool) {
     if !keep {
         let _ = site.dir.remove(&crate::rendezvous::lock_file(&site.ring));
     }
+    // A view of a loan may keep the memory mapped for long; the name is free now.
+    site.locks.release();
 }

@@ -4,7 +4,7 @@ use std::{
     os::fd::OwnedFd,
     sync::{
         Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering, fence},
+        atomic::{AtomicBool, AtomicU64, Ordering, compiler_fence, fence},
     },
     time::Duration,
 };
@@ -146,6 +146,9 @@ impl Site {
         if self.fences.load(Ordering::Relaxed) {
             // ORDER E5 park, SeqCst fence: where membarrier cannot stand in for it.
             fence(Ordering::SeqCst);
+        } else {
+            // The sleeper's membarrier is the barrier for both; the compiler must keep the order of this side.
+            compiler_fence(Ordering::SeqCst);
         }
     }
 

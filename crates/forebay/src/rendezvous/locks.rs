@@ -4,6 +4,8 @@
 //! ring but a memfd broadcast one the members' bytes follow in the same file. There each member has an anonymous file of
 //! its own, so that no member can lock or probe another's.
 
+use std::sync::{Mutex, PoisonError};
+
 use forebay_layout::{Backing, Kind, MAX_CONSUMERS, geometry::Geometry};
 use forebay_os::{Dir, Held, LockFile, Probe, Result, fork};
 
@@ -21,11 +23,12 @@ pub(crate) fn member_byte(index: u8) -> u64 {
 #[derive(Debug)]
 pub(crate) struct Locks {
     named: LockFile,
-    /// Files that the members' bytes lie in, with the producer's own lock in each; empty if that is the named one.
-    own: Vec<(LockFile, Held)>,
+    /// Files that the members' bytes lie in, each with the producer's byte locked too; empty if that is the named one.
+    own: Vec<LockFile>,
     /// One file for the members of a memfd queue.
     probes: Vec<Probe>,
-    _name: Held,
+    /// The producer's locks: the name's first. Released by [`release`](Self::release), or with this.
+    held: Mutex<Vec<Held>>,
 }
 
 /// The name is taken: what its holder wrote about itself.
@@ -61,6 +64,7 @@ impl Locks {
             (Backing::Memfd, Kind::Broadcast) => geometry.max_consumers as usize,
         };
         let mut own = Vec::with_capacity(files);
+        let mut held = vec![name];
         for _ in 0..files {
             let file = LockFile::anonymous()?;
             let _inside = fork::critical();
@@ -68,22 +72,23 @@ impl Locks {
                 let nobody = std::io::Error::from(std::io::ErrorKind::WouldBlock);
                 forebay_os::OsError::new("fcntl(F_OFD_SETLK)", "a new lock file", nobody)
             })?;
-            own.push((file, Held::hold(fd)?));
+            held.push(Held::hold(fd)?);
+            own.push(file);
         }
         let probes = if own.is_empty() {
             vec![named.probe()?]
         } else {
-            own.iter().map(|(file, _)| file.probe()).collect::<Result<_>>()?
+            own.iter().map(LockFile::probe).collect::<Result<_>>()?
         };
-        Ok(Self { named, own, probes, _name: name })
+        Ok(Self { named, own, probes, held: Mutex::new(held) })
     }
 
     /// The file that member `index`'s byte lies in.
     pub(crate) fn file(&self, index: u8) -> &LockFile {
         match self.own.len() {
             0 => &self.named,
-            1 => &self.own[0].0,
-            _ => &self.own[usize::from(index)].0,
+            1 => &self.own[0],
+            _ => &self.own[usize::from(index)],
         }
     }
 
@@ -92,6 +97,11 @@ impl Locks {
         let probe = self.probes.get(usize::from(index)).or(self.probes.first());
         usize::from(index) < MAX_CONSUMERS
             && probe.is_none_or(|probe| probe.is_locked(member_byte(index)).unwrap_or(true))
+    }
+
+    /// Lets the name go, and with it what says that the producer lives. Views of its memory may live on.
+    pub(crate) fn release(&self) {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Writes who holds the name, for others' error texts.
