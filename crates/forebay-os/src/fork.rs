@@ -19,13 +19,17 @@
 //!                allocation, no lock but the one that the preparing thread already holds.
 //! F3 no memory   Nothing is allocated inside the registry either: an allocator's own fork handlers
 //!                might run before ours and wait for us with its lock held.
+//! F4 no waiting  Nothing here is initialised under a lock of its own: a fork in the middle would
+//!                leave the child waiting for a thread that it does not have (seen with OnceLock).
+//! F5 own life    Lock and registry carry the life that they are of. What an earlier life left, in a
+//!                child whose fork ran no handlers, is taken over or forgotten, never believed.
 #![allow(unsafe_code, reason = "pthread_atfork, mmap over holes, and descriptors by number")]
 
+use std::cell::UnsafeCell;
 use std::ffi::c_void;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
@@ -59,18 +63,9 @@ impl ForkToken {
     /// If the kernel has not one page of memory left.
     #[must_use]
     pub fn current() -> Self {
+        ensure_handlers();
         let page = token_page();
-        // ORDER none, Relaxed: the number is compared only; nothing else is read because of it.
-        let mut value = page.load(Ordering::Relaxed);
-        if value == 0 {
-            let next = LIVES.fetch_add(1, Ordering::Relaxed) + 1;
-            let fresh = (u64::from(process::my_pid()) << 32) | (next & 0xffff_ffff);
-            value = match page.compare_exchange(0, fresh, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => fresh,
-                Err(other_thread) => other_thread,
-            };
-        }
-        Self { page, value }
+        Self { page, value: value_in(page) }
     }
 
     /// Whether this is a forked child of the process that made the token. One load, one compare.
@@ -102,23 +97,73 @@ impl std::fmt::Debug for ForkToken {
     }
 }
 
-/// The page, made at the first call. Also the place where the fork handlers are installed.
+/// The number of this life; a new one if the page was wiped since.
+fn value_in(page: &AtomicU64) -> u64 {
+    // ORDER none, Relaxed: the number is compared only; nothing else is read because of it.
+    let value = page.load(Ordering::Relaxed);
+    if value != 0 {
+        return value;
+    }
+    let next = LIVES.fetch_add(1, Ordering::Relaxed) + 1;
+    let fresh = (u64::from(process::my_pid()) << 32) | (next & 0xffff_ffff);
+    match page.compare_exchange(0, fresh, Ordering::Relaxed, Ordering::Relaxed) {
+        Ok(_) => fresh,
+        Err(other_thread) => other_thread,
+    }
+}
+
+/// Set once, to a page that is never unmapped.
+static PAGE: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
+/// Whether the fork handlers are installed.
+static HANDLED: AtomicBool = AtomicBool::new(false);
+
+/// The page, made at the first call. Several threads may make one, and none waits for another (F4):
+/// the losers of the race unmap theirs.
 fn token_page() -> &'static AtomicU64 {
-    static PAGE: OnceLock<&'static AtomicU64> = OnceLock::new();
-    PAGE.get_or_init(|| {
+    // ORDER T1 page, Acquire: pairs with the Release of whoever made it, so that it is mapped.
+    let mut page = PAGE.load(Ordering::Acquire);
+    if page.is_null() {
         let size = process::page_size();
-        let prot = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new private mapping at an address of the kernel's choice changes no other memory.
-        let page = unsafe { rustix::mm::mmap_anonymous(ptr::null_mut(), size, prot, MapFlags::PRIVATE) };
-        let page = page.expect("one page for the fork token");
-        // Older than Linux 4.14: the handler below zeroes the page instead, raw clone is not noticed.
-        // SAFETY: exactly the page that was just mapped and that nobody else knows; wiping it on
-        // fork is what the atomic inside is for.
-        let _ = unsafe { rustix::mm::madvise(page, size, Advice::LinuxWipeOnFork) };
-        install_handlers();
-        // SAFETY: page-aligned, `size` bytes of zeroes, never unmapped, accessed as `AtomicU64` only.
-        unsafe { &*page.cast::<AtomicU64>() }
-    })
+        let fresh = new_page(size);
+        // ORDER T1 page, Release: the mapping and its advice come before the address.
+        match PAGE.compare_exchange(ptr::null_mut(), fresh, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => page = fresh,
+            Err(other_thread) => {
+                page = other_thread;
+                // SAFETY: mapped by `new_page` just now and never published.
+                let _ = unsafe { rustix::mm::munmap(fresh.cast(), size) };
+            }
+        }
+    }
+    // SAFETY: PAGE holds a page made by `new_page`: aligned, zeroed at first, never unmapped, and
+    // accessed as this `AtomicU64` only.
+    unsafe { &*page }
+}
+
+/// Installs the fork handlers unless they are. Two threads at once install them twice, which does
+/// everything once: the lock counts, and the second run in the child finds an empty registry.
+fn ensure_handlers() {
+    // ORDER T2 handlers, Acquire: whoever sees it may rely on them.
+    if HANDLED.load(Ordering::Acquire) {
+        return;
+    }
+    token_page();
+    install_handlers();
+    // ORDER T2 handlers, Release: they are installed.
+    HANDLED.store(true, Ordering::Release);
+}
+
+/// A private zeroed page that the kernel zeroes again in every child.
+fn new_page(size: usize) -> *mut AtomicU64 {
+    let prot = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new private mapping at an address of the kernel's choice changes no other memory.
+    let page = unsafe { rustix::mm::mmap_anonymous(ptr::null_mut(), size, prot, MapFlags::PRIVATE) };
+    let page = page.expect("one page for the fork token");
+    // Older than Linux 4.14: the handler below zeroes the page instead, raw clone is not noticed.
+    // SAFETY: exactly the page that was just mapped and that nobody else knows; wiping it on fork is
+    // what the atomic inside is for.
+    let _ = unsafe { rustix::mm::madvise(page, size, Advice::LinuxWipeOnFork) };
+    page.cast()
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -129,7 +174,7 @@ fn token_page() -> &'static AtomicU64 {
 ///
 /// Re-entrant, because a handle may be dropped (and unregister itself) inside a critical section.
 struct ForkLock {
-    /// 0 free, 1 held, 2 held and somebody may sleep.
+    /// 0 free; else the holder's life (upper 30 bits), and 1 held or 2 held and somebody may sleep.
     word: AtomicU32,
     /// Thread id of the holder, 0 if none. Only equality with one's own id means anything.
     owner: AtomicU32,
@@ -139,25 +184,58 @@ struct ForkLock {
 
 static LOCK: ForkLock = ForkLock { word: AtomicU32::new(0), owner: AtomicU32::new(0), depth: AtomicU32::new(0) };
 
+/// The bits of a token that fit beside the lock's state.
+const LIFE: u64 = 0x3fff_ffff;
+const HELD: u32 = 1;
+const SLEEPERS: u32 = 2;
+const STATE: u32 = 3;
+
 fn thread_id() -> u32 {
     rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs()
 }
 
+/// The life of this process as the lock and the registry note it: a number that no ancestor has.
+fn life() -> u32 {
+    // The lower half counts lives, and process ids take the upper one.
+    (value_in(token_page()) & LIFE) as u32
+}
+
 impl ForkLock {
+    fn is_mine(&self) -> bool {
+        // ORDER none, Relaxed: only this thread ever stores its id here, so seeing it means holding.
+        let word = self.word.load(Ordering::Relaxed);
+        word != 0 && word >> 2 == life() && self.owner.load(Ordering::Relaxed) == thread_id()
+    }
+
     fn enter(&self) {
-        let me = thread_id();
-        // ORDER none, Relaxed: only this thread ever stores `me` here, so seeing it means holding.
-        if self.owner.load(Ordering::Relaxed) == me {
+        if self.is_mine() {
             self.depth.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        // ORDER L1 lock, Acquire: pairs with the Release in `leave`.
-        if self.word.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_err() {
-            while self.word.swap(2, Ordering::Acquire) != 0 {
-                futex::wait(&self.word, 2, None);
+        let life = life() << 2;
+        let mut quiet = HELD;
+        loop {
+            let seen = self.word.load(Ordering::Relaxed);
+            let abandoned = seen != 0 && seen & !STATE != life;
+            if seen == 0 || abandoned {
+                // F5: a holder of another life does not exist in this process.
+                // ORDER L1 lock, Acquire: pairs with the Release in `leave`.
+                let mine = life | quiet;
+                if self.word.compare_exchange(seen, mine, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+                    break;
+                }
+                continue;
+            }
+            // Who has slept once cannot know whether others still do.
+            quiet = SLEEPERS;
+            let contended = life | SLEEPERS;
+            if seen == contended
+                || self.word.compare_exchange(seen, contended, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+            {
+                futex::wait(&self.word, contended, None);
             }
         }
-        self.owner.store(me, Ordering::Relaxed);
+        self.owner.store(thread_id(), Ordering::Relaxed);
         self.depth.store(1, Ordering::Relaxed);
     }
 
@@ -167,18 +245,19 @@ impl ForkLock {
         }
         self.owner.store(0, Ordering::Relaxed);
         // ORDER L1 unlock, Release: what was done inside is seen by the next holder.
-        if self.word.swap(0, Ordering::Release) == 2 {
+        if self.word.swap(0, Ordering::Release) & STATE == SLEEPERS {
             futex::wake(&self.word, 1);
         }
     }
 
     /// In the child, whose only thread is the copy of the one that prepared: one level less, and
-    /// the id that this thread has now.
+    /// the ids that life and thread have now.
     fn reborn(&self) {
         let left = self.depth.load(Ordering::Relaxed).saturating_sub(1);
         self.depth.store(left, Ordering::Relaxed);
-        self.owner.store(if left == 0 { 0 } else { thread_id() }, Ordering::Relaxed);
-        self.word.store(u32::from(left != 0), Ordering::Release);
+        let (owner, word) = if left == 0 { (0, 0) } else { (thread_id(), life() << 2 | HELD) };
+        self.owner.store(owner, Ordering::Relaxed);
+        self.word.store(word, Ordering::Release);
     }
 }
 
@@ -202,7 +281,7 @@ impl Drop for Critical {
 /// → close, receive → map → close. Do not wait for anything inside, and do not fork: another thread
 /// that forks waits for the guard, and so does whoever waits for that thread.
 pub fn critical() -> Critical {
-    token_page();
+    ensure_handlers();
     LOCK.enter();
     Critical { _not_send: std::marker::PhantomData }
 }
@@ -212,48 +291,72 @@ pub fn critical() -> Critical {
 // ---------------------------------------------------------------------------------------------
 
 struct Registry {
+    /// The life whose handles these are (F5).
+    life: u32,
     holes: [(usize, usize); HOLES_MAX],
     holes_len: usize,
     fds: [RawFd; FDS_MAX],
     fds_len: usize,
 }
 
-/// Locked only inside `critical`, hence never contended and never held across fork.
-static REGISTRY: Mutex<Registry> =
-    Mutex::new(Registry { holes: [(0, 0); HOLES_MAX], holes_len: 0, fds: [0; FDS_MAX], fds_len: 0 });
+struct Guarded(UnsafeCell<Registry>);
 
-/// The registry, with proof that fork is kept out (F1).
-fn registry(_inside: &Critical) -> MutexGuard<'static, Registry> {
-    // Nothing below panics between two stores; a poisoned lock still guards a sound registry.
-    REGISTRY.lock().unwrap_or_else(PoisonError::into_inner)
+// SAFETY: the only way in is `with_registry`, whose caller holds LOCK, and the child's handler, which
+// runs on the only thread there is.
+unsafe impl Sync for Guarded {}
+
+static REGISTRY: Guarded = Guarded(UnsafeCell::new(Registry {
+    life: 0,
+    holes: [(0, 0); HOLES_MAX],
+    holes_len: 0,
+    fds: [0; FDS_MAX],
+    fds_len: 0,
+}));
+
+/// Runs `f` on the registry, with proof that fork and other threads are kept out (F1).
+///
+/// `f` must not lead here again; the functions below are all that call it, and they do not.
+fn with_registry<R>(_inside: &Critical, f: impl FnOnce(&mut Registry) -> R) -> R {
+    // SAFETY: the guard proves that this thread holds LOCK, hence no other has a reference, and `f`
+    // does not come back here, hence this thread has no second one.
+    let registry = unsafe { &mut *REGISTRY.0.get() };
+    let life = life();
+    if registry.life != life {
+        registry.life = life;
+        registry.holes_len = 0;
+        registry.fds_len = 0;
+    }
+    f(registry)
 }
 
 /// Has `base..base + len` covered in a forked child.
 pub(crate) fn register_hole(base: NonNull<c_void>, len: usize, inside: &Critical) -> Result<()> {
-    let mut registry = registry(inside);
-    let at = registry.holes_len;
-    let Some(place) = registry.holes.get_mut(at) else {
-        return Err(OsError::check(
+    let registered = with_registry(inside, |registry| {
+        let place = registry.holes.get_mut(registry.holes_len)?;
+        *place = (base.as_ptr() as usize, len);
+        registry.holes_len += 1;
+        Some(())
+    });
+    registered.ok_or_else(|| {
+        OsError::check(
             "mmap",
             "another shared mapping",
             format!("this process has {HOLES_MAX} already"),
             "close rings that are not used",
-        ));
-    };
-    *place = (base.as_ptr() as usize, len);
-    registry.holes_len += 1;
-    Ok(())
+        )
+    })
 }
 
 /// Forgets what [`register_hole`] was told; call it before unmapping, inside the same section.
 pub(crate) fn unregister_hole(base: NonNull<c_void>, inside: &Critical) {
-    let mut registry = registry(inside);
-    let live = registry.holes_len;
     let base = base.as_ptr() as usize;
-    if let Some(at) = registry.holes[..live].iter().position(|(b, _)| *b == base) {
-        registry.holes.swap(at, live - 1);
-        registry.holes_len -= 1;
-    }
+    with_registry(inside, |registry| {
+        let live = registry.holes_len;
+        if let Some(at) = registry.holes[..live].iter().position(|(b, _)| *b == base) {
+            registry.holes.swap(at, live - 1);
+            registry.holes_len -= 1;
+        }
+    });
 }
 
 /// Has descriptor `fd` replaced by an inert one in a forked child. Twice is once.
@@ -261,24 +364,24 @@ pub(crate) fn unregister_hole(base: NonNull<c_void>, inside: &Critical) {
 /// Past 4096 descriptors it is not registered: a child then keeps it open, and the death of this
 /// process is noticed by its lock instead of by the socket.
 pub fn register_fd(fd: RawFd) {
-    let inside = critical();
-    let mut registry = registry(&inside);
-    let live = registry.fds_len;
-    if live < FDS_MAX && !registry.fds[..live].contains(&fd) {
-        registry.fds[live] = fd;
-        registry.fds_len += 1;
-    }
+    with_registry(&critical(), |registry| {
+        let live = registry.fds_len;
+        if live < FDS_MAX && !registry.fds[..live].contains(&fd) {
+            registry.fds[live] = fd;
+            registry.fds_len += 1;
+        }
+    });
 }
 
 /// Forgets descriptor `fd`; call it before closing, inside one [`critical`] section.
 pub fn unregister_fd(fd: RawFd) {
-    let inside = critical();
-    let mut registry = registry(&inside);
-    let live = registry.fds_len;
-    if let Some(at) = registry.fds[..live].iter().position(|f| *f == fd) {
-        registry.fds.swap(at, live - 1);
-        registry.fds_len -= 1;
-    }
+    with_registry(&critical(), |registry| {
+        let live = registry.fds_len;
+        if let Some(at) = registry.fds[..live].iter().position(|f| *f == fd) {
+            registry.fds.swap(at, live - 1);
+            registry.fds_len -= 1;
+        }
+    });
 }
 
 /// A descriptor that a forked child must not have: registered as long as it is open.
@@ -342,34 +445,41 @@ fn install_handlers() {
     assert_eq!(rc, 0, "pthread_atfork is out of memory");
 }
 
+/// The life that forks, for its child to compare with; written inside LOCK.
+static FORKING: AtomicU32 = AtomicU32::new(0);
+
 extern "C" fn prepare() {
     LOCK.enter();
+    FORKING.store(life(), Ordering::Relaxed);
 }
 
 extern "C" fn parent() {
-    LOCK.leave();
+    // Handlers that were installed while this fork was under way have not prepared it.
+    if LOCK.is_mine() {
+        LOCK.leave();
+    }
 }
 
 extern "C" fn child() {
-    // The kernel has wiped the page already where it knows how to; this covers the others.
-    // ORDER none, Relaxed: this is the only thread there is.
-    token_page().store(0, Ordering::Relaxed);
-    // `try_lock`: never contended (see REGISTRY), and this handler must not wait in any case.
-    let registry = match REGISTRY.try_lock() {
-        Ok(registry) => Some(registry),
-        Err(std::sync::TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-        Err(std::sync::TryLockError::WouldBlock) => None,
-    };
-    if let Some(mut registry) = registry {
-        let (holes, fds) = (registry.holes_len, registry.fds_len);
-        for (base, len) in &registry.holes[..holes] {
+    // ORDER none, Relaxed in all of this: it is the only thread there is.
+    // The kernel has wiped the page already where it knows how to; this covers the others. A page
+    // that shows another life than the one that forked has had its new one already.
+    let page = token_page();
+    // SAFETY: this is the only thread, and it is not inside `with_registry`, which forks nowhere.
+    let registry = unsafe { &mut *REGISTRY.0.get() };
+    let forking = FORKING.load(Ordering::Relaxed);
+    if page.load(Ordering::Relaxed) & LIFE == u64::from(forking) {
+        page.store(0, Ordering::Relaxed);
+    }
+    if registry.life == forking {
+        for (base, len) in &registry.holes[..registry.holes_len] {
             wall(*base, *len);
         }
-        silence(&registry.fds[..fds]);
-        // Walls are plain mappings that a grandchild inherits; the descriptors are inert by now.
-        registry.holes_len = 0;
-        registry.fds_len = 0;
+        silence(&registry.fds[..registry.fds_len]);
     }
+    // Walls are plain mappings that a grandchild inherits; the descriptors are inert by now.
+    registry.holes_len = 0;
+    registry.fds_len = 0;
     LOCK.reborn();
 }
 
@@ -464,6 +574,6 @@ mod tests {
             unregister_hole(base(n), &inside);
         }
         assert!(error.to_string().contains("4096"), "{error}");
-        assert_eq!(registry(&inside).holes_len, HOLES_MAX - taken);
+        assert_eq!(with_registry(&inside, |registry| registry.holes_len), HOLES_MAX - taken);
     }
 }

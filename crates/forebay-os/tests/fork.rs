@@ -52,8 +52,7 @@ fn a_token_is_stale_in_the_child_and_a_new_life_begins_there() {
         assert!(!own.is_stale());
     };
     Child::fork(check).succeed();
-    // No handler runs here: the kernel alone wipes the page. (Nor is any lock set right, so that such
-    // a child of a busy process can do little more than look.)
+    // No handler runs here: the kernel alone wipes the page.
     Child::raw_clone(|| {
         assert!(token.is_stale());
         let own = ForkToken::current();
@@ -184,6 +183,46 @@ fn control_descriptors_become_inert_even_when_no_number_is_free() {
             conns.clear();
         })
         .succeed();
+    })
+    .succeed();
+}
+
+#[test]
+fn a_child_whose_fork_ran_no_handlers_believes_nothing_it_inherited() {
+    // In a process of its own: the raw clone must not hit the C library in the middle of something.
+    Child::fork(|| {
+        let mapping = Mapping::map(object(PAGE as u64).as_fd(), PAGE, Access::ReadWrite).unwrap();
+        let base = mapping.base().as_ptr();
+        let inside = Flag::new();
+        std::thread::scope(|scope| {
+            let holder = scope.spawn(|| {
+                let _critical = forebay_os::fork::critical();
+                inside.raise();
+                std::thread::park();
+            });
+            inside.wait();
+            Child::raw_clone(|| {
+                // The hole has no wall, and gets memory of this child's own.
+                let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+                let rights = libc::PROT_READ | libc::PROT_WRITE;
+                // SAFETY: replaces nothing, by its flags.
+                assert_eq!(unsafe { libc::mmap(base.cast(), PAGE, rights, flags, -1, 0) }, base.cast());
+                // SAFETY: mapped just now.
+                unsafe { base.write_volatile(5) };
+                // The section's holder does not exist here: this must not wait for it.
+                let own = Mapping::map(object(PAGE as u64).as_fd(), PAGE, Access::ReadWrite).unwrap();
+                let own_base = own.base().as_ptr() as usize;
+                // A fork with handlers walls in what is this child's, and not what was its parent's.
+                Child::fork(|| {
+                    assert_eq!(permissions(own_base).as_deref(), Some("---p"));
+                    // SAFETY: mapped above, and inherited.
+                    assert_eq!(unsafe { base.read_volatile() }, 5);
+                })
+                .succeed();
+            })
+            .succeed();
+            holder.thread().unpark();
+        });
     })
     .succeed();
 }

@@ -6,6 +6,7 @@ mod common;
 use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use common::{Child, Flag, WATCHDOG, deadline};
 use forebay_os::futex::{self, Waited};
@@ -75,10 +76,11 @@ fn a_signal_ends_a_wait() {
     });
     ready.wait();
     for _ in 0..2 {
-        // A signal before the wait is spent on nothing, hence another and another.
+        // A signal before the wait is spent on nothing, hence another and another, with time between
+        // them in which the child can get on.
         common::until("the end of the wait", || {
             child.signal(libc::SIGUSR1);
-            ready.take()
+            ready.take_within(Duration::from_millis(1))
         });
     }
     child.succeed();

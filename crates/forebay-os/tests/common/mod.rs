@@ -97,6 +97,11 @@ impl Drop for Child {
 }
 
 fn run(f: impl FnOnce()) -> ! {
+    // The harness would keep a child's message in the child's memory.
+    std::panic::set_hook(Box::new(|info| {
+        let text = format!("in the child: {info}\n");
+        let _ = rustix::io::write(rustix::stdio::stderr(), text.as_bytes());
+    }));
     // SAFETY: nothing but a timer; SIGALRM ends this process if the test hangs.
     unsafe { libc::alarm(WATCHDOG.as_secs() as u32) };
     // SAFETY: asks for SIGKILL when the forking thread ends; changes no memory.
@@ -130,10 +135,10 @@ impl Flag {
         while rustix::io::write(&self.1, b"!").is_err_and(|e| e == rustix::io::Errno::INTR) {}
     }
 
-    /// Whether it was raised and not seen yet.
-    pub fn take(&self) -> bool {
+    /// Whether it is raised, or will be within `span`.
+    pub fn take_within(&self, span: Duration) -> bool {
         use forebay_os::poll::{Events, poll_one};
-        let ready = poll_one(self.0.as_fd(), Events::READ, Some(Duration::ZERO)).unwrap();
+        let ready = poll_one(self.0.as_fd(), Events::READ, Some(span)).unwrap();
         ready.contains(Events::READ) && rustix::io::read(&self.0, &mut [0_u8; 1][..]).unwrap() == 1
     }
 
