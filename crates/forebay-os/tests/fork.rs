@@ -209,10 +209,16 @@ fn a_child_whose_fork_ran_no_handlers_believes_nothing_it_inherited() {
                 assert_eq!(unsafe { libc::mmap(base.cast(), PAGE, rights, flags, -1, 0) }, base.cast());
                 // SAFETY: mapped just now.
                 unsafe { base.write_volatile(5) };
-                // The section's holder does not exist here: this must not wait for it.
+                // A fork with handlers must not wall in what was its parent's parent's,
+                Child::fork(|| {
+                    // SAFETY: mapped above, and inherited.
+                    assert_eq!(unsafe { base.read_volatile() }, 5);
+                })
+                .succeed();
+                // and the section's holder does not exist here: this must not wait for it.
                 let own = Mapping::map(object(PAGE as u64).as_fd(), PAGE, Access::ReadWrite).unwrap();
                 let own_base = own.base().as_ptr() as usize;
-                // A fork with handlers walls in what is this child's, and not what was its parent's.
+                // What is this child's own is walled in.
                 Child::fork(|| {
                     assert_eq!(permissions(own_base).as_deref(), Some("---p"));
                     // SAFETY: mapped above, and inherited.
