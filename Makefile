@@ -1,0 +1,73 @@
+# Everything that is done with this repository, by people and by continuous integration alike.
+#
+#   make demo         set up, build, feed a real corpus into a ring, check every batch in Python
+#   make test         set up, then every check and test there is, Rust and Python; .ci/run calls this
+#   make help         all targets
+#
+# Needed beforehand: cargo (with rustfmt and clippy for `make test`), a CPython of at least 3.11, make, Linux.
+# `make SETTING=value`: PYTHON (interpreter to build .venv from), CARGO_FLAGS (--locked), DEMO_FLAGS.
+
+SHELL       := /bin/bash -euo pipefail
+.DEFAULT_GOAL := help
+
+CARGO_FLAGS ?= --locked
+VENV        := $(CURDIR)/.venv
+PY          := $(VENV)/bin/python
+TARGET      := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+FOREBAY     := $(TARGET)/release/forebay
+# The extension module has no test harness of its own: it is tested from Python.
+RUST        := --workspace --exclude forebay-python
+
+# One interpreter for every build of the extension, or cargo rebuilds it whenever the interpreter seems to change.
+export PYO3_PYTHON := $(PY)
+export FOREBAY_BIN := $(FOREBAY)
+
+.PHONY: help setup build binary python demo test check rust-test python-test docs-test model conformance bench dist docs clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: ## the virtual environment in .venv; nothing is downloaded if it is up to date
+	@ci/venv.sh $(VENV) ci/requirements.txt
+
+binary: ## target/release/forebay
+	cargo build $(CARGO_FLAGS) --release -p forebay-cli
+
+python: setup ## the Python client, built with optimization and installed into .venv
+	@ci/develop.sh $(VENV) python-client
+
+build: binary python ## both of them
+
+demo: build ## feed the bundled corpus through a ring, check every batch as torch tensors, print the table
+	$(PY) examples/demo/run.py $(DEMO_FLAGS)
+
+test: setup ## every check and every test
+	@$(MAKE) --no-print-directory check
+	@$(MAKE) --no-print-directory rust-test
+	@$(MAKE) --no-print-directory build
+	@$(MAKE) --no-print-directory python-test docs-test
+
+check: setup ## formatting and lints
+	cargo fmt --all --check
+	cargo clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
+
+rust-test: ## unit, process, hostile and documentation tests in Rust
+	cargo test $(CARGO_FLAGS) $(RUST)
+
+python-test: ## tests of the Python client, and the examples (after `make build`)
+	cd python-client && $(PY) -m pytest
+
+docs-test: ## what README, docs and the manifests promise
+	$(PY) -m pytest ci/tests
+
+model: ## loom: every ordering of the protocol, and that weakening it is noticed
+	ci/model.sh
+
+bench: ## criterion microbenchmarks of the Rust API
+	cargo bench $(CARGO_FLAGS) -p forebay-benches
+
+docs: ## API documentation of the published crates
+	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --no-deps -p forebay -p forebay-ring -p forebay-layout -p forebay-os -p forebay-ingest
+
+clean: ## removes what was built, and the environment
+	rm -rf $(TARGET) dist .venv .pytest_cache
