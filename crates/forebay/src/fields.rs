@@ -11,9 +11,9 @@ pub(crate) enum FieldList {
 }
 
 impl FieldList {
-    /// An empty list with room for `count`.
-    pub(crate) fn with_room(count: usize) -> Self {
-        if count <= 2 { Self::Few(ArrayVec::new()) } else { Self::Many(Vec::with_capacity(count)) }
+    /// An empty list.
+    pub(crate) fn new() -> Self {
+        Self::Few(ArrayVec::new_const())
     }
 
     pub(crate) fn push(&mut self, meta: TensorMeta) {

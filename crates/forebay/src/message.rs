@@ -5,6 +5,7 @@ use std::{ptr::NonNull, time::Duration};
 use forebay_layout::{
     DType, Defect, FieldName,
     descriptor::{Head, TensorMeta},
+    schema::Schema,
 };
 use forebay_os::clock;
 use forebay_ring::Claim;
@@ -21,10 +22,16 @@ use crate::{
 #[derive(Debug)]
 pub struct Message {
     lease: Lease,
+    body: Box<Body>,
+}
+
+/// What a message says of itself. Boxed, so that passing a message on moves three words.
+#[derive(Debug)]
+struct Body {
     head: Head,
     attempts: u8,
     fields: FieldList,
-    names: Option<Box<[FieldName]>>,
+    names: Vec<FieldName>,
     user: Vec<u8>,
 }
 
@@ -32,9 +39,15 @@ impl Message {
     /// Reads what a claimed message says of itself, once, and checks it. On a defect the lease ends here, and the
     /// message goes back.
     pub(crate) fn read(lease: Lease, claim: &Claim) -> Result<Self, Defect> {
-        let read = Self::parts(&lease, claim);
-        match read {
-            Ok((head, fields, names, user)) => Ok(Self { lease, head, attempts: claim.attempts, fields, names, user }),
+        let mut body = Box::new(Body {
+            head: Head::default(),
+            attempts: claim.attempts,
+            fields: FieldList::new(),
+            names: Vec::new(),
+            user: Vec::new(),
+        });
+        match body.fill(&lease, claim) {
+            Ok(()) => Ok(Self { lease, body }),
             Err(defect) => {
                 lease.nack();
                 Err(defect)
@@ -42,69 +55,40 @@ impl Message {
         }
     }
 
-    #[expect(clippy::type_complexity, reason = "the parts of one constructor")]
-    fn parts(lease: &Lease, claim: &Claim) -> Result<(Head, FieldList, Option<Box<[FieldName]>>, Vec<u8>), Defect> {
-        let attachment = lease.attachment();
-        let (reader, schema) = (&attachment.reader, attachment.schema.as_ref());
-        if schema.is_some()
-            && let Some((head, first)) = reader.inline_of(claim)?
-        {
-            let mut fields = FieldList::with_room(1);
-            if let Some(meta) = first {
-                fields.push(meta);
-            }
-            check_schema(schema, fields.as_slice())?;
-            return Ok((head, fields, None, Vec::new()));
-        }
-        let head = reader.head_of(claim)?;
-        let mut fields = FieldList::with_room(head.fields.into());
-        let mut names = Vec::new();
-        for index in 0..head.fields {
-            let (meta, name) = reader.field_of(claim, index)?;
-            fields.push(meta);
-            if schema.is_none() {
-                names.push(name);
-            }
-        }
-        check_schema(schema, fields.as_slice())?;
-        let user = if head.user_bytes == 0 { Vec::new() } else { reader.user_of(claim, &head) };
-        Ok((head, fields, schema.is_none().then(|| names.into_boxed_slice()), user))
-    }
-
     /// Its place in the order of publishing, from 1.
     #[must_use]
     pub fn sequence(&self) -> u64 {
-        self.head.sequence
+        self.body.head.sequence
     }
 
     /// The number the sender gave it, 0 if none.
     #[must_use]
     pub fn correlation_id(&self) -> u64 {
-        self.head.correlation_id
+        self.body.head.correlation_id
     }
 
     /// Earlier deliveries that ended without an ack: 0 the first time. Always 0 on a broadcast ring.
     #[must_use]
     pub fn attempts(&self) -> u8 {
-        self.attempts
+        self.body.attempts
     }
 
     /// The sender's user data, at most 256 bytes.
     #[must_use]
     pub fn user(&self) -> &[u8] {
-        &self.user
+        &self.body.user
     }
 
     /// CLOCK_MONOTONIC when it was published, in ns; `None` if the producer takes no timestamps.
     #[must_use]
     pub fn timestamp_ns(&self) -> Option<u64> {
-        (self.head.timestamp_ns != 0).then_some(self.head.timestamp_ns)
+        (self.body.head.timestamp_ns != 0).then_some(self.body.head.timestamp_ns)
     }
 
     /// Number of tensors.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.fields.as_slice().len()
+        self.body.fields.as_slice().len()
     }
 
     /// True if it has no tensor.
@@ -116,7 +100,7 @@ impl Message {
     /// Bytes of the slot in use: its tensors, each rounded up to 64.
     #[must_use]
     pub fn payload_bytes(&self) -> u64 {
-        self.head.payload_bytes
+        self.body.head.payload_bytes
     }
 
     /// The slot it lies in.
@@ -135,9 +119,9 @@ impl Message {
     /// The name of tensor `index`.
     #[must_use]
     pub fn name(&self, index: usize) -> Option<&str> {
-        match &self.names {
-            Some(names) => names.get(index).map(|name| name.as_str()),
-            None => self.lease.attachment().schema.as_ref()?.fields().get(index).map(|field| field.name.as_str()),
+        match &self.lease.attachment().schema {
+            Some(schema) => schema.fields().get(index).map(|field| field.name.as_str()),
+            None => self.body.names.get(index).map(|name| name.as_str()),
         }
     }
 
@@ -149,7 +133,7 @@ impl Message {
     /// dtype, shape and bytes of tensor `index`.
     #[must_use]
     pub fn meta(&self, index: usize) -> Option<&TensorMeta> {
-        self.fields.as_slice().get(index)
+        self.body.fields.as_slice().get(index)
     }
 
     /// The tensor with this name. It keeps the slot leased, also after the message is dropped.
@@ -187,9 +171,36 @@ impl Message {
     }
 }
 
+impl Body {
+    fn fill(&mut self, lease: &Lease, claim: &Claim) -> Result<(), Defect> {
+        let attachment = lease.attachment();
+        let (reader, schema) = (&attachment.reader, attachment.schema.as_ref());
+        if let Some(schema) = schema
+            && let Some((head, first)) = reader.inline_of(claim)?
+        {
+            self.head = head;
+            if let Some(meta) = first {
+                self.fields.push(meta);
+            }
+            return check_schema(schema, self.fields.as_slice());
+        }
+        self.head = reader.head_of(claim)?;
+        for index in 0..self.head.fields {
+            let (meta, name) = reader.field_of(claim, index)?;
+            self.fields.push(meta);
+            if schema.is_none() {
+                self.names.push(name);
+            }
+        }
+        if self.head.user_bytes != 0 {
+            self.user = reader.user_of(claim, &self.head);
+        }
+        schema.map_or(Ok(()), |schema| check_schema(schema, self.fields.as_slice()))
+    }
+}
+
 /// The schema's bounds hold for what arrives, so that a model fed from the ring need not check them again.
-fn check_schema(schema: Option<&forebay_layout::schema::Schema>, fields: &[TensorMeta]) -> Result<(), Defect> {
-    let Some(schema) = schema else { return Ok(()) };
+fn check_schema(schema: &Schema, fields: &[TensorMeta]) -> Result<(), Defect> {
     if fields.len() != schema.fields().len() {
         let expected = schema.fields().len() as u64;
         return Err(Defect::bounded("descriptor.fields", fields.len() as u64, "the schema's", expected));

@@ -65,7 +65,6 @@ pub struct ConsumerStats {
 }
 
 /// What a look at the ring gave.
-#[expect(clippy::large_enum_variant, reason = "moved once, from the look to its caller")]
 enum Look {
     Message(Message),
     Empty,

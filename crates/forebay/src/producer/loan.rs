@@ -46,7 +46,7 @@ impl Outline {
     /// Lays the tensors out one after the other, each 64-byte aligned, in the schema's order.
     pub(super) fn new(ring: &str, schema: Option<&Schema>, specs: &[FieldSpec<'_>]) -> Result<Self, LoanError> {
         let wrong = |what: String| LoanError::Fields { ring: ring.to_owned(), what };
-        let mut outline = Self { fields: FieldList::with_room(specs.len()), names: Vec::new(), payload_bytes: 0 };
+        let mut outline = Self { fields: FieldList::new(), names: Vec::new(), payload_bytes: 0 };
         match schema {
             Some(schema) => {
                 if let Some(extra) = specs.iter().find(|spec| schema.index_of(spec.name).is_none()) {
