@@ -457,6 +457,15 @@ impl Producer {
         }
     }
 
+    /// Closes the ring and keeps it for a successor even if everything was received, so that one finds the user data of
+    /// the last message in [`Takeover::last_user`] and goes on from there. A memfd ring cannot be kept.
+    pub fn suspend(mut self) {
+        if !self.closed && !self.site.token.is_stale() {
+            self.announce_end();
+            self.shut(true);
+        }
+    }
+
     fn announce_end(&mut self) {
         self.closed = true;
         self.apply_news();
