@@ -1,0 +1,58 @@
+//! Which lines are in which slot, so that a dead letter can be told by its lines.
+
+use forebay::DeadLetter;
+use forebay_ingest::{LineId, Position, TokenBatch};
+
+/// The field of the token ids.
+pub(super) const IDS: &str = "input_ids";
+/// The field of the mask.
+pub(super) const MASK: &str = "attention_mask";
+
+/// The lines of one message.
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    sequence: u64,
+    first: LineId,
+    last: LineId,
+}
+
+/// The lines of what lies in each slot now.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    slots: Vec<Option<Span>>,
+}
+
+impl Lines {
+    /// `batch` was published as `sequence` in `slot`. Dead letters that were in that slot before must have been told.
+    pub(super) fn note(&mut self, slot: u32, sequence: u64, batch: &TokenBatch) {
+        let (Some(&first), Some(&last)) = (batch.lines.first(), batch.lines.last()) else { return };
+        let slot = slot as usize;
+        if self.slots.len() <= slot {
+            self.slots.resize(slot + 1, None);
+        }
+        self.slots[slot] = Some(Span { sequence, first, last });
+    }
+
+    /// What was in a dead letter, for people; `name` names an input.
+    pub(super) fn describe(&self, letter: &DeadLetter, name: impl Fn(u32) -> String) -> String {
+        let rows = letter.tensors.first().and_then(|tensor| tensor.meta.shape().first().copied()).unwrap_or(0);
+        let place = match self.slots.iter().flatten().find(|span| span.sequence == letter.sequence) {
+            Some(Span { first, last, .. }) if first.file == last.file => {
+                format!("lines {} to {} of {}", first.line, last.line, name(first.file))
+            }
+            Some(Span { first, last, .. }) => {
+                let (from, to) = (name(first.file), name(last.file));
+                format!("line {} of {from} to line {} of {to}", first.line, last.line)
+            }
+            // Published by the feed that this one took over from: its message says where it ended.
+            None => match Position::decode(&letter.user) {
+                Ok(next) => format!("lines up to {} of {}", next.line, name(next.file)),
+                Err(_) => "lines that it does not tell".to_owned(),
+            },
+        };
+        format!(
+            "dead letter: message {} ({rows} rows, {place}) was delivered {} times without an ack, and is given up",
+            letter.sequence, letter.attempts
+        )
+    }
+}
