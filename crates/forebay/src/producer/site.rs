@@ -266,6 +266,8 @@ impl Site {
             self.part(index).set_identity(incarnation, state::LEAVING);
         }
         drop(roster);
+        // On a broadcast ring it is owed nothing from its last cursor on: a producer that waits for a slot may have one.
+        self.wake_publisher();
         self.probe_members(false);
     }
 
