@@ -35,9 +35,9 @@ impl<W: Words> ReadOnly<W> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 pub(crate) mod heap {
-    //! Words on the heap, for tests and models.
+    //! Words on the heap, for tests; models have fewer of them.
     use super::*;
     use std::sync::Arc;
 

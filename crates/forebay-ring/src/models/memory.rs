@@ -1,0 +1,89 @@
+//! Memory as models see it: the words that a small ring touches, a payload that is checked for races, and a death.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use loom::cell::UnsafeCell;
+
+use crate::{sync::AtomicU64, words::Words};
+
+/// Some words of an object, by their number in it. All are made before the threads start, as loom demands.
+#[derive(Clone, Debug)]
+pub(super) struct Memory {
+    words: Arc<Vec<(usize, AtomicU64)>>,
+    /// Accesses left before whoever uses this handle dies; without one it lives for ever.
+    life: Option<Arc<AtomicUsize>>,
+}
+
+/// What a thread unwinds with when its life is over.
+struct Died;
+
+impl Memory {
+    /// The words of these numbers, all 0.
+    pub(super) fn of(numbers: impl IntoIterator<Item = usize>) -> Self {
+        let mut numbers: Vec<_> = numbers.into_iter().collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        Self { words: Arc::new(numbers.into_iter().map(|n| (n, AtomicU64::new(0))).collect()), life: None }
+    }
+
+    /// Another handle, whose user dies instead of making access number `life`, counted from 0 over all handles that
+    /// share `life`.
+    pub(super) fn mortal(&self, life: &Arc<AtomicUsize>) -> Self {
+        Self { words: Arc::clone(&self.words), life: Some(Arc::clone(life)) }
+    }
+}
+
+impl Words for Memory {
+    fn word(&self, index: usize) -> &AtomicU64 {
+        if let Some(life) = &self.life {
+            match life.load(Relaxed) {
+                0 => resume_unwind(Box::new(Died)),
+                left => life.store(left - 1, Relaxed),
+            }
+        }
+        let at = self.words.binary_search_by_key(&index, |&(number, _)| number);
+        &self.words[at.unwrap_or_else(|_| panic!("word {index} is not in this model"))].1
+    }
+}
+
+/// Runs `live` until it ends (true) or its life does (false).
+pub(super) fn until_death(live: impl FnOnce()) -> bool {
+    match catch_unwind(AssertUnwindSafe(live)) {
+        Ok(()) => true,
+        Err(cause) if cause.is::<Died>() => false,
+        Err(cause) => resume_unwind(cause),
+    }
+}
+
+/// A slot's payload. Reading and writing it without an edge in between fails the model.
+#[derive(Debug, Default)]
+pub(super) struct Payload(UnsafeCell<u64>);
+
+#[allow(unsafe_code, reason = "loom's cell is not Sync; that it is used as if it were is what models check")]
+// SAFETY: loom checks each access of `with` and `with_mut` against all others and fails the model on a race, before the
+// access takes place.
+unsafe impl Sync for Payload {}
+
+impl Payload {
+    pub(super) fn write(&self, value: u64) {
+        #[allow(unsafe_code, reason = "how loom's cell is written")]
+        self.0.with_mut(|at| {
+            // SAFETY: `at` comes from a live cell, and loom has checked that no other access is concurrent.
+            unsafe { *at = value }
+        });
+    }
+
+    pub(super) fn read(&self) -> u64 {
+        #[allow(unsafe_code, reason = "how loom's cell is read")]
+        self.0.with(|at| {
+            // SAFETY: `at` comes from a live cell, and loom has checked that no write is concurrent.
+            unsafe { *at }
+        })
+    }
+}

@@ -1,0 +1,246 @@
+//! Small rings of both kinds, and what their users do with them.
+
+use std::{
+    iter,
+    sync::{Arc, atomic::AtomicUsize},
+};
+
+use forebay_layout::{
+    Backing, Kind, WhenFull,
+    descriptor::ENTRY_WORDS,
+    geometry::{Geometry, Plan, SlotClass},
+    header::{LAST_STRIDE, W_BYTES, W_DEAD, W_DROPPED, W_HEAD, W_LAST, W_PARKED, W_STATE},
+    member as at, pool,
+};
+
+use super::memory::{Memory, Payload};
+use crate::{
+    Claim, Draft, Member, MemberId, Pool, Publisher, ReadOnly, Reader,
+    broadcast::{BroadcastConsumer, BroadcastProducer},
+    queue::{Acquired, Next, QueueConsumer, QueueProducer},
+};
+
+/// Members that a model has at most.
+const MEMBERS: usize = 3;
+/// Position entries, so that the third message meets the entry of the first.
+const POSITIONS: u64 = 2;
+
+/// Runs `model` in every order that at most `preemptions` forced switches between threads give;
+/// `LOOM_MAX_PREEMPTIONS` overrides that.
+pub(super) fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
+    builder.max_branches = 10_000;
+    builder.check(model);
+}
+
+fn plan(kind: Kind, slots: u32) -> Plan {
+    let geometry = Geometry {
+        kind,
+        backing: Backing::Posix,
+        when_full: WhenFull::Block,
+        writable: false,
+        max_consumers: MEMBERS as u32,
+        max_attempts: 0,
+        quota: 0,
+        max_fields: 1,
+        schema_bytes: 0,
+        classes: iter::once(SlotClass { slots, slot_bytes: 64 }).collect(),
+    };
+    let mut plan = geometry.plan().expect("the geometry is whole");
+    // Every offset stays; only the mask changes.
+    plan.positions = POSITIONS;
+    plan
+}
+
+/// The words of the ring object that a message without tensors touches.
+fn ring(plan: &Plan, kind: Kind) -> Memory {
+    let entries = (0..POSITIONS as usize).flat_map(|i| (0..ENTRY_WORDS).map(move |w| i * ENTRY_WORDS + w));
+    let descriptors = (0..plan.slots as usize).flat_map(|i| (0..6).map(move |w| i * plan.descriptor_words + w));
+    let joins = (0..2 * MEMBERS).map(|i| plan.join_word + i);
+    let slot_words = (0..if kind == Kind::Broadcast { plan.slots as usize } else { 0 })
+        .map(|i| plan.slot_word + i * pool::SLOT_WORD_STRIDE);
+    let lasts = (0..2).flat_map(|i| (0..3).map(move |w| W_LAST + i * LAST_STRIDE + w));
+    Memory::of(
+        [W_STATE, W_PARKED, W_HEAD, W_DROPPED, W_DEAD, W_BYTES]
+            .into_iter()
+            .chain(lasts)
+            .chain(joins)
+            .chain(entries.map(|w| plan.position_word + w))
+            .chain(descriptors.map(|w| plan.descriptor_word + w))
+            .chain(slot_words),
+    )
+}
+
+/// The words of a member's part that models touch, from `base` on.
+fn part(base: usize, plan: &Plan) -> impl Iterator<Item = usize> {
+    let grants = (0..plan.slots as usize * 2).map(move |i| base + at::SINCE + i);
+    [at::FLAGS, at::WAKE, at::PARKED, at::MISSED, at::LEFT, at::PRODUCER_WAKE]
+        .map(|w| base + w)
+        .into_iter()
+        .chain(grants)
+}
+
+/// The message that models publish under `sequence`: its correlation id and its user data follow from that.
+pub(super) fn draft(sequence: u64) -> Draft<'static> {
+    Draft { correlation_id: 10 * sequence, timestamp_ns: 0, payload_bytes: 8, fields: &[], names: &[], user: &[] }
+}
+
+/// A queue.
+#[derive(Clone)]
+pub(super) struct Queue {
+    pub(super) plan: Plan,
+    pub(super) ring: Memory,
+    pub(super) words: Memory,
+    payload: Arc<[Payload]>,
+}
+
+impl Queue {
+    pub(super) fn new(slots: u32) -> Self {
+        let plan = plan(Kind::Queue, slots);
+        let slot_words = (0..slots as usize).map(|i| plan.slot_word + i * pool::SLOT_WORD_STRIDE);
+        let parts = (0..MEMBERS).flat_map(|m| part(plan.member_word + m * plan.member_words, &plan));
+        let words =
+            Memory::of([pool::PRODUCER_WAKE, pool::PARKED, pool::RETURNS].into_iter().chain(slot_words).chain(parts));
+        Self { ring: ring(&plan, Kind::Queue), words, payload: (0..slots).map(|_| Payload::default()).collect(), plan }
+    }
+
+    /// The same ring, as somebody sees it who dies when `life` accesses are over.
+    pub(super) fn mortal(&self, life: &Arc<AtomicUsize>) -> Self {
+        Self { ring: self.ring.mortal(life), words: self.words.mortal(life), ..self.clone() }
+    }
+
+    pub(super) fn producer(&self) -> QueueProducer<Memory> {
+        QueueProducer::new(Publisher::new(self.ring.clone(), self.words.clone(), self.plan.clone(), 1))
+    }
+
+    pub(super) fn reader(&self) -> Reader<Memory> {
+        Reader::new(ReadOnly::new(self.ring.clone()), self.plan.clone(), 1)
+    }
+
+    pub(super) fn pool(&self) -> Pool<Memory> {
+        Pool::new(self.words.clone(), &self.plan)
+    }
+
+    pub(super) fn consumer(&self, index: u8) -> QueueConsumer<Memory> {
+        self.consumer_of(index, false)
+    }
+
+    pub(super) fn consumer_of(&self, index: u8, by_store: bool) -> QueueConsumer<Memory> {
+        QueueConsumer::new(self.reader(), self.pool(), MemberId { index, incarnation: 1 }, by_store)
+    }
+
+    /// Publishes the next message, if a slot is free.
+    pub(super) fn send(&self, producer: &mut QueueProducer<Memory>) -> Option<u64> {
+        match producer.acquire(0, true) {
+            Acquired::Slot(slot) => Some(self.fill(producer, slot)),
+            _ => None,
+        }
+    }
+
+    /// Writes and publishes a slot that is on loan.
+    pub(super) fn fill(&self, producer: &mut QueueProducer<Memory>, slot: u32) -> u64 {
+        let sequence = producer.publisher().next_sequence();
+        self.payload[slot as usize].write(sequence);
+        producer.publish(slot, &draft(sequence))
+    }
+
+    /// Takes a message, if there is one, and reads all of it.
+    pub(super) fn receive(&self, consumer: &mut QueueConsumer<Memory>, scan: bool) -> Option<Claim> {
+        match consumer.next(scan, |_| true).expect("nobody lies here") {
+            Next::Claimed(claim) => {
+                self.read(&claim);
+                Some(claim)
+            }
+            _ => None,
+        }
+    }
+
+    /// Reads a claimed message and checks that it is the one that was published.
+    pub(super) fn read(&self, claim: &Claim) {
+        read(&self.reader(), &self.payload, claim);
+    }
+
+    /// What the holder of a lease on a writable ring may do.
+    pub(super) fn write(&self, claim: &Claim) {
+        self.payload[claim.slot as usize].write(claim.sequence);
+    }
+}
+
+fn read(reader: &Reader<Memory>, payload: &[Payload], claim: &Claim) {
+    let head = reader.head_of(claim).expect("the descriptor came with the claim");
+    assert_eq!(head.correlation_id, 10 * claim.sequence, "the descriptor is of another message");
+    assert_eq!(payload[claim.slot as usize].read(), claim.sequence, "the payload is of another message");
+}
+
+/// A broadcast ring.
+#[derive(Clone)]
+pub(super) struct Broadcast {
+    pub(super) plan: Plan,
+    pub(super) ring: Memory,
+    parts: [Memory; MEMBERS],
+    lossy: bool,
+    payload: Arc<[Payload]>,
+}
+
+impl Broadcast {
+    pub(super) fn new(slots: u32, lossy: bool) -> Self {
+        let plan = plan(Kind::Broadcast, slots);
+        let parts = [(); MEMBERS].map(|()| Memory::of(part(plan.member_word, &plan)));
+        let payload = (0..slots).map(|_| Payload::default()).collect();
+        Self { ring: ring(&plan, Kind::Broadcast), parts, lossy, payload, plan }
+    }
+
+    /// As [`Queue::mortal`]; the members' objects stay as they are.
+    pub(super) fn mortal(&self, life: &Arc<AtomicUsize>) -> Self {
+        Self {
+            ring: self.ring.mortal(life),
+            parts: self.parts.each_ref().map(|part| part.mortal(life)),
+            ..self.clone()
+        }
+    }
+
+    pub(super) fn producer(&self) -> BroadcastProducer<Memory> {
+        self.producer_from(Publisher::new(self.ring.clone(), self.ring.clone(), self.plan.clone(), 1))
+    }
+
+    pub(super) fn producer_from(&self, publisher: Publisher<Memory>) -> BroadcastProducer<Memory> {
+        BroadcastProducer::new(publisher, self.ring.clone())
+    }
+
+    pub(super) fn part(&self, index: u8) -> Member<Memory> {
+        Member::in_object(self.parts[usize::from(index)].clone(), &self.plan)
+    }
+
+    pub(super) fn reader(&self) -> Reader<Memory> {
+        Reader::new(ReadOnly::new(self.ring.clone()), self.plan.clone(), 1)
+    }
+
+    pub(super) fn consumer(&self, index: u8, incarnation: u16) -> BroadcastConsumer<Memory> {
+        BroadcastConsumer::new(self.reader(), self.part(index), MemberId { index, incarnation }, self.lossy)
+    }
+
+    /// Publishes the next message, if a slot is free.
+    pub(super) fn send(&self, producer: &mut BroadcastProducer<Memory>) -> Option<u64> {
+        let slot = producer.acquire(0)?;
+        Some(self.fill(producer, slot))
+    }
+
+    /// Writes and publishes a slot that is on loan.
+    pub(super) fn fill(&self, producer: &mut BroadcastProducer<Memory>, slot: u32) -> u64 {
+        let sequence = producer.publisher().next_sequence();
+        self.payload[slot as usize].write(sequence);
+        producer.publish(slot, &draft(sequence))
+    }
+
+    /// Takes a message, if there is one, and reads all of it.
+    pub(super) fn receive(&self, member: &mut BroadcastConsumer<Memory>, scan: bool) -> Option<Claim> {
+        match member.next(scan, |_| true).expect("nobody lies here") {
+            Next::Claimed(claim) => {
+                read(&self.reader(), &self.payload, &claim);
+                Some(claim)
+            }
+            _ => None,
+        }
+    }
+}
