@@ -141,8 +141,23 @@ impl<W: Words> BroadcastConsumer<W> {
         }
     }
 
-    /// The committed message of the lowest sequence from the cursor on that is not settled.
+    /// The committed message of the lowest sequence from the cursor on that is not settled: a message that two looks
+    /// agree on. While the first looked at the slots one after the other, an earlier message may have been published in
+    /// one that it had passed already; that was before the one it found, so the second sees it.
     fn oldest(&self) -> Result<Option<(u64, u32, u32)>, Defect> {
+        let mut seen = None;
+        for _ in 0..=self.reader.plan().slots {
+            match (self.lowest()?, seen) {
+                (Some(found), _) if found.0 == self.cursor => return Ok(Some(found)),
+                (Some(found), Some(seen)) if found.0 <= seen => return Ok(Some(found)),
+                (Some(found), _) => seen = Some(found.0),
+                (None, _) => return Ok(None),
+            }
+        }
+        Ok(None)
+    }
+
+    fn lowest(&self) -> Result<Option<(u64, u32, u32)>, Defect> {
         let mut best: Option<(u64, u32, u32)> = None;
         for slot in 0..self.reader.plan().slots {
             let index = self.reader.plan().slot_word + slot as usize * SLOT_WORD_STRIDE;

@@ -113,22 +113,19 @@ impl<W: Words> QueueConsumer<W> {
     /// Looks at every slot word; claims the FULL one of the lowest sequence.
     fn scan(&mut self, may_hold: &impl Fn(usize) -> bool) -> Result<Next, Defect> {
         let returns = self.pool.returns();
+        let mut seen = None;
         // Each round that does not end here lost a message to another consumer, or to the producer's next use.
-        for _ in 0..=self.pool.slots() {
-            let mut best: Option<(u64, u32, u32)> = None;
-            for slot in 0..self.pool.slots() {
-                let word = self.word(slot)?;
-                if word.state() == SlotState::Full {
-                    let sequence = self.reader.sequence_of(slot);
-                    if best.is_none_or(|(lowest, ..)| sequence < lowest) {
-                        best = Some((sequence, slot, word.generation()));
-                    }
-                }
-            }
-            let Some((sequence, slot, generation)) = best else {
+        for _ in 0..=self.pool.slots().saturating_mul(2) {
+            let Some((sequence, slot, generation)) = self.lowest()? else {
                 self.returns = returns;
                 return Ok(Next::Empty);
             };
+            // Ahead of the cursor, a second look has to agree: an earlier message may have been published in a slot
+            // that the first had passed already. It was published before this one, so by now it is visible.
+            if sequence > self.cursor && seen.is_none_or(|seen| sequence > seen) {
+                seen = Some(sequence);
+                continue;
+            }
             match self.claim(slot, Some(generation), may_hold)? {
                 Some(Next::Claimed(claim)) => return Ok(Next::Claimed(Claim { sequence, ..claim })),
                 Some(other) => return Ok(other),
@@ -136,6 +133,21 @@ impl<W: Words> QueueConsumer<W> {
             }
         }
         Ok(Next::Empty)
+    }
+
+    /// The FULL slot of the lowest sequence: (sequence, slot, generation). The slots are looked at one after the other.
+    fn lowest(&self) -> Result<Option<(u64, u32, u32)>, Defect> {
+        let mut best: Option<(u64, u32, u32)> = None;
+        for slot in 0..self.pool.slots() {
+            let word = self.word(slot)?;
+            if word.state() == SlotState::Full {
+                let sequence = self.reader.sequence_of(slot);
+                if best.is_none_or(|(lowest, ..)| sequence < lowest) {
+                    best = Some((sequence, slot, word.generation()));
+                }
+            }
+        }
+        Ok(best)
     }
 
     fn word(&self, slot: u32) -> Result<SlotWord, Defect> {
