@@ -4,7 +4,10 @@
 //! Both ends run in one thread, so no cache line travels: these are instruction costs. What a hand-over between two
 //! processes costs is measured end to end, not here.
 
-use std::time::{Duration, Instant};
+use std::{
+    hint::black_box,
+    time::{Duration, Instant},
+};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use forebay::Kind;
@@ -66,12 +69,23 @@ fn hand_over(c: &mut Criterion) {
     }
 }
 
+/// From a message to its elements: finding the field by name, and the cast alone.
+fn view(c: &mut Criterion) {
+    let mut pair = Pair::new(Kind::Queue, 4096);
+    pair.check();
+    pair.publish(7);
+    let message = pair.receive();
+    c.bench_function("rust/tensor_by_name", |b| b.iter(|| message.tensor(black_box("x")).expect("the field").nbytes()));
+    let tensor = message.tensor("x").expect("the field");
+    c.bench_function("rust/as_slice", |b| b.iter(|| black_box(&tensor).as_slice::<u8>().expect("bytes").len()));
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default()
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1))
         .sample_size(50);
-    targets = hand_over
+    targets = hand_over, view
 }
 criterion_main!(benches);
