@@ -13,5 +13,11 @@
 
 mod claim;
 mod commit;
+mod give_back;
+mod join;
 mod memory;
+mod park;
+mod position;
+mod release;
+mod revoke;
 mod rig;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use forebay_layout::{
-    Backing, Kind, WhenFull,
+    Backing, Defect, Kind, WhenFull,
     descriptor::ENTRY_WORDS,
     geometry::{Geometry, Plan, SlotClass},
     header::{LAST_STRIDE, W_BYTES, W_DEAD, W_DROPPED, W_HEAD, W_LAST, W_PARKED, W_STATE},
@@ -112,6 +112,12 @@ impl Queue {
 
     pub(super) fn producer(&self) -> QueueProducer<Memory> {
         QueueProducer::new(Publisher::new(self.ring.clone(), self.words.clone(), self.plan.clone(), 1))
+    }
+
+    /// The producer of life `epoch`, after the death of the one before.
+    pub(super) fn successor(&self, epoch: u64) -> Result<QueueProducer<Memory>, Defect> {
+        let taken = Publisher::take_over(self.ring.clone(), self.words.clone(), self.plan.clone(), epoch);
+        taken.map(|(publisher, _)| QueueProducer::new(publisher))
     }
 
     pub(super) fn reader(&self) -> Reader<Memory> {
@@ -237,10 +243,15 @@ impl Broadcast {
     pub(super) fn receive(&self, member: &mut BroadcastConsumer<Memory>, scan: bool) -> Option<Claim> {
         match member.next(scan, |_| true).expect("nobody lies here") {
             Next::Claimed(claim) => {
-                read(&self.reader(), &self.payload, &claim);
+                self.read(&claim);
                 Some(claim)
             }
             _ => None,
         }
+    }
+
+    /// As [`Queue::read`].
+    pub(super) fn read(&self, claim: &Claim) {
+        read(&self.reader(), &self.payload, claim);
     }
 }

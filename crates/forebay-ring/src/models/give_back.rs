@@ -1,0 +1,207 @@
+//! E4 return: a message that was given back, by its reader or after its reader's death, reaches the next one whole.
+
+use loom::{sync::Arc, thread};
+
+use super::rig::{Queue, check};
+use crate::{
+    MemberId, SlotState, SlotWord,
+    queue::{self, mend},
+    sync::{AtomicU64, Ordering},
+};
+
+/// The lock byte of a member: freed by its death, which orders all it did before whoever sees the byte free.
+#[derive(Clone)]
+struct LockByte(Arc<AtomicU64>);
+
+impl LockByte {
+    fn held() -> Self {
+        Self(Arc::new(AtomicU64::new(1)))
+    }
+
+    fn die(&self) {
+        self.0.store(0, Ordering::Release);
+    }
+
+    fn lives(&self) -> bool {
+        self.0.load(Ordering::Acquire) != 0
+    }
+}
+
+#[test]
+fn what_one_reader_gives_back_the_next_may_write() {
+    check(3, || {
+        let ring = Queue::new(1);
+        let (mut producer, mut giver, mut taker) = (ring.producer(), ring.consumer(0), ring.consumer(1));
+        ring.send(&mut producer);
+        let claim = ring.receive(&mut giver, false).expect("it was published before");
+        let giver = {
+            let ring = ring.clone();
+            thread::spawn(move || {
+                ring.read(&claim);
+                queue::give_back(&ring.pool(), &claim, 0)
+            })
+        };
+        if let Some(claim) = ring.receive(&mut taker, true) {
+            assert_eq!(claim.attempts, 1);
+            ring.write(&claim);
+        }
+        assert_eq!(giver.join().unwrap(), SlotState::Full);
+    });
+}
+
+#[test]
+fn who_sees_that_something_came_back_finds_it() {
+    check(3, || {
+        let ring = Queue::new(1);
+        let (mut producer, mut giver, mut taker) = (ring.producer(), ring.consumer(0), ring.consumer(1));
+        ring.send(&mut producer);
+        let claim = ring.receive(&mut giver, false).expect("it was published before");
+        assert_eq!(ring.receive(&mut taker, true), None);
+        let giver = {
+            let ring = ring.clone();
+            thread::spawn(move || queue::give_back(&ring.pool(), &claim, 0))
+        };
+        let found = ring.receive(&mut taker, true);
+        let _ = giver.join().unwrap();
+        // The second look of a sleeper: no scan is forced, so the counter alone has to lead to it.
+        if found.is_none() {
+            assert!(ring.receive(&mut taker, false).is_some(), "its return was counted, and it is passed by");
+        }
+    });
+}
+
+#[test]
+fn what_a_dead_consumer_held_is_returned_whole_and_once() {
+    check(2, || {
+        let ring = Queue::new(1);
+        let (mut producer, mut dead, mut taker) = (ring.producer(), ring.consumer(0), ring.consumer(1));
+        let byte = LockByte::held();
+        ring.send(&mut producer);
+        let dying = {
+            let (ring, byte) = (ring.clone(), byte.clone());
+            thread::spawn(move || {
+                let _ = ring.receive(&mut dead, false);
+                byte.die();
+            })
+        };
+        // Two at once: the producer's control thread, and this member.
+        let other = {
+            let (ring, byte) = (ring.clone(), byte.clone());
+            thread::spawn(move || mend(&ring.pool(), 0, |owner| owner.index != 0 || byte.lives()).unwrap().returned)
+        };
+        let mut returned = mend(&ring.pool(), 0, |owner| owner.index != 0 || byte.lives()).unwrap().returned;
+        if let Some(claim) = ring.receive(&mut taker, true) {
+            // On a writable ring.
+            ring.write(&claim);
+        }
+        dying.join().unwrap();
+        returned += other.join().unwrap();
+        assert!(returned <= 1, "one death, two returns");
+    });
+}
+
+/// The claim of a single consumer is a plain store, which ends the release sequence of the commit.
+#[test]
+fn what_a_dead_single_consumer_held_is_returned_whole() {
+    check(3, || {
+        let ring = Queue::new(1);
+        let (mut producer, mut dead, mut taker) = (ring.producer(), ring.consumer_of(0, true), ring.consumer(1));
+        let byte = LockByte::held();
+        let sender = {
+            let ring = ring.clone();
+            thread::spawn(move || ring.send(&mut producer))
+        };
+        let dying = {
+            let (ring, byte) = (ring.clone(), byte.clone());
+            thread::spawn(move || {
+                let _ = ring.receive(&mut dead, true);
+                byte.die();
+            })
+        };
+        let mended = mend(&ring.pool(), 0, |owner| owner.index != 0 || byte.lives()).unwrap();
+        if mended.returned == 1 {
+            assert!(ring.receive(&mut taker, true).is_some_and(|claim| claim.attempts == 1));
+        }
+        dying.join().unwrap();
+        sender.join().unwrap();
+    });
+}
+
+#[test]
+fn an_acked_slot_of_the_dead_is_written_again_only_after_their_reads() {
+    check(3, || {
+        let ring = Queue::new(1);
+        let (mut producer, mut dead) = (ring.producer(), ring.consumer(0));
+        let byte = LockByte::held();
+        ring.send(&mut producer);
+        let dying = {
+            let (ring, byte) = (ring.clone(), byte.clone());
+            thread::spawn(move || {
+                let claim = ring.receive(&mut dead, false).expect("it was published before");
+                queue::ack(&ring.pool(), &claim);
+                ring.read(&claim);
+                byte.die();
+            })
+        };
+        let mender = {
+            let (ring, byte) = (ring.clone(), byte.clone());
+            thread::spawn(move || mend(&ring.pool(), 0, |_| byte.lives()).unwrap())
+        };
+        let _ = ring.send(&mut producer);
+        dying.join().unwrap();
+        mender.join().unwrap();
+    });
+}
+
+#[test]
+fn a_mender_that_slept_since_it_read_a_word_changes_nothing() {
+    check(4, || {
+        let ring = Queue::new(1);
+        let (mut producer, mut member) = (ring.producer(), ring.consumer(0));
+        let byte = LockByte::held();
+        ring.send(&mut producer);
+        let claim = ring.receive(&mut member, false).expect("it was published before");
+        let living = {
+            let (ring, byte) = (ring.clone(), byte.clone());
+            thread::spawn(move || {
+                // Gives back, takes again, and dies with the second claim: the mender may have read the first.
+                let _ = queue::give_back(&ring.pool(), &claim, 0);
+                let again = ring.receive(&mut member, true);
+                byte.die();
+                again
+            })
+        };
+        let mended = mend(&ring.pool(), 0, |_| byte.lives()).unwrap();
+        let again = living.join().unwrap().expect("nobody else takes it");
+        assert_eq!(again.attempts, 1);
+        let word = SlotWord::checked(ring.pool().peek_slot(0)).unwrap();
+        match mended.returned {
+            0 => assert_eq!(word, again.word, "the claim of the dead waits to be mended"),
+            _ => assert_eq!((word.state(), word.attempts()), (SlotState::Full, 2)),
+        }
+    });
+}
+
+#[test]
+fn the_words_of_a_living_consumer_are_left_alone() {
+    check(4, || {
+        let ring = Queue::new(2);
+        let (mut producer, mut member) = (ring.producer(), ring.consumer(0));
+        ring.send(&mut producer);
+        ring.send(&mut producer);
+        let living = {
+            let ring = ring.clone();
+            thread::spawn(move || {
+                let first = ring.receive(&mut member, false).unwrap();
+                let second = ring.receive(&mut member, false).unwrap();
+                queue::ack(&ring.pool(), &first);
+                queue::finish(&ring.pool(), &first);
+                second
+            })
+        };
+        let mended = mend(&ring.pool(), 0, |owner| owner == MemberId { index: 0, incarnation: 1 }).unwrap();
+        assert!(mended.is_nothing());
+        let second = living.join().unwrap();
+        assert_eq!(SlotWord::checked(ring.pool().peek_slot(second.slot)), Ok(second.word));
+    });
+}
