@@ -70,14 +70,15 @@ impl<W: Words> Member<W> {
 
     /// Broadcast: says whether the member sleeps.
     pub fn set_parked(&self, parked: bool) {
-        // ORDER E5 park, Relaxed: the sleeper's barrier follows.
-        self.at(at::PARKED).store(parked.into(), Ordering::Relaxed);
+        // ORDER E5 park, Release: how the member sleeps (its FLAGS) is said before that it does; its barrier follows.
+        self.at(at::PARKED).store(parked.into(), Ordering::Release);
     }
 
     /// Broadcast: takes the member's parked mark, if it is set.
     pub fn take_parked(&self) -> bool {
-        // ORDER E5 park, Relaxed: a hint; when it is stale the sleeper's second look or slice finds the message.
-        self.at(at::PARKED).load(Ordering::Relaxed) != 0 && self.at(at::PARKED).swap(0, Ordering::Relaxed) != 0
+        // ORDER E5 park, Acquire: who takes the mark sees how the member sleeps. The load may be stale in the one way
+        // that the barriers allow: then the sleeper's second look sees the message.
+        self.at(at::PARKED).load(Ordering::Relaxed) != 0 && self.at(at::PARKED).swap(0, Ordering::Acquire) != 0
     }
 
     /// Stores a word that only this side writes and others read for display or recovery.

@@ -53,44 +53,47 @@ impl<W: Words> Pool<W> {
 
     /// How often messages were given back; a change means that a scan of the slot words may find some.
     pub fn returns(&self) -> u64 {
-        // ORDER none, Relaxed: a hint; the scan itself acquires.
-        self.words.word(RETURNS).load(Ordering::Relaxed)
+        // ORDER E4 return, Acquire: a scan that follows sees every message that is counted here. Without it the scan
+        // might find nothing and yet take the return as dealt with; the second look before sleep would then skip it.
+        self.words.word(RETURNS).load(Ordering::Acquire)
     }
 
     pub(crate) fn count_return(&self) {
-        // ORDER none, Relaxed: a hint, see `returns`.
-        self.words.word(RETURNS).fetch_add(1, Ordering::Relaxed);
+        // ORDER E4 return, Release: the message is FULL before it is counted, see `returns`.
+        self.words.word(RETURNS).fetch_add(1, Ordering::Release);
     }
 
     /// Marks member `index` as asleep. The caller then executes its barrier and looks again before it sleeps.
     pub fn park(&self, index: u8) {
-        // ORDER E5 park, Relaxed: the barrier that follows orders it before the second look.
-        self.words.word(PARKED).fetch_or(1 << index, Ordering::Relaxed);
+        // ORDER E5 park, Release: how the member sleeps (its FLAGS) is said before that it does. That the mark is seen
+        // before the second look is the barrier's business.
+        self.words.word(PARKED).fetch_or(1 << index, Ordering::Release);
     }
 
     /// Takes back the mark of member `index`. False if a waker already took it: then a wake is meant for this member.
     pub fn unpark(&self, index: u8) -> bool {
-        // ORDER none, Relaxed: whoever took the bit stored its message first; the caller looks at slot words next.
-        self.words.word(PARKED).fetch_and(!(1 << index), Ordering::Relaxed) & 1 << index != 0
+        // ORDER E5 park, AcqRel: a member that finds its mark taken sees the message it was taken for; a waker that
+        // takes a mark sees how the member sleeps.
+        self.words.word(PARKED).fetch_and(!(1 << index), Ordering::AcqRel) & 1 << index != 0
     }
 
     /// Marks the producer as asleep; as with [`park`](Self::park).
     pub fn park_producer(&self) {
-        // ORDER E5 park, Relaxed: the barrier that follows orders it before the second look.
+        // ORDER none, Relaxed: the barrier that follows orders it before the second look (E5).
         self.words.word(PARKED).fetch_or(PARKED_PRODUCER, Ordering::Relaxed);
     }
 
     /// Takes back the producer's mark.
     pub fn unpark_producer(&self) {
-        // ORDER none, Relaxed: as in `unpark`.
+        // ORDER none, Relaxed: the producer looks again whenever it is awake, and nothing else is spent on its mark.
         self.words.word(PARKED).fetch_and(!PARKED_PRODUCER, Ordering::Relaxed);
     }
 
     /// Who sleeps.
     pub fn parked(&self) -> u64 {
-        // ORDER E5 park, Relaxed: the sleeper's barrier (and, without membarrier, the waker's fence before this load)
-        // make it see the bit or the sleeper see the store that came before.
-        self.words.word(PARKED).load(Ordering::Relaxed)
+        // ORDER E5 park, Acquire: the FLAGS of who is seen here are how it sleeps. That either this load sees the bit or
+        // the sleeper sees the store before it, is for the barriers on both sides.
+        self.words.word(PARKED).load(Ordering::Acquire)
     }
 
     /// Picks one sleeping member of those in `among` (bit m for member m), from `after` + 1 on and around, and takes its
