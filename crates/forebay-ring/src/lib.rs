@@ -23,11 +23,14 @@
 //! E3 position  Entry words, then stamp, Release → consumer loads the stamp, Acquire. While an entry is rewritten its
 //!              stamp is 0, separated by fences on both sides, so a torn copy is never taken for a whole one.
 //! E4 return    Who gives a message back stores FULL(attempts + 1), Release, having acquired what the producer
-//!              committed: the next claim sees payload and descriptor through it.
+//!              committed: the next claim sees payload and descriptor through it. Then it counts the return, Release →
+//!              who loads the count, Acquire, finds the message by a scan.
 //! E5 park      Sleeper: parked bit, barrier, look again. Waker: publish or release, (fence,) read the bit. If the
 //!              sleeper's barrier is first, the waker sees the bit; if the waker's store is first, the second look
-//!              sees it. With membarrier the sleeper's call supplies both barriers and the waker needs no fence.
-//! E6 join      Producer stores join_seq, Release, before it publishes that sequence → the member loads it, Acquire.
+//!              sees it. With membarrier the sleeper's call supplies both barriers and the waker needs no fence. Who
+//!              takes a mark sees how the sleeper sleeps; a sleeper that finds its mark taken sees why.
+//! E6 join      Producer zeroes the sequence, stores the incarnation, Release, then the sequence → the member loads its
+//!              incarnation, Acquire, then the sequence: never one of an earlier holder of the index.
 //! E7 revoke    On a lossy broadcast ring hold and revoke are both CASes of one word: exactly one happens.
 //!
 //! # Death at any instruction

@@ -54,10 +54,10 @@ impl<W: Words> BroadcastConsumer<W> {
     pub fn joined(&mut self) -> bool {
         if self.cursor == 0 {
             let word = self.reader.plan().join_word + 2 * usize::from(self.me.index);
-            // ORDER E6 join, Acquire: the incarnation arrives with the sequence.
-            let from = self.reader.load(word, Ordering::Acquire);
-            if from != 0 && self.reader.peek(word + 1) == u64::from(self.me.incarnation) {
-                self.cursor = from;
+            // ORDER E6 join, Acquire: with our incarnation arrives that the last holder's sequence is gone, so the one
+            // read next is 0 or ours. Read the other way round, it could be the last holder's.
+            if self.reader.load(word + 1, Ordering::Acquire) == u64::from(self.me.incarnation) {
+                self.cursor = self.reader.peek(word);
             }
         }
         self.cursor != 0

@@ -56,10 +56,12 @@ impl<W: Words> BroadcastProducer<W> {
     pub fn admit(&mut self, index: u8, incarnation: u16, part: Member<W>) {
         let from = self.publisher.next_sequence();
         self.members[usize::from(index)] = Some(Joined { part, from });
-        // ORDER none, Relaxed: the store below carries it.
-        self.ring.word(self.join_word(index) + 1).store(incarnation.into(), Ordering::Relaxed);
-        // ORDER E6 join, Release: incarnation before sequence, both before the publish of that sequence.
-        self.ring.word(self.join_word(index)).store(from, Ordering::Release);
+        // ORDER E6 join, Release: that the last holder's sequence is gone arrives with the incarnation. That one may have
+        // been a dead producer's, whom nobody removed.
+        self.ring.word(self.join_word(index)).store(0, Ordering::Relaxed);
+        self.ring.word(self.join_word(index) + 1).store(incarnation.into(), Ordering::Release);
+        // ORDER none, Relaxed: a member that sees it late looks again, at the latest when the publish wakes it (E5).
+        self.ring.word(self.join_word(index)).store(from, Ordering::Relaxed);
     }
 
     /// A successor's: the member was let in by a dead producer and goes on. If that died before it said from where on,

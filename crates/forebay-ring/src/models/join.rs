@@ -3,7 +3,7 @@
 use loom::thread;
 
 use super::rig::{Broadcast, check};
-use crate::broadcast;
+use crate::{Publisher, broadcast};
 
 #[test]
 fn a_member_gets_everything_from_its_join_on_and_nothing_before() {
@@ -52,6 +52,29 @@ fn a_member_never_starts_where_an_earlier_holder_of_its_index_did() {
         admitter.join().unwrap();
         assert!(member.joined());
         assert_eq!(member.cursor(), 2);
+    });
+}
+
+/// As above, but the producer that let the earlier holder in is dead as well, and nobody removed it.
+#[test]
+fn nor_where_a_member_of_a_dead_producer_did() {
+    check(3, || {
+        let ring = Broadcast::new(2, false);
+        let mut dead = ring.producer();
+        dead.admit(0, 1, ring.part(0));
+        ring.send(&mut dead);
+        drop(dead);
+        let taken = Publisher::take_over(ring.ring.clone(), ring.ring.clone(), ring.plan.clone(), 2);
+        let mut producer = ring.producer_from(taken.expect("nobody lies here").0);
+        let mut member = ring.consumer(0, 2);
+        let admitter = {
+            let ring = ring.clone();
+            thread::spawn(move || producer.admit(0, 2, ring.part(0)))
+        };
+        if member.joined() {
+            assert_eq!(member.cursor(), 2, "where the dead member started");
+        }
+        admitter.join().unwrap();
     });
 }
 
