@@ -79,6 +79,14 @@ pub fn wait_any(words: &[(&AtomicU32, u32)], timeout: Option<Duration>) -> Waite
     naps(words, timeout)
 }
 
+/// Whether the kernel has `futex_waitv`, by trying it.
+#[must_use]
+pub fn has_waitv() -> bool {
+    let (one, two) = (AtomicU32::new(0), AtomicU32::new(0));
+    // The second word does not hold what is expected: the call answers at once.
+    !matches!(waitv(&[(&one, 0), (&two, 1)], Some(Duration::ZERO)), Err(Errno::NOSYS | Errno::PERM))
+}
+
 /// `futex_waitv` over at most [`WAITV_MAX`] words.
 fn waitv(words: &[(&AtomicU32, u32)], timeout: Option<Duration>) -> Result<(), Errno> {
     let mut list = [Wait::new(); WAITV_MAX];
