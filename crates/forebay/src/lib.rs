@@ -32,6 +32,7 @@ mod consumer;
 mod element;
 mod error;
 mod fields;
+pub mod inspect;
 mod lease;
 mod message;
 mod options;

@@ -303,17 +303,20 @@ impl Drop for Made<'_> {
 
 /// Removes every object under a ring's name, whatever it is. Returns their names. The caller holds the producer's lock.
 pub(crate) fn unlink_all(dir: &Dir, ring: &str) -> forebay_os::Result<Vec<String>> {
-    let prefix = format!("{}{ring}.", object_prefix(dir));
-    let mut removed = Vec::new();
-    for name in shm::list(&prefix)? {
-        // "a.b" is a ring name too: only what follows the last dot is the object's.
-        if name[prefix.len()..].contains('.') {
-            continue;
-        }
-        shm::unlink(&name)?;
-        removed.push(name);
+    let names = names_of(dir, ring)?;
+    for name in &names {
+        shm::unlink(name)?;
     }
-    Ok(removed)
+    Ok(names)
+}
+
+/// The names of every object under a ring's name, whatever it is.
+pub(crate) fn names_of(dir: &Dir, ring: &str) -> forebay_os::Result<Vec<String>> {
+    let prefix = format!("{}{ring}.", object_prefix(dir));
+    let mut names = shm::list(&prefix)?;
+    // "a.b" is a ring name too: only what follows the last dot is the object's.
+    names.retain(|name| !name[prefix.len()..].contains('.'));
+    Ok(names)
 }
 
 fn treat(mapping: &Mapping, object: Object, care: Care, notes: &mut Vec<String>) -> Result<(), CreateError> {
