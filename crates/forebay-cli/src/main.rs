@@ -8,8 +8,11 @@
 //!
 //! Exit codes: 0 done, 1 it failed while running, 64 the command line or a file it names cannot be used.
 
+mod clean;
+mod doctor;
 mod failure;
 mod feed;
+mod ls;
 mod show;
 mod stop;
 mod units;
@@ -51,6 +54,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Feed(Box<feed::Args>),
+    Ls(ls::Args),
+    Clean(clean::Args),
+    Doctor(doctor::Args),
 }
 
 fn main() -> ExitCode {
@@ -65,6 +71,9 @@ fn main() -> ExitCode {
     };
     let done = match cli.command {
         Command::Feed(args) => feed::run(*args),
+        Command::Ls(args) => ls::run(&args),
+        Command::Clean(args) => clean::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

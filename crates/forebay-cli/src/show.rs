@@ -26,3 +26,43 @@ pub(crate) fn count(number: u64, one: &str) -> String {
     let many = if number == 1 { "" } else { "s" };
     format!("{} {one}{many}", crate::units::grouped(number))
 }
+
+/// Rows under a head, columns as wide as they need to be; what looks like a number stands on the right.
+pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    let cells = |column: usize| rows.iter().filter_map(move |row| row.get(column));
+    let widths: Vec<usize> = (0..head.len())
+        .map(|column| cells(column).map(|cell| cell.chars().count()).chain([head[column].len()]).max().unwrap_or(0))
+        .collect();
+    let right: Vec<bool> =
+        (0..head.len()).map(|column| !rows.is_empty() && cells(column).all(|cell| is_number(cell))).collect();
+    let mut text = String::new();
+    let mut line = |cells: Vec<&str>| {
+        let mut out = String::new();
+        for (column, cell) in cells.into_iter().enumerate() {
+            let width = widths[column];
+            out.push_str(&if right[column] { format!("{cell:>width$}  ") } else { format!("{cell:<width$}  ") });
+        }
+        text.push_str(out.trim_end());
+        text.push('\n');
+    };
+    line(head.to_vec());
+    for row in rows {
+        line(row.iter().map(String::as_str).collect());
+    }
+    text
+}
+
+fn is_number(cell: &str) -> bool {
+    cell == "-" || cell.starts_with(|c: char| c.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_aligns_text_left_and_numbers_right() {
+        let rows = [vec!["a".to_owned(), "7".to_owned()], vec!["long".to_owned(), "1 234".to_owned()]];
+        assert_eq!(table(&["NAME", "N"], &rows), "NAME      N\na         7\nlong  1 234\n");
+    }
+}
