@@ -1,8 +1,6 @@
 //! Claims exclude each other, and the producer's taking back.
 
-use loom::thread;
-
-use super::rig::{Queue, check};
+use super::rig::{Queue, check, spawn};
 use crate::queue;
 
 #[test]
@@ -15,9 +13,7 @@ fn two_consumers_never_share_a_message() {
             .map(|index| {
                 let ring = ring.clone();
                 let mut consumer = ring.consumer(index);
-                thread::spawn(move || {
-                    ring.receive(&mut consumer, true).map(|claim| queue::finish(&ring.pool(), &claim))
-                })
+                spawn(move || ring.receive(&mut consumer, true).map(|claim| queue::finish(&ring.pool(), &claim)))
             })
             .map(|consumer| consumer.join().unwrap())
             .into_iter()
@@ -35,7 +31,7 @@ fn a_claim_and_drop_oldest_never_share_a_message() {
         ring.send(&mut producer);
         let sender = {
             let ring = ring.clone();
-            thread::spawn(move || {
+            spawn(move || {
                 let dropped = producer.drop_oldest(0);
                 dropped.map(|slot| ring.fill(&mut producer, slot))
             })

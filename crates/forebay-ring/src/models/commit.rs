@@ -1,10 +1,8 @@
 //! E1 commit: a claim sees payload and descriptor, however it found the message.
 
-use forebay_layout::header::{W_STATE, state};
-use loom::thread;
-
-use super::rig::{Broadcast, Queue, check};
+use super::rig::{Broadcast, Queue, check, spawn};
 use crate::{sync::Ordering, words::Words};
+use forebay_layout::header::{W_STATE, state};
 
 #[test]
 fn a_message_found_by_its_position_arrives_whole() {
@@ -13,7 +11,7 @@ fn a_message_found_by_its_position_arrives_whole() {
         let (mut producer, mut consumer) = (ring.producer(), ring.consumer(0));
         let sender = {
             let ring = ring.clone();
-            thread::spawn(move || ring.send(&mut producer))
+            spawn(move || ring.send(&mut producer))
         };
         let early = ring.receive(&mut consumer, false);
         assert_eq!(sender.join().unwrap(), Some(1));
@@ -30,7 +28,7 @@ fn a_message_found_by_a_scan_arrives_whole() {
         let (mut producer, mut consumer) = (ring.producer(), ring.consumer(0));
         let sender = {
             let ring = ring.clone();
-            thread::spawn(move || ring.send(&mut producer))
+            spawn(move || ring.send(&mut producer))
         };
         let _ = ring.receive(&mut consumer, true);
         sender.join().unwrap();
@@ -44,7 +42,7 @@ fn a_single_consumer_may_claim_by_a_store() {
         let (mut producer, mut consumer) = (ring.producer(), ring.consumer_of(0, true));
         let sender = {
             let ring = ring.clone();
-            thread::spawn(move || ring.send(&mut producer))
+            spawn(move || ring.send(&mut producer))
         };
         let _ = ring.receive(&mut consumer, true);
         sender.join().unwrap();
@@ -58,7 +56,7 @@ fn first_deliveries_come_in_order_though_a_scan_finds_them() {
         let (mut producer, mut consumer) = (ring.producer(), ring.consumer(0));
         let sender = {
             let ring = ring.clone();
-            thread::spawn(move || (ring.send(&mut producer), ring.send(&mut producer)))
+            spawn(move || (ring.send(&mut producer), ring.send(&mut producer)))
         };
         let claim = ring.receive(&mut consumer, true);
         assert!(claim.is_none_or(|claim| claim.sequence == 1), "the second came first");
@@ -75,7 +73,7 @@ fn a_member_takes_a_whole_message_by_its_position() {
         let mut member = ring.consumer(0, 1);
         let sender = {
             let ring = ring.clone();
-            thread::spawn(move || ring.send(&mut producer))
+            spawn(move || ring.send(&mut producer))
         };
         let _ = ring.receive(&mut member, false);
         sender.join().unwrap();
@@ -91,7 +89,7 @@ fn a_member_takes_a_whole_message_by_a_scan() {
         let mut member = ring.consumer(0, 1);
         let sender = {
             let ring = ring.clone();
-            thread::spawn(move || ring.send(&mut producer))
+            spawn(move || ring.send(&mut producer))
         };
         let _ = ring.receive(&mut member, true);
         sender.join().unwrap();
@@ -107,7 +105,7 @@ fn a_member_that_scans_while_two_are_published_skips_none() {
         let mut member = ring.consumer(0, 1);
         let sender = {
             let ring = ring.clone();
-            thread::spawn(move || (ring.send(&mut producer), ring.send(&mut producer)))
+            spawn(move || (ring.send(&mut producer), ring.send(&mut producer)))
         };
         let claim = ring.receive(&mut member, true);
         assert!(claim.is_none_or(|claim| claim.sequence == 1), "the first was skipped, and stays owed for ever");
@@ -122,7 +120,7 @@ fn who_sees_the_ring_closed_sees_everything_published() {
         let (mut producer, mut consumer) = (ring.producer(), ring.consumer(0));
         let sender = {
             let ring = ring.clone();
-            thread::spawn(move || {
+            spawn(move || {
                 ring.send(&mut producer);
                 // ORDER E1 commit, Release: as the producer closes.
                 ring.ring.word(W_STATE).store(state::CLOSED, Ordering::Release);

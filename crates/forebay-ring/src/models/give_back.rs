@@ -1,8 +1,8 @@
 //! E4 return: a message that was given back, by its reader or after its reader's death, reaches the next one whole.
 
-use loom::{sync::Arc, thread};
+use loom::sync::Arc;
 
-use super::rig::{Queue, check};
+use super::rig::{Queue, check, spawn};
 use crate::{
     MemberId, SlotState, SlotWord,
     queue::{self, mend},
@@ -36,7 +36,7 @@ fn what_one_reader_gives_back_the_next_may_write() {
         let claim = ring.receive(&mut giver, false).expect("it was published before");
         let giver = {
             let ring = ring.clone();
-            thread::spawn(move || {
+            spawn(move || {
                 ring.read(&claim);
                 queue::give_back(&ring.pool(), &claim, 0)
             })
@@ -59,7 +59,7 @@ fn who_sees_that_something_came_back_finds_it() {
         assert_eq!(ring.receive(&mut taker, true), None);
         let giver = {
             let ring = ring.clone();
-            thread::spawn(move || queue::give_back(&ring.pool(), &claim, 0))
+            spawn(move || queue::give_back(&ring.pool(), &claim, 0))
         };
         let found = ring.receive(&mut taker, true);
         let _ = giver.join().unwrap();
@@ -79,7 +79,7 @@ fn what_a_dead_consumer_held_is_returned_whole_and_once() {
         ring.send(&mut producer);
         let dying = {
             let (ring, byte) = (ring.clone(), byte.clone());
-            thread::spawn(move || {
+            spawn(move || {
                 let _ = ring.receive(&mut dead, false);
                 byte.die();
             })
@@ -87,7 +87,7 @@ fn what_a_dead_consumer_held_is_returned_whole_and_once() {
         // Two at once: the producer's control thread, and this member.
         let other = {
             let (ring, byte) = (ring.clone(), byte.clone());
-            thread::spawn(move || mend(&ring.pool(), 0, |owner| owner.index != 0 || byte.lives()).unwrap().returned)
+            spawn(move || mend(&ring.pool(), 0, |owner| owner.index != 0 || byte.lives()).unwrap().returned)
         };
         let mut returned = mend(&ring.pool(), 0, |owner| owner.index != 0 || byte.lives()).unwrap().returned;
         if let Some(claim) = ring.receive(&mut taker, true) {
@@ -109,11 +109,11 @@ fn what_a_dead_single_consumer_held_is_returned_whole() {
         let byte = LockByte::held();
         let sender = {
             let ring = ring.clone();
-            thread::spawn(move || ring.send(&mut producer))
+            spawn(move || ring.send(&mut producer))
         };
         let dying = {
             let (ring, byte) = (ring.clone(), byte.clone());
-            thread::spawn(move || {
+            spawn(move || {
                 let _ = ring.receive(&mut dead, true);
                 byte.die();
             })
@@ -136,7 +136,7 @@ fn an_acked_slot_of_the_dead_is_written_again_only_after_their_reads() {
         ring.send(&mut producer);
         let dying = {
             let (ring, byte) = (ring.clone(), byte.clone());
-            thread::spawn(move || {
+            spawn(move || {
                 let claim = ring.receive(&mut dead, false).expect("it was published before");
                 queue::ack(&ring.pool(), &claim);
                 ring.read(&claim);
@@ -145,7 +145,7 @@ fn an_acked_slot_of_the_dead_is_written_again_only_after_their_reads() {
         };
         let mender = {
             let (ring, byte) = (ring.clone(), byte.clone());
-            thread::spawn(move || mend(&ring.pool(), 0, |_| byte.lives()).unwrap())
+            spawn(move || mend(&ring.pool(), 0, |_| byte.lives()).unwrap())
         };
         let _ = ring.send(&mut producer);
         dying.join().unwrap();
@@ -163,7 +163,7 @@ fn a_mender_that_slept_since_it_read_a_word_changes_nothing() {
         let claim = ring.receive(&mut member, false).expect("it was published before");
         let living = {
             let (ring, byte) = (ring.clone(), byte.clone());
-            thread::spawn(move || {
+            spawn(move || {
                 // Gives back, takes again, and dies with the second claim: the mender may have read the first.
                 let _ = queue::give_back(&ring.pool(), &claim, 0);
                 let again = ring.receive(&mut member, true);
@@ -191,7 +191,7 @@ fn the_words_of_a_living_consumer_are_left_alone() {
         ring.send(&mut producer);
         let living = {
             let ring = ring.clone();
-            thread::spawn(move || {
+            spawn(move || {
                 let first = ring.receive(&mut member, false).unwrap();
                 let second = ring.receive(&mut member, false).unwrap();
                 queue::ack(&ring.pool(), &first);

@@ -1,8 +1,6 @@
 //! E6 join: a member starts at the sequence from which on the producer owes it messages, and at no other.
 
-use loom::thread;
-
-use super::rig::{Broadcast, check};
+use super::rig::{Broadcast, check, spawn};
 use crate::{Publisher, broadcast};
 
 #[test]
@@ -14,7 +12,7 @@ fn a_member_gets_everything_from_its_join_on_and_nothing_before() {
         let mut member = ring.consumer(0, 1);
         let sender = {
             let ring = ring.clone();
-            thread::spawn(move || {
+            spawn(move || {
                 producer.admit(0, 1, ring.part(0));
                 ring.send(&mut producer);
                 producer
@@ -41,7 +39,7 @@ fn a_member_never_starts_where_an_earlier_holder_of_its_index_did() {
         let mut member = ring.consumer(0, 2);
         let admitter = {
             let ring = ring.clone();
-            thread::spawn(move || {
+            spawn(move || {
                 producer.remove(0);
                 producer.admit(0, 2, ring.part(0));
             })
@@ -69,7 +67,7 @@ fn nor_where_a_member_of_a_dead_producer_did() {
         let mut member = ring.consumer(0, 2);
         let admitter = {
             let ring = ring.clone();
-            thread::spawn(move || producer.admit(0, 2, ring.part(0)))
+            spawn(move || producer.admit(0, 2, ring.part(0)))
         };
         if member.joined() {
             assert_eq!(member.cursor(), 2, "where the dead member started");
@@ -86,7 +84,7 @@ fn who_leaves_before_it_was_let_in_is_owed_nothing() {
         let mut member = ring.consumer(0, 1);
         let sender = {
             let ring = ring.clone();
-            thread::spawn(move || {
+            spawn(move || {
                 producer.admit(0, 1, ring.part(0));
                 ring.send(&mut producer);
                 producer

@@ -37,6 +37,11 @@ impl Memory {
     pub(super) fn mortal(&self, life: &Arc<AtomicUsize>) -> Self {
         Self { words: Arc::clone(&self.words), life: Some(Arc::clone(life)) }
     }
+
+    /// Who uses this handle, or one that shares its life, has this many accesses left.
+    pub(super) fn dies_in(&self, accesses: usize) {
+        self.life.as_ref().expect("a mortal's handle").store(accesses, Relaxed);
+    }
 }
 
 impl Words for Memory {

@@ -13,6 +13,7 @@
 
 mod claim;
 mod commit;
+mod crash;
 mod give_back;
 mod join;
 mod memory;

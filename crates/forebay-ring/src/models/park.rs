@@ -4,9 +4,7 @@
 //! was taken and its wake word is not the one it would sleep on. Both ways to order the two sides look the same to a
 //! model: a fence on both, which the membarrier call of the sleeper supplies to the waker.
 
-use loom::thread;
-
-use super::rig::{Broadcast, Queue, check};
+use super::rig::{Broadcast, Queue, check, spawn};
 use crate::{
     Pool, Words, broadcast,
     queue::{self, Acquired},
@@ -43,7 +41,7 @@ fn a_consumer_that_goes_to_sleep_is_woken_for_what_is_published() {
         let (mut producer, mut consumer) = (ring.producer(), ring.consumer(0));
         let sender = {
             let ring = ring.clone();
-            thread::spawn(move || {
+            spawn(move || {
                 ring.send(&mut producer);
                 wake_one(&ring)
             })
@@ -69,7 +67,7 @@ fn a_consumer_that_goes_to_sleep_is_woken_for_what_is_given_back() {
         let claim = ring.receive(&mut giver, false).expect("it was published before");
         let giver = {
             let ring = ring.clone();
-            thread::spawn(move || {
+            spawn(move || {
                 let _ = queue::give_back(&ring.pool(), &claim, 0);
                 wake_one(&ring)
             })
@@ -95,7 +93,7 @@ fn who_finds_its_mark_taken_finds_the_message() {
         let (mut producer, mut consumer) = (ring.producer(), ring.consumer(0));
         let sender = {
             let ring = ring.clone();
-            thread::spawn(move || {
+            spawn(move || {
                 ring.send(&mut producer);
                 wake_one(&ring)
             })
@@ -117,7 +115,7 @@ fn a_waker_sees_how_a_sleeper_sleeps() {
         let part = ring.pool().member(&ring.plan, 0);
         let sleeper = {
             let (ring, part) = (ring.clone(), part.clone());
-            thread::spawn(move || {
+            spawn(move || {
                 part.store(FLAGS, EVENTFD);
                 ring.pool().park(0);
             })
@@ -140,7 +138,7 @@ fn the_producer_sees_how_a_member_sleeps() {
         let part = ring.part(0);
         let sleeper = {
             let part = part.clone();
-            thread::spawn(move || {
+            spawn(move || {
                 part.store(FLAGS, EVENTFD);
                 part.set_parked(true);
             })
@@ -160,7 +158,7 @@ fn two_wakers_wake_two_sleepers() {
         ring.pool().park(1);
         let waker = {
             let ring = ring.clone();
-            thread::spawn(move || wake_one(&ring))
+            spawn(move || wake_one(&ring))
         };
         let mine = wake_one(&ring);
         let woken = [mine, waker.join().unwrap()];
@@ -185,7 +183,7 @@ fn a_producer_that_goes_to_sleep_is_woken_for_a_free_slot() {
         let claim = ring.receive(&mut consumer, false).expect("it was published before");
         let receiver = {
             let ring = ring.clone();
-            thread::spawn(move || {
+            spawn(move || {
                 queue::finish(&ring.pool(), &claim);
                 waker_fence();
                 ring.pool().call_producer()
@@ -212,7 +210,7 @@ fn a_member_that_goes_to_sleep_is_woken_for_what_is_published() {
         let mut member = ring.consumer(0, 1);
         let sender = {
             let ring = ring.clone();
-            thread::spawn(move || {
+            spawn(move || {
                 ring.send(&mut producer);
                 waker_fence();
                 producer.ring_bells()
@@ -241,7 +239,7 @@ fn a_producer_that_goes_to_sleep_is_woken_when_a_member_settles() {
         let claim = ring.receive(&mut member, false).expect("it was published before");
         let settler = {
             let ring = ring.clone();
-            thread::spawn(move || broadcast::settle(&ring.part(0), &ring.reader(), claim.slot, claim.generation, true))
+            spawn(move || broadcast::settle(&ring.part(0), &ring.reader(), claim.slot, claim.generation, true))
         };
         let seen = ring.part(0).producer_wake_word().load(Ordering::Acquire);
         producer.set_parked(true);
@@ -262,7 +260,7 @@ fn a_consumer_that_goes_to_sleep_is_woken_when_the_ring_closes() {
         let ring = Queue::new(1);
         let closer = {
             let ring = ring.clone();
-            thread::spawn(move || {
+            spawn(move || {
                 // ORDER E1 commit, Release: as the producer closes; it rings every bell, parked or not.
                 ring.ring.word(W_STATE).store(state::CLOSED, Ordering::Release);
                 waker_fence();

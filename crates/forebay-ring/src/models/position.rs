@@ -1,8 +1,6 @@
 //! E3 position: a reader whose entry is rewritten under it takes the old words, the new ones, or none, never a mix.
 
-use loom::thread;
-
-use super::rig::{Broadcast, Queue, check};
+use super::rig::{Broadcast, Queue, check, spawn};
 use crate::{Claim, SlotWord, queue, reader::Position};
 
 /// A ring on which messages 1 and 2 came and went, so that publishing the third rewrites the entry of the first.
@@ -23,7 +21,7 @@ fn a_lagging_reader_is_never_sent_to_the_slot_of_a_later_message() {
         let (ring, mut producer) = used();
         let sender = {
             let ring = ring.clone();
-            thread::spawn(move || ring.send(&mut producer))
+            spawn(move || ring.send(&mut producer))
         };
         match ring.reader().position(1) {
             Ok(Position::At { slot, generation }) => assert_eq!((slot, generation), (0, 1), "the place of the third"),
@@ -40,7 +38,7 @@ fn a_reader_in_time_is_sent_to_the_slot_of_its_message() {
         let (ring, mut producer) = used();
         let sender = {
             let ring = ring.clone();
-            thread::spawn(move || ring.send(&mut producer))
+            spawn(move || ring.send(&mut producer))
         };
         match ring.reader().position(3) {
             Ok(Position::At { slot, generation }) => assert_eq!((slot, generation), (0, 2), "the place of the first"),
@@ -64,7 +62,7 @@ fn the_hot_copy_of_an_overtaken_message_is_whole_or_refused() {
         let (ring, mut producer) = used();
         let sender = {
             let ring = ring.clone();
-            thread::spawn(move || ring.send(&mut producer))
+            spawn(move || ring.send(&mut producer))
         };
         check_inline(&ring, 1, 1);
         sender.join().unwrap();
@@ -77,7 +75,7 @@ fn the_hot_copy_of_a_new_message_is_whole_or_refused() {
         let (ring, mut producer) = used();
         let sender = {
             let ring = ring.clone();
-            thread::spawn(move || ring.send(&mut producer))
+            spawn(move || ring.send(&mut producer))
         };
         check_inline(&ring, 3, 2);
         sender.join().unwrap();
@@ -96,7 +94,7 @@ fn a_slow_member_never_holds_another_message_than_it_says() {
         let mut member = ring.consumer(0, 1);
         let sender = {
             let ring = ring.clone();
-            thread::spawn(move || producer.drop_oldest(0).map(|slot| ring.fill(&mut producer, slot)))
+            spawn(move || producer.drop_oldest(0).map(|slot| ring.fill(&mut producer, slot)))
         };
         let claim = ring.receive(&mut member, true);
         assert!(claim.is_some(), "one of two is always there");

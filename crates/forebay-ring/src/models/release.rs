@@ -1,8 +1,6 @@
 //! E2 release: reads are over before a slot is used again.
 
-use loom::thread;
-
-use super::rig::{Broadcast, Queue, check};
+use super::rig::{Broadcast, Queue, check, spawn};
 use crate::{
     Outstanding, SlotWord, broadcast,
     queue::{self, Next},
@@ -17,7 +15,7 @@ fn a_slot_is_written_again_only_after_the_last_read() {
         ring.send(&mut producer);
         let receiver = {
             let ring = ring.clone();
-            thread::spawn(move || {
+            spawn(move || {
                 let claim = ring.receive(&mut consumer, false).expect("it was published before");
                 queue::finish(&ring.pool(), &claim);
             })
@@ -36,7 +34,7 @@ fn an_acked_slot_is_not_written_again_while_it_is_read() {
         ring.send(&mut producer);
         let receiver = {
             let ring = ring.clone();
-            thread::spawn(move || {
+            spawn(move || {
                 let claim = ring.receive(&mut consumer, false).expect("it was published before");
                 queue::ack(&ring.pool(), &claim);
                 ring.read(&claim);
@@ -57,7 +55,7 @@ fn a_message_given_back_and_dropped_is_no_longer_read() {
         let claim = ring.receive(&mut consumer, false).expect("it was published before");
         let receiver = {
             let ring = ring.clone();
-            thread::spawn(move || {
+            spawn(move || {
                 ring.read(&claim);
                 let _ = queue::give_back(&ring.pool(), &claim, 0);
             })
@@ -81,7 +79,7 @@ fn a_message_given_back_twice_and_dropped_is_no_longer_read() {
         ring.pool().slot(0).store(often.raw(), Ordering::Relaxed);
         let receiver = {
             let ring = ring.clone();
-            thread::spawn(move || {
+            spawn(move || {
                 if let Some(claim) = ring.receive(&mut consumer, false) {
                     let _ = queue::give_back(&ring.pool(), &claim, 0);
                 }
@@ -103,7 +101,7 @@ fn a_dead_letter_is_copied_after_its_last_reader() {
         let claim = ring.receive(&mut consumer, false).expect("it was published before");
         let receiver = {
             let ring = ring.clone();
-            thread::spawn(move || {
+            spawn(move || {
                 // On a writable ring the lease holder writes, too.
                 ring.write(&claim);
                 let _ = queue::give_back(&ring.pool(), &claim, 1);
@@ -130,7 +128,7 @@ fn a_broadcast_slot_is_written_again_only_after_the_last_member_read_it() {
         let members = [0, 1].map(|index| {
             let ring = ring.clone();
             let mut member = ring.consumer(index, 1);
-            thread::spawn(move || {
+            spawn(move || {
                 let claim = ring.receive(&mut member, false).expect("it was published before");
                 let _ = broadcast::settle(&ring.part(index), &ring.reader(), claim.slot, claim.generation, false);
             })
@@ -154,7 +152,7 @@ fn a_member_that_leaves_still_keeps_the_slot_that_it_reads() {
         let mut member = ring.consumer(0, 1);
         let leaver = {
             let ring = ring.clone();
-            thread::spawn(move || {
+            spawn(move || {
                 let claim = ring.receive(&mut member, false).expect("it was published before");
                 member.leave();
                 ring.read(&claim);
@@ -177,7 +175,7 @@ fn a_successor_writes_only_what_was_read_to_the_end() {
         drop(producer);
         let receiver = {
             let ring = ring.clone();
-            thread::spawn(move || {
+            spawn(move || {
                 if let Ok(Next::Claimed(claim)) = consumer.next(false, |_| true) {
                     ring.read(&claim);
                     queue::finish(&ring.pool(), &claim);

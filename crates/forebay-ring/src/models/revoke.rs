@@ -1,8 +1,6 @@
 //! E7 revoke: on a lossy broadcast ring a message is held or revoked, never both.
 
-use loom::thread;
-
-use super::rig::{Broadcast, check};
+use super::rig::{Broadcast, check, spawn};
 use crate::broadcast;
 
 #[test]
@@ -15,7 +13,7 @@ fn a_message_is_held_or_revoked() {
         let mut member = ring.consumer(0, 1);
         let sender = {
             let ring = ring.clone();
-            thread::spawn(move || producer.drop_oldest(0).map(|slot| ring.fill(&mut producer, slot)))
+            spawn(move || producer.drop_oldest(0).map(|slot| ring.fill(&mut producer, slot)))
         };
         let claim = ring.receive(&mut member, false);
         let dropped = sender.join().unwrap();
@@ -37,7 +35,7 @@ fn what_was_settled_in_between_is_written_again_only_after_its_reads() {
         let mut member = ring.consumer(0, 1);
         let reader = {
             let ring = ring.clone();
-            thread::spawn(move || {
+            spawn(move || {
                 if let Some(claim) = ring.receive(&mut member, false) {
                     let _ = broadcast::settle(&ring.part(0), &ring.reader(), claim.slot, claim.generation, false);
                 }
@@ -62,7 +60,7 @@ fn a_message_that_one_member_holds_is_not_written_again() {
         let members = [0, 1].map(|index| {
             let ring = ring.clone();
             let mut member = ring.consumer(index, 1);
-            thread::spawn(move || {
+            spawn(move || {
                 if let Some(claim) = ring.receive(&mut member, false)
                     && index == 0
                 {

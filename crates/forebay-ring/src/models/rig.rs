@@ -1,17 +1,19 @@
 //! Small rings of both kinds, and what their users do with them.
 
 use std::{
+    cell::Cell,
     iter,
     sync::{Arc, atomic::AtomicUsize},
 };
 
 use forebay_layout::{
     Backing, Defect, Kind, WhenFull,
-    descriptor::ENTRY_WORDS,
+    descriptor::{ENTRY_WORDS, FIELD_WORDS, HEAD_WORDS, USER_WORDS},
     geometry::{Geometry, Plan, SlotClass},
     header::{LAST_STRIDE, W_BYTES, W_DEAD, W_DROPPED, W_HEAD, W_LAST, W_PARKED, W_STATE},
     member as at, pool,
 };
+use loom::thread::{self, JoinHandle};
 
 use super::memory::{Memory, Payload};
 use crate::{
@@ -25,13 +27,36 @@ const MEMBERS: usize = 3;
 /// Position entries, so that the third message meets the entry of the first.
 const POSITIONS: u64 = 2;
 
+thread_local! {
+    /// Whether a spawned thread runs before the one that spawned it goes on, unless loom tries another order.
+    static SPAWNED_FIRST: Cell<bool> = const { Cell::new(false) };
+}
+
 /// Runs `model` in every order that at most `preemptions` forced switches between threads give;
 /// `LOOM_MAX_PREEMPTIONS` overrides that.
+///
+/// Loom finds the orders to try from the last access to a word alone, so that a thread that loads a word before it
+/// stores to it hides that the store would matter to another thread's earlier load. It does not when it runs first;
+/// hence every model runs twice, beginning with either side.
 pub(super) fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
-    builder.max_branches = 10_000;
-    builder.check(model);
+    let model = Arc::new(model);
+    for spawned_first in [false, true] {
+        SPAWNED_FIRST.set(spawned_first);
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
+        builder.max_branches = 10_000;
+        let model = Arc::clone(&model);
+        builder.check(move || model());
+    }
+}
+
+/// Starts a thread of a model; its caller is the other one.
+pub(super) fn spawn<T: 'static>(side: impl FnOnce() -> T + 'static) -> JoinHandle<T> {
+    let handle = thread::spawn(side);
+    if SPAWNED_FIRST.get() {
+        thread::yield_now();
+    }
+    handle
 }
 
 fn plan(kind: Kind, slots: u32) -> Plan {
@@ -56,7 +81,9 @@ fn plan(kind: Kind, slots: u32) -> Plan {
 /// The words of the ring object that a message without tensors touches.
 fn ring(plan: &Plan, kind: Kind) -> Memory {
     let entries = (0..POSITIONS as usize).flat_map(|i| (0..ENTRY_WORDS).map(move |w| i * ENTRY_WORDS + w));
-    let descriptors = (0..plan.slots as usize).flat_map(|i| (0..6).map(move |w| i * plan.descriptor_words + w));
+    // The head, the first field, which a successor copies, and the first word of the user data.
+    let words = || (0..6).chain(HEAD_WORDS..HEAD_WORDS + FIELD_WORDS).chain([plan.descriptor_words - USER_WORDS]);
+    let descriptors = (0..plan.slots as usize).flat_map(|i| words().map(move |w| i * plan.descriptor_words + w));
     let joins = (0..2 * MEMBERS).map(|i| plan.join_word + i);
     let slot_words = (0..if kind == Kind::Broadcast { plan.slots as usize } else { 0 })
         .map(|i| plan.slot_word + i * pool::SLOT_WORD_STRIDE);
@@ -108,6 +135,23 @@ impl Queue {
     /// The same ring, as somebody sees it who dies when `life` accesses are over.
     pub(super) fn mortal(&self, life: &Arc<AtomicUsize>) -> Self {
         Self { ring: self.ring.mortal(life), words: self.words.mortal(life), ..self.clone() }
+    }
+
+    /// Who uses this handle, which is mortal, has this many accesses left.
+    pub(super) fn dies_in(&self, accesses: usize) {
+        self.ring.dies_in(accesses);
+    }
+
+    pub(super) fn producer_from(&self, publisher: Publisher<Memory>) -> QueueProducer<Memory> {
+        QueueProducer::new(publisher)
+    }
+
+    /// As [`send`](Self::send), with the sequence as user data.
+    pub(super) fn send_noted(&self, producer: &mut QueueProducer<Memory>) -> Option<u64> {
+        let Acquired::Slot(slot) = producer.acquire(0, true) else { return None };
+        let sequence = producer.publisher().next_sequence();
+        self.payload[slot as usize].write(sequence);
+        Some(producer.publish(slot, &Draft { user: &sequence.to_le_bytes(), ..draft(sequence) }))
     }
 
     pub(super) fn producer(&self) -> QueueProducer<Memory> {
@@ -197,13 +241,26 @@ impl Broadcast {
         Self { ring: ring(&plan, Kind::Broadcast), parts, lossy, payload, plan }
     }
 
-    /// As [`Queue::mortal`]; the members' objects stay as they are.
+    /// As [`Queue::mortal`].
     pub(super) fn mortal(&self, life: &Arc<AtomicUsize>) -> Self {
         Self {
             ring: self.ring.mortal(life),
             parts: self.parts.each_ref().map(|part| part.mortal(life)),
             ..self.clone()
         }
+    }
+
+    /// As [`Queue::dies_in`].
+    pub(super) fn dies_in(&self, accesses: usize) {
+        self.ring.dies_in(accesses);
+    }
+
+    /// As [`Queue::send_noted`].
+    pub(super) fn send_noted(&self, producer: &mut BroadcastProducer<Memory>) -> Option<u64> {
+        let slot = producer.acquire(0)?;
+        let sequence = producer.publisher().next_sequence();
+        self.payload[slot as usize].write(sequence);
+        Some(producer.publish(slot, &Draft { user: &sequence.to_le_bytes(), ..draft(sequence) }))
     }
 
     pub(super) fn producer(&self) -> BroadcastProducer<Memory> {
