@@ -151,6 +151,16 @@ impl<W: Words> QueueProducer<W> {
         counts
     }
 
+    /// Messages that a consumer may still have to receive, because nobody has acked them. What is acked and only still
+    /// read is not counted.
+    pub fn undelivered(&self) -> u32 {
+        let counts = |&(slot, state, _): &(u32, Outstanding, u32)| {
+            matches!(state, Outstanding::Published(_))
+                && self.word(slot).is_some_and(|word| matches!(word.state(), SlotState::Full | SlotState::Claimed))
+        };
+        self.publisher.shadows().filter(counts).count() as u32
+    }
+
     /// Loans that were neither published nor abandoned.
     pub fn loaned(&self) -> u32 {
         self.publisher.shadows().filter(|(_, state, _)| *state == Outstanding::Loaned).count() as u32

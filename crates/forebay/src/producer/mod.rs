@@ -25,7 +25,7 @@ use std::{
 };
 
 use forebay_layout::{
-    DType, Kind,
+    DType,
     geometry::Geometry,
     header::{W_STATE, state},
     schema::Schema,
@@ -446,7 +446,11 @@ impl Producer {
             return;
         }
         self.announce_end();
-        self.shut(self.outstanding() > 0 && self.site.consumers() == 0 && self.site.kind() == Kind::Queue);
+        let undelivered = match &self.core {
+            Core::Queue(core) => core.undelivered() > 0,
+            Core::Broadcast(_) => false,
+        };
+        self.shut(undelivered && self.site.consumers() == 0);
     }
 
     /// Closes the ring and removes it, with whatever nobody has received.
