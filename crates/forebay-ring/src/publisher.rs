@@ -354,40 +354,47 @@ impl<W: Words> Publisher<W> {
         }
     }
 
-    /// Every sequence that consumers may still look up gets an entry: that of its message, or an empty one.
+    /// Every sequence that consumers may still look up gets an entry: that of its message, or an empty one. Messages
+    /// first, and nothing that is right is written again: consumers look at the entries meanwhile, and one that sees an
+    /// empty entry goes on to the next sequence for good.
     fn fill_entries(&self, highest: u64) {
         let oldest = (highest + 1).saturating_sub(self.plan.positions).max(1);
+        for (slot, state, generation) in self.shadows() {
+            let Outstanding::Published(sequence) = state else { continue };
+            let entry = self.entry(sequence);
+            let place = u64::from(slot) | u64::from(generation) << 32;
+            if sequence >= oldest && (self.get(entry), self.get(entry + 1)) != (sequence, place) {
+                self.write_entry_again(sequence, slot, generation);
+            }
+        }
         for sequence in oldest..=highest {
             if self.get(self.entry(sequence)) != sequence {
                 let void = Head { sequence, slot: NO_SLOT, ..Head::default() };
                 self.write_entry(&void, None);
             }
         }
-        for (slot, state, generation) in self.shadows() {
-            let Outstanding::Published(sequence) = state else { continue };
-            let base = self.descriptor(slot);
-            let place = self.get(self.entry(sequence) + 1);
-            if sequence < oldest || place == u64::from(slot) | u64::from(generation) << 32 {
-                continue;
-            }
-            // Consumers check what they read, so a field that lies is copied as it stands.
-            let head = Head {
-                sequence,
-                slot,
-                generation,
-                correlation_id: self.get(base + 2),
-                payload_bytes: self.get(base + 3),
-                timestamp_ns: self.get(base + 4),
-                fields: self.get(base + 5) as u16,
-                user_bytes: (self.get(base + 5) >> 16) as u16,
-            };
-            let mut words = [0; FIELD_WORDS];
-            for (i, word) in words.iter_mut().enumerate() {
-                *word = self.get(base + HEAD_WORDS + i);
-            }
-            let first = TensorMeta::decode(&words, u64::MAX >> 1).ok().map(|(meta, _)| meta);
-            self.write_entry(&head, first.as_ref().filter(|_| head.fields > 0));
+    }
+
+    /// The entry of a published message, from its descriptor. Consumers check what they read, so a field that lies is
+    /// copied as it stands.
+    fn write_entry_again(&self, sequence: u64, slot: u32, generation: u32) {
+        let base = self.descriptor(slot);
+        let head = Head {
+            sequence,
+            slot,
+            generation,
+            correlation_id: self.get(base + 2),
+            payload_bytes: self.get(base + 3),
+            timestamp_ns: self.get(base + 4),
+            fields: self.get(base + 5) as u16,
+            user_bytes: (self.get(base + 5) >> 16) as u16,
+        };
+        let mut words = [0; FIELD_WORDS];
+        for (i, word) in words.iter_mut().enumerate() {
+            *word = self.get(base + HEAD_WORDS + i);
         }
+        let first = TensorMeta::decode(&words, u64::MAX >> 1).ok().map(|(meta, _)| meta);
+        self.write_entry(&head, first.as_ref().filter(|_| head.fields > 0));
     }
 }
 
