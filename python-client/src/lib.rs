@@ -1,1 +1,60 @@
-//! The native half of the Python package `forebay`.
+//! The native half of the Python package `forebay`: PyO3 classes over the crate `forebay`.
+//!
+//! ```text
+//!   consumer.rs  set.rs  message.rs     receiving        producer.rs  loan.rs  incoming.rs    sending
+//!   tensor.rs    one tensor             memory.rs        what keeps its bytes alive
+//!   numpy.rs     torch.rs  exchange.rs  dlpack.rs  buffer.rs              the ways out of it
+//!   schema.rs    dtype.rs  errors.rs    lifecycle.rs     fork, exit, signals
+//! ```
+//!
+//! This file only registers. Unsafe code lives in `buffer.rs`, `dlpack.rs` and `exchange.rs` alone. Nothing here holds
+//! logic that a Rust user lacks, and nothing imports NumPy, torch or JAX before it is asked for one of their arrays.
+#![deny(unsafe_code)]
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("forebay runs on Linux only: it needs memfd, futex and open-file-description locks");
+
+mod buffer;
+mod consumer;
+mod dlpack;
+mod dtype;
+mod errors;
+mod exchange;
+mod incoming;
+mod lifecycle;
+mod loan;
+mod memory;
+mod message;
+mod numpy;
+mod producer;
+mod schema;
+mod set;
+mod tensor;
+mod torch;
+
+/// The native half of `forebay`; import `forebay` instead.
+#[pyo3::pymodule]
+mod _native {
+    #[pymodule_export]
+    use crate::consumer::{ConsumerStats, HeldLease, PyConsumer};
+    #[pymodule_export]
+    use crate::lifecycle::{after_fork_in_child, close_everything};
+    #[pymodule_export]
+    use crate::loan::PyLoan;
+    #[pymodule_export]
+    use crate::message::PyMessage;
+    #[pymodule_export]
+    use crate::producer::{DeadLetter, ProducerStats, PyProducer, Takeover};
+    #[pymodule_export]
+    use crate::schema::{PyField, PySchema};
+    #[pymodule_export]
+    use crate::set::PyConsumerSet;
+    #[pymodule_export]
+    use crate::tensor::PyTensor;
+    #[pymodule_export]
+    use crate::torch::torch_routes;
+
+    #[pymodule_export]
+    #[expect(non_upper_case_globals, reason = "a Python name")]
+    const __version__: &str = env!("CARGO_PKG_VERSION");
+}

@@ -1,0 +1,130 @@
+"""Tensors from another process on the same host, through shared memory, without a copy.
+
+    import forebay
+
+    for message in forebay.Consumer("tokens"):
+        model(**message.torch())
+
+Importing this imports neither NumPy nor torch nor JAX: the first array of a kind does.
+"""
+
+import atexit as _atexit
+import os as _os
+import sys as _sys
+
+if not _sys.platform.startswith("linux"):
+    raise ImportError(
+        f"forebay runs on Linux only, this is {_sys.platform}: it needs memfd, futex and open-file-description locks; "
+        "use a Linux container or virtual machine"
+    )
+
+from forebay._errors import (
+    AttachError,
+    AttachRefused,
+    CreateError,
+    DTypeUnavailable,
+    FieldsMismatch,
+    ForebayError,
+    ForkedError,
+    HandleClosed,
+    IncompatibleRing,
+    InsufficientMemory,
+    InvalidOptions,
+    LoanEnded,
+    LoanError,
+    MessageTooLarge,
+    NoSuchField,
+    NotWritable,
+    OwnLoansOutstanding,
+    PeerDied,
+    PeerSilent,
+    PublishError,
+    QuotaExceeded,
+    ReceiveError,
+    ReceiveTimeout,
+    RingClosed,
+    RingDiffers,
+    RingFull,
+    RingNotFound,
+    RingPoisoned,
+    RingReplaced,
+    RingTaken,
+    SchemaError,
+    SchemaMismatch,
+    SystemCallError,
+    WaitTimeout,
+)
+from forebay._native import (
+    Consumer,
+    ConsumerSet,
+    ConsumerStats,
+    DeadLetter,
+    Field,
+    HeldLease,
+    Loan,
+    Message,
+    Producer,
+    ProducerStats,
+    Schema,
+    Takeover,
+    Tensor,
+    __version__,
+    _after_fork_in_child,
+    _close_everything,
+    torch_routes,
+)
+
+_atexit.register(_close_everything)
+_os.register_at_fork(after_in_child=_after_fork_in_child)
+
+__all__ = [
+    "AttachError",
+    "AttachRefused",
+    "Consumer",
+    "ConsumerSet",
+    "ConsumerStats",
+    "CreateError",
+    "DTypeUnavailable",
+    "DeadLetter",
+    "Field",
+    "FieldsMismatch",
+    "ForebayError",
+    "ForkedError",
+    "HandleClosed",
+    "HeldLease",
+    "IncompatibleRing",
+    "InsufficientMemory",
+    "InvalidOptions",
+    "Loan",
+    "LoanEnded",
+    "LoanError",
+    "Message",
+    "MessageTooLarge",
+    "NoSuchField",
+    "NotWritable",
+    "OwnLoansOutstanding",
+    "PeerDied",
+    "PeerSilent",
+    "Producer",
+    "ProducerStats",
+    "PublishError",
+    "QuotaExceeded",
+    "ReceiveError",
+    "ReceiveTimeout",
+    "RingClosed",
+    "RingDiffers",
+    "RingFull",
+    "RingNotFound",
+    "RingPoisoned",
+    "RingReplaced",
+    "RingTaken",
+    "Schema",
+    "SchemaError",
+    "SchemaMismatch",
+    "SystemCallError",
+    "Takeover",
+    "Tensor",
+    "WaitTimeout",
+    "__version__",
+    "torch_routes",
+]

@@ -1,0 +1,590 @@
+//! `Consumer`: receives the messages of a ring.
+//!
+//! The Rust consumer lies behind a mutex that is taken with the interpreter held only by `try_lock`; whoever must wait
+//! for it detaches first. A thread that waits for messages lets go of it when another one wants it (`Shared::wanted`).
+
+use std::{
+    os::fd::RawFd,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use forebay::{AckMode, RecvError};
+use pyo3::{
+    exceptions::{PyStopAsyncIteration, PyValueError},
+    prelude::*,
+    sync::PyOnceLock,
+    types::{PyDict, PyList, PyString, PyTuple},
+};
+
+use crate::{
+    errors,
+    lifecycle::{self, Birth, Close, Signals, seconds},
+    message::{Names, PyMessage},
+    schema::PySchema,
+};
+
+/// A lease that a consumer holds.
+#[pyclass(frozen, get_all, module = "forebay")]
+#[derive(Debug, Clone)]
+pub(crate) struct HeldLease {
+    /// Sequence of the message.
+    sequence: u64,
+    /// Its slot.
+    slot: u32,
+    /// Bytes of that slot.
+    slot_bytes: u64,
+    /// Seconds since it was received.
+    age_s: f64,
+}
+
+impl From<forebay::HeldLease> for HeldLease {
+    fn from(of: forebay::HeldLease) -> Self {
+        Self { sequence: of.sequence, slot: of.slot, slot_bytes: of.slot_bytes, age_s: of.age.as_secs_f64() }
+    }
+}
+
+#[pymethods]
+impl HeldLease {
+    fn __repr__(&self) -> String {
+        format!("<forebay.HeldLease message {} in slot {} for {:.3} s>", self.sequence, self.slot, self.age_s)
+    }
+}
+
+/// What a consumer counted since it attached.
+#[pyclass(frozen, get_all, module = "forebay")]
+#[derive(Debug, Clone)]
+pub(crate) struct ConsumerStats {
+    /// Messages received.
+    received: u64,
+    /// Messages acked.
+    acked: u64,
+    /// Messages given back.
+    nacked: u64,
+    /// Messages of dead consumers that this one put back.
+    recovered: u64,
+    /// Messages revoked before this consumer took them (broadcast, drop-oldest).
+    missed: u64,
+}
+
+#[pymethods]
+impl ConsumerStats {
+    fn __repr__(&self) -> String {
+        let Self { received, acked, nacked, recovered, missed } = self;
+        format!(
+            "<forebay.ConsumerStats received {received}, acked {acked}, nacked {nacked}, recovered {recovered}, missed {missed}>"
+        )
+    }
+}
+
+/// The consumer, shared between its Python object and the hook at exit.
+struct Shared {
+    ring: String,
+    birth: Birth,
+    /// `None` once closed.
+    inner: Mutex<Option<forebay::Consumer>>,
+    closing: AtomicBool,
+    /// Threads that want `inner` while another one waits for a message in it.
+    wanted: AtomicU32,
+}
+
+impl Shared {
+    /// Takes the consumer; the calling thread must be detached.
+    fn lock(&self) -> MutexGuard<'_, Option<forebay::Consumer>> {
+        // ORDER none, Relaxed (also below): a request to hurry; the mutex orders what lies behind it.
+        self.wanted.fetch_add(1, Ordering::Relaxed);
+        let guard = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        self.wanted.fetch_sub(1, Ordering::Relaxed);
+        guard
+    }
+
+    /// Waits for a message; `None` if closed meanwhile. The calling thread must be detached.
+    fn wait(
+        &self,
+        timeout: Option<Duration>,
+        interrupt: &mut dyn FnMut() -> bool,
+    ) -> Result<Option<forebay::Message>, RecvError> {
+        let start = Instant::now();
+        let mut first = true;
+        loop {
+            let left = timeout.map(|timeout| timeout.saturating_sub(start.elapsed()));
+            let mut stopped = false;
+            {
+                let mut guard =
+                    if first { self.lock() } else { self.inner.lock().unwrap_or_else(PoisonError::into_inner) };
+                let Some(consumer) = guard.as_mut() else { return Ok(None) };
+                let mut stop = || {
+                    stopped = interrupt();
+                    stopped || self.closing.load(Ordering::Relaxed) || self.wanted.load(Ordering::Relaxed) > 0
+                };
+                match consumer.recv_interruptible(left, &mut stop) {
+                    Ok(None) => {}
+                    Err(RecvError::Timeout { ring, note, .. }) => {
+                        return Err(RecvError::Timeout { ring, waited: start.elapsed(), note });
+                    }
+                    done => return done,
+                }
+            }
+            if stopped || self.closing.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            first = false;
+            // Let those who asked have it.
+            while self.wanted.load(Ordering::Relaxed) > 0 {
+                std::thread::yield_now();
+            }
+        }
+    }
+}
+
+impl Close for Shared {
+    fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+        // Dropping it gives back what is not acked.
+        drop(self.lock().take());
+    }
+}
+
+/// Attaches to a ring and receives its messages.
+///
+/// Iterating receives without end, acks each message when the next one is asked for, and ends when the producer closed
+/// the ring and everything was received:
+///
+///     for message in forebay.Consumer("tokens"):
+///         model(**message.torch())
+///
+/// `async for` does the same under asyncio. A message from `recv()` is acked when it and everything made of it are gone;
+/// `with message:` acks on a clean exit and nacks on an exception; `ack="manual"` leaves it to `message.ack()`. Closing,
+/// leaving `with consumer:` and the interpreter's exit give back whatever is not acked.
+///
+/// Waiting lets other threads run, and Ctrl-C ends it. Pickling keeps name and options and attaches anew; so does
+/// `copy.copy()`, which is the way on in a forked child, where the parent's consumer raises ForkedError.
+///
+/// Args:
+///     ring: the ring's name.
+///     timeout_s: seconds to wait for the ring to appear; None waits without end.
+///     ack: "auto" as described, or "manual": a message that is dropped without ack() comes back.
+///     wait: "adaptive", "spin" (lowest latency, one core busy) or "block".
+///     quota: messages this consumer may hold at a time and size class; None: all slots but one.
+///     reconnect: whether (True: 30 s), or for how many seconds, to wait for a dead producer's successor (posix).
+///     directory: where the producer listens; None: $FOREBAY_DIR, else $XDG_RUNTIME_DIR/forebay, else
+///         /tmp/forebay-<uid>.
+///     schema: the Schema expected; another one is refused with a diff.
+///     writable: map the slots writable; the ring must have been created so.
+///     prefault: map every page before the first message.
+///     label: what `forebay ls` calls this consumer.
+/// Raises:
+///     RingNotFound: no producer appeared in time (a TimeoutError and ConnectionError).
+///     SchemaMismatch: the ring has another schema (a ValueError).
+///     AttachError: any other reason.
+#[pyclass(frozen, weakref, subclass, name = "Consumer", module = "forebay")]
+pub(crate) struct PyConsumer {
+    shared: Arc<Shared>,
+    arguments: Py<PyDict>,
+    names: Option<Names>,
+    ack: AckMode,
+    /// The message that iteration gave out last: to be acked when the next one is asked for.
+    current: Mutex<Option<Py<PyMessage>>>,
+    /// What `_asyncio.py` keeps about who waits.
+    waiters: PyOnceLock<Py<PyAny>>,
+}
+
+impl std::fmt::Debug for PyConsumer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PyConsumer").field("ring", &self.shared.ring).finish_non_exhaustive()
+    }
+}
+
+impl PyConsumer {
+    /// Refuses a forked child, before any lock is touched that a thread of the parent may have held.
+    fn check(&self, py: Python<'_>) -> PyResult<()> {
+        if self.shared.birth.is_here() { Ok(()) } else { Err(errors::forked(py, "consumer", &self.shared.ring)) }
+    }
+
+    fn closed(&self, py: Python<'_>) -> PyErr {
+        errors::closed(py, "consumer", &self.shared.ring)
+    }
+
+    /// Calls `f` with the consumer, detached if it must be waited for.
+    fn with<R: Send>(&self, py: Python<'_>, f: impl FnOnce(&mut forebay::Consumer) -> R + Send) -> PyResult<R> {
+        self.check(py)?;
+        if let Ok(mut guard) = self.shared.inner.try_lock() {
+            return guard.as_mut().map(f).ok_or_else(|| self.closed(py));
+        }
+        py.detach(|| self.shared.lock().as_mut().map(f)).ok_or_else(|| self.closed(py))
+    }
+
+    fn wrap(&self, message: forebay::Message) -> PyMessage {
+        PyMessage::new(message, self.names.clone())
+    }
+
+    #[inline]
+    fn receive(&self, py: Python<'_>, timeout: Option<Duration>) -> PyResult<PyMessage> {
+        self.check(py)?;
+        if let Ok(mut guard) = self.shared.inner.try_lock() {
+            let Some(consumer) = guard.as_mut() else { return Err(self.closed(py)) };
+            match consumer.try_recv() {
+                Ok(Some(message)) => return Ok(self.wrap(message)),
+                // At quota, waiting may help: something that is held here may be dropped by another thread.
+                Ok(None) | Err(RecvError::Quota { .. }) => {}
+                Err(e) => return Err(errors::recv(py, e)),
+            }
+        }
+        let mut signals = Signals::default();
+        let found = py.detach(|| self.shared.wait(timeout, &mut || signals.raised()));
+        match (found, signals.into_error()) {
+            (Ok(Some(message)), _) => Ok(self.wrap(message)),
+            (_, Some(raised)) => Err(raised),
+            (Err(e), None) => Err(errors::recv(py, e)),
+            (Ok(None), None) => Err(self.closed(py)),
+        }
+    }
+
+    /// Acks what iteration gave out last: the next one is asked for.
+    fn settle(&self, py: Python<'_>) {
+        let last = self.current.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(last) = last
+            && self.ack == AckMode::Auto
+        {
+            last.bind(py).get().ack();
+        }
+    }
+
+    fn remember(&self, message: &Bound<'_, PyMessage>) {
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(message.clone().unbind());
+    }
+
+    /// Gives back what iteration gave out last, if its loop was left.
+    fn give_back(&self, py: Python<'_>) {
+        let last = self.current.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(last) = last {
+            last.bind(py).get().nack();
+        }
+    }
+
+    /// Takes the Rust consumer out, for a ConsumerSet.
+    pub(crate) fn take(&self, py: Python<'_>) -> PyResult<(forebay::Consumer, Option<Names>)> {
+        self.check(py)?;
+        let taken = py.detach(|| self.shared.lock().take()).ok_or_else(|| self.closed(py))?;
+        Ok((taken, self.names.clone()))
+    }
+}
+
+/// The names of a ring's fields, to use over and over.
+fn names_of(py: Python<'_>, consumer: &forebay::Consumer) -> Option<Names> {
+    let fields = consumer.schema()?.fields();
+    Some(fields.iter().map(|field| PyString::intern(py, &field.name).unbind()).collect())
+}
+
+#[pymethods]
+impl PyConsumer {
+    #[new]
+    #[pyo3(signature = (ring, *, timeout_s = Some(10.0), ack = "auto", wait = "adaptive", quota = None, reconnect = None,
+        directory = None, schema = None, writable = false, prefault = true, label = None))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments of a Python constructor")]
+    fn new(
+        py: Python<'_>,
+        ring: &str,
+        timeout_s: Option<f64>,
+        ack: &str,
+        wait: &str,
+        quota: Option<u32>,
+        reconnect: Option<&Bound<'_, PyAny>>,
+        directory: Option<PathBuf>,
+        schema: Option<&Bound<'_, PySchema>>,
+        writable: bool,
+        prefault: bool,
+        label: Option<&str>,
+    ) -> PyResult<Self> {
+        let ack: AckMode = ack.parse().map_err(value_error)?;
+        let mut options = forebay::Consumer::options(ring)
+            .timeout(seconds("timeout_s", timeout_s)?)
+            .ack(ack)
+            .wait(wait.parse().map_err(value_error)?)
+            .prefault(prefault)
+            .writable(writable);
+        let arguments = PyDict::new(py);
+        arguments.set_item("timeout_s", timeout_s)?;
+        arguments.set_item("ack", ack.name())?;
+        arguments.set_item("wait", wait)?;
+        arguments.set_item("quota", quota)?;
+        arguments.set_item("reconnect", reconnect)?;
+        arguments.set_item("directory", &directory)?;
+        arguments.set_item("schema", schema)?;
+        arguments.set_item("writable", writable)?;
+        arguments.set_item("prefault", prefault)?;
+        arguments.set_item("label", label)?;
+        if let Some(quota) = quota {
+            options = options.quota(quota);
+        }
+        if let Some(reconnect) = reconnect {
+            options = match reconnect.extract::<bool>() {
+                Ok(true) => options,
+                Ok(false) => options.reconnect(Duration::ZERO),
+                Err(_) => options.reconnect(seconds("reconnect", Some(reconnect.extract()?))?.unwrap_or(Duration::MAX)),
+            };
+        }
+        if let Some(directory) = directory {
+            options = options.dir(directory);
+        }
+        if let Some(schema) = schema {
+            options = options.schema(schema.get().0.clone());
+        }
+        if let Some(label) = label {
+            options = options.label(label);
+        }
+        let mut signals = Signals::default();
+        let attached = py.detach(|| options.attach_within(&mut || signals.raised()));
+        let consumer = match (attached, signals.into_error()) {
+            (Ok(Some(consumer)), _) => consumer,
+            (_, Some(raised)) => return Err(raised),
+            (Err(e), None) => return Err(errors::attach(py, e)),
+            (Ok(None), None) => return Err(errors::closed(py, "consumer", ring)),
+        };
+        let names = names_of(py, &consumer);
+        let shared = Arc::new(Shared {
+            ring: ring.to_owned(),
+            birth: Birth::here(),
+            inner: Mutex::new(Some(consumer)),
+            closing: AtomicBool::new(false),
+            wanted: AtomicU32::new(0),
+        });
+        let weak: Weak<Shared> = Arc::downgrade(&shared);
+        lifecycle::register(weak);
+        let arguments = arguments.unbind();
+        Ok(Self { shared, arguments, names, ack, current: Mutex::new(None), waiters: PyOnceLock::new() })
+    }
+
+    /// Waits for the next message.
+    ///
+    /// Args:
+    ///     timeout_s: seconds to wait; None waits without end, 0 only looks.
+    /// Returns:
+    ///     Message. It is acked when it and everything made of it are gone (unless ack="manual").
+    /// Raises:
+    ///     ReceiveTimeout: nothing came in time; calling again is fine (a TimeoutError).
+    ///     RingClosed: the producer closed, and everything it published was received.
+    ///     PeerDied: the producer died; everything it had published came first (a ConnectionError).
+    ///     QuotaExceeded: this consumer holds all it may; `held` lists what.
+    #[pyo3(signature = (timeout_s = None))]
+    fn recv(&self, py: Python<'_>, timeout_s: Option<f64>) -> PyResult<PyMessage> {
+        self.receive(py, seconds("timeout_s", timeout_s)?)
+    }
+
+    /// The next message if there is one now, else None. Does not wait.
+    ///
+    /// Raises:
+    ///     As recv, but for ReceiveTimeout.
+    fn try_recv(&self, py: Python<'_>) -> PyResult<Option<PyMessage>> {
+        self.check(py)?;
+        // Whoever has it waits for messages himself.
+        let Ok(mut guard) = self.shared.inner.try_lock() else { return Ok(None) };
+        let Some(consumer) = guard.as_mut() else { return Err(self.closed(py)) };
+        match consumer.try_recv() {
+            Ok(message) => Ok(message.map(|message| self.wrap(message))),
+            Err(e) => Err(errors::recv(py, e)),
+        }
+    }
+
+    /// Waits for a message, then takes what else is there, up to `limit`.
+    ///
+    /// Args:
+    ///     limit: most messages to return, 1 or more.
+    ///     timeout_s: as in recv, for the first one.
+    /// Returns:
+    ///     list of 1 to `limit` messages; fewer if this consumer's quota is reached.
+    /// Raises:
+    ///     As recv.
+    #[pyo3(signature = (limit, timeout_s = None))]
+    fn recv_many<'py>(&self, py: Python<'py>, limit: usize, timeout_s: Option<f64>) -> PyResult<Bound<'py, PyList>> {
+        if limit == 0 {
+            return Err(PyValueError::new_err("limit is 0, expected 1 or more"));
+        }
+        let list = PyList::empty(py);
+        list.append(Bound::new(py, self.receive(py, seconds("timeout_s", timeout_s)?)?)?)?;
+        while list.len() < limit {
+            // Whatever ends the stream is for the next call to say.
+            let Ok(mut guard) = self.shared.inner.try_lock() else { break };
+            let Some(Ok(Some(message))) = guard.as_mut().map(forebay::Consumer::try_recv) else { break };
+            drop(guard);
+            list.append(Bound::new(py, self.wrap(message))?)?;
+        }
+        Ok(list)
+    }
+
+    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf.get().give_back(slf.py());
+        slf
+    }
+
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyMessage>>> {
+        self.settle(py);
+        match self.receive(py, None) {
+            Ok(message) => {
+                let message = Bound::new(py, message)?;
+                self.remember(&message);
+                Ok(Some(message))
+            }
+            Err(e) if e.is_instance(py, &py.import("forebay._errors")?.getattr("RingClosed")?) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn __aiter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf.get().give_back(slf.py());
+        slf
+    }
+
+    fn __anext__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        slf.py().import("forebay._asyncio")?.call_method1("anext_message", (slf,))
+    }
+
+    /// Waits for the next message under asyncio. Cancelling it loses and holds nothing.
+    ///
+    /// Args, Returns, Raises:
+    ///     As recv.
+    #[pyo3(signature = (timeout_s = None))]
+    fn recv_async<'py>(slf: &Bound<'py, Self>, timeout_s: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+        seconds("timeout_s", timeout_s)?;
+        slf.py().import("forebay._asyncio")?.call_method1("recv_async", (slf, timeout_s))
+    }
+
+    /// For `_asyncio.py`: the next message of an iteration, if there is one; acks the one before.
+    fn _try_next<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyMessage>>> {
+        let (py, own) = (slf.py(), slf.get());
+        own.settle(py);
+        match own.try_recv(py) {
+            Ok(None) => Ok(None),
+            Ok(Some(message)) => {
+                let message = Bound::new(py, message)?;
+                own.remember(&message);
+                Ok(Some(message))
+            }
+            Err(e) if e.is_instance(py, &py.import("forebay._errors")?.getattr("RingClosed")?) => {
+                Err(PyStopAsyncIteration::new_err(()))
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// For `_asyncio.py`: what it keeps about who waits.
+    #[getter]
+    fn _waiters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let made = self
+            .waiters
+            .get_or_try_init(py, || Ok::<_, PyErr>(py.import("forebay._asyncio")?.call_method0("Waiters")?.unbind()))?;
+        Ok(made.bind(py).clone())
+    }
+
+    /// A descriptor that is readable when try_recv() should be called: for select, poll and other event loops. It belongs
+    /// to this consumer; do not close it.
+    fn fileno(&self, py: Python<'_>) -> PyResult<RawFd> {
+        self.with(py, forebay::Consumer::fileno)?.map_err(|e| errors::recv(py, e))
+    }
+
+    /// What this consumer holds, oldest sequence first.
+    ///
+    /// Returns:
+    ///     list of HeldLease
+    fn held(&self, py: Python<'_>) -> PyResult<Vec<HeldLease>> {
+        Ok(self.with(py, |consumer| consumer.held())?.into_iter().map(HeldLease::from).collect())
+    }
+
+    /// What it counted since it attached.
+    #[getter]
+    fn stats(&self, py: Python<'_>) -> PyResult<ConsumerStats> {
+        let forebay::ConsumerStats { received, acked, nacked, recovered, missed } =
+            self.with(py, |consumer| consumer.stats())?;
+        Ok(ConsumerStats { received, acked, nacked, recovered, missed })
+    }
+
+    /// The ring's name.
+    #[getter]
+    fn ring(&self) -> &str {
+        &self.shared.ring
+    }
+
+    /// "queue" or "broadcast".
+    #[getter]
+    fn kind(&self, py: Python<'_>) -> PyResult<&'static str> {
+        self.with(py, |consumer| consumer.kind().name())
+    }
+
+    /// The ring's Schema, None if it has none.
+    #[getter]
+    fn schema(&self, py: Python<'_>) -> PyResult<Option<PySchema>> {
+        self.with(py, |consumer| consumer.schema().cloned().map(PySchema))
+    }
+
+    /// This consumer's member index, 0 to 31.
+    #[getter]
+    fn index(&self, py: Python<'_>) -> PyResult<u8> {
+        self.with(py, |consumer| consumer.index())
+    }
+
+    /// (start, end) addresses of the mapped slots: every tensor's data_ptr lies in there.
+    #[getter]
+    fn data_range(&self, py: Python<'_>) -> PyResult<(usize, usize)> {
+        let range = self.with(py, |consumer| consumer.data_range())?;
+        Ok((range.start, range.end))
+    }
+
+    /// Whether it was closed.
+    #[getter(closed)]
+    fn is_closed(&self) -> bool {
+        self.shared.closing.load(Ordering::Relaxed)
+    }
+
+    /// Stops receiving. What is held stays valid; whatever of it is not acked goes back when its lease ends. Closing twice
+    /// is fine; in a forked child it does nothing.
+    fn close(&self, py: Python<'_>) {
+        if self.check(py).is_err() {
+            return;
+        }
+        self.give_back(py);
+        if let Some(waiters) = self.waiters.get(py) {
+            // Readers of the descriptor, which is about to be gone.
+            if let Err(e) = waiters.call_method0(py, "close") {
+                e.write_unraisable(py, None);
+            }
+        }
+        py.detach(|| self.shared.close());
+    }
+
+    fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    #[pyo3(signature = (*_exception))]
+    fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, PyTuple>) {
+        self.close(py);
+    }
+
+    fn __getnewargs_ex__<'py>(&self, py: Python<'py>) -> ((&str,), Bound<'py, PyDict>) {
+        ((&self.shared.ring,), self.arguments.bind(py).clone())
+    }
+
+    fn __repr__(&self) -> String {
+        let state = if self.shared.closing.load(Ordering::Relaxed) { ", closed" } else { "" };
+        format!("<forebay.Consumer {:?}{state}>", self.shared.ring)
+    }
+}
+
+impl Drop for PyConsumer {
+    fn drop(&mut self) {
+        if !self.shared.birth.is_here() {
+            return;
+        }
+        // The message that iteration gave out last was never settled: it goes back. Closing sees to that.
+        self.shared.close();
+    }
+}
+
+/// An option that is none of the names it may be.
+pub(crate) fn value_error(e: impl ToString) -> PyErr {
+    PyValueError::new_err(e.to_string())
+}

@@ -1,0 +1,160 @@
+//! What keeps the bytes of a Python tensor alive: a lease, a loan, or memory of its own. No Python in here, so that the
+//! last owner may let go on any thread, without the interpreter.
+
+use std::{
+    ptr::NonNull,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicPtr, Ordering},
+    },
+};
+
+use forebay::{DType, DetachedLoan, Mapped, TensorMeta};
+
+/// The owner of a tensor's bytes. Cloning is cheap; the bytes stay where they are until the last clone is dropped.
+#[derive(Debug, Clone)]
+pub(crate) enum Memory {
+    /// Part of a received message.
+    Leased(forebay::Tensor),
+    /// Part of a slot on loan.
+    Loaned(Loaned),
+    /// A private copy.
+    Owned(Arc<Owned>),
+}
+
+impl Memory {
+    pub(crate) fn meta(&self) -> &TensorMeta {
+        match self {
+            Self::Leased(tensor) => tensor.meta(),
+            Self::Loaned(loaned) => &loaned.meta,
+            Self::Owned(owned) => &owned.meta,
+        }
+    }
+
+    pub(crate) fn dtype(&self) -> DType {
+        self.meta().dtype
+    }
+
+    pub(crate) fn ptr(&self) -> NonNull<u8> {
+        match self {
+            Self::Leased(tensor) => tensor.as_ptr(),
+            Self::Loaned(loaned) => loaned.at.get(),
+            Self::Owned(owned) => owned.at.get(),
+        }
+    }
+
+    pub(crate) fn is_writable(&self) -> bool {
+        match self {
+            Self::Leased(tensor) => tensor.is_writable(),
+            Self::Loaned(_) | Self::Owned(_) => true,
+        }
+    }
+
+    /// Why no (further) array may be made of it.
+    pub(crate) fn refusal(&self) -> Option<Refusal> {
+        match self {
+            Self::Leased(tensor) => tensor.is_foreign().then_some(Refusal::Forked),
+            Self::Loaned(loaned) if loaned.loan.mapped.is_foreign() => Some(Refusal::Forked),
+            Self::Loaned(loaned) => loaned.loan.is_over().then_some(Refusal::LoanEnded),
+            Self::Owned(_) => None,
+        }
+    }
+}
+
+/// Why no array may be made of a tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// This is a forked child; the memory is not mapped here.
+    Forked,
+    /// The loan was published: the slot is not ours to write.
+    LoanEnded,
+}
+
+/// The address of bytes that something else keeps alive. `AtomicPtr` because that is `Send`, `Sync` and keeps the
+/// pointer's provenance; nobody changes it.
+#[derive(Debug)]
+struct Address(AtomicPtr<u8>);
+
+impl Address {
+    fn new(at: NonNull<u8>) -> Self {
+        Self(AtomicPtr::new(at.as_ptr()))
+    }
+
+    fn get(&self) -> NonNull<u8> {
+        // ORDER none, Relaxed: set once, before the value is shared.
+        NonNull::new(self.0.load(Ordering::Relaxed)).expect("made of a NonNull")
+    }
+}
+
+impl Clone for Address {
+    fn clone(&self) -> Self {
+        Self::new(self.get())
+    }
+}
+
+/// A loan shared by its Python object and every view of it: an abandoned slot goes back when the last view is dropped.
+#[derive(Debug)]
+pub(crate) struct SharedLoan {
+    mapped: Mapped,
+    loan: Mutex<Option<DetachedLoan>>,
+}
+
+impl SharedLoan {
+    pub(crate) fn new(loan: DetachedLoan) -> Arc<Self> {
+        Arc::new(Self { mapped: loan.keep_mapped(), loan: Mutex::new(Some(loan)) })
+    }
+
+    /// The loan, once: to publish it.
+    pub(crate) fn take(&self) -> Option<DetachedLoan> {
+        self.loan.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Calls `f` with the loan, unless it was published.
+    pub(crate) fn with<R>(&self, f: impl FnOnce(&mut DetachedLoan) -> R) -> Option<R> {
+        self.loan.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(f)
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.loan.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.mapped.is_foreign()
+    }
+
+    /// Tensor `index`, unless the loan was published or has no such one.
+    pub(crate) fn tensor(self: &Arc<Self>, index: usize) -> Option<Memory> {
+        let (at, meta) = self.with(|loan| Some((loan.tensor_ptr(index)?, *loan.fields().get(index)?)))??;
+        Some(Memory::Loaned(Loaned { loan: Arc::clone(self), at: Address::new(at), meta }))
+    }
+}
+
+/// One tensor of a loan.
+#[derive(Debug, Clone)]
+pub(crate) struct Loaned {
+    loan: Arc<SharedLoan>,
+    at: Address,
+    meta: TensorMeta,
+}
+
+/// Private memory, 64-byte aligned like a slot's.
+#[derive(Debug)]
+pub(crate) struct Owned {
+    at: Address,
+    meta: TensorMeta,
+    /// Not touched after construction: `at` points into it.
+    _bytes: Vec<u8>,
+}
+
+impl Owned {
+    /// A copy of `bytes`, which are as many as `meta` says.
+    pub(crate) fn copy_of(meta: &TensorMeta, bytes: &[u8]) -> Memory {
+        let align = usize::try_from(forebay::ALIGN).unwrap_or(64);
+        let mut own = vec![0; bytes.len() + align];
+        let start = own.as_ptr().align_offset(align);
+        let room = &mut own[start..start + bytes.len()];
+        room.copy_from_slice(bytes);
+        let at = Address::new(NonNull::from(room).cast());
+        Memory::Owned(Arc::new(Self { at, meta: *meta, _bytes: own }))
+    }
+}

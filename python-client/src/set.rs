@@ -1,0 +1,169 @@
+//! `ConsumerSet`: one wait on many rings.
+
+use std::sync::{
+    Arc, Mutex, PoisonError, Weak,
+    atomic::{AtomicBool, Ordering},
+};
+
+use pyo3::{
+    prelude::*,
+    types::{PyList, PyTuple},
+};
+
+use crate::{
+    consumer::PyConsumer,
+    errors,
+    lifecycle::{self, Birth, Close, Signals, seconds},
+    message::{Names, PyMessage},
+};
+
+struct Shared {
+    rings: String,
+    birth: Birth,
+    /// `None` once closed.
+    inner: Mutex<Option<forebay::ConsumerSet>>,
+    closing: AtomicBool,
+}
+
+impl Close for Shared {
+    fn close(&self) {
+        // ORDER none, Relaxed: a request to hurry; the mutex orders what lies behind it.
+        self.closing.store(true, Ordering::Relaxed);
+        drop(self.inner.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
+/// Receives from several rings, fairly: one wait for all of them.
+///
+/// Args:
+///     consumers: the consumers; the set takes them over, they are closed to other use.
+#[pyclass(frozen, weakref, name = "ConsumerSet", module = "forebay")]
+pub(crate) struct PyConsumerSet {
+    shared: Arc<Shared>,
+    names: Vec<Option<Names>>,
+}
+
+impl std::fmt::Debug for PyConsumerSet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PyConsumerSet").field("rings", &self.shared.rings).finish_non_exhaustive()
+    }
+}
+
+impl PyConsumerSet {
+    fn check(&self, py: Python<'_>) -> PyResult<()> {
+        if self.shared.birth.is_here() { Ok(()) } else { Err(errors::forked(py, "consumer set", &self.shared.rings)) }
+    }
+
+    fn closed(&self, py: Python<'_>) -> PyErr {
+        errors::closed(py, "consumer set", &self.shared.rings)
+    }
+
+    fn wrap(&self, (index, message): (usize, forebay::Message)) -> (usize, PyMessage) {
+        (index, PyMessage::new(message, self.names.get(index).cloned().flatten()))
+    }
+}
+
+#[pymethods]
+impl PyConsumerSet {
+    #[new]
+    fn new(py: Python<'_>, consumers: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let given: Vec<_> = consumers.try_iter()?.collect::<PyResult<_>>()?;
+        let (mut taken, mut names, mut rings) = (Vec::new(), Vec::new(), Vec::new());
+        for consumer in &given {
+            let consumer = consumer.cast::<PyConsumer>()?;
+            let (own, own_names) = consumer.get().take(py)?;
+            rings.push(own.ring().to_owned());
+            taken.push(own);
+            names.push(own_names);
+        }
+        let shared = Arc::new(Shared {
+            rings: rings.join(", "),
+            birth: Birth::here(),
+            inner: Mutex::new(Some(forebay::ConsumerSet::new(taken))),
+            closing: AtomicBool::new(false),
+        });
+        let weak: Weak<Shared> = Arc::downgrade(&shared);
+        lifecycle::register(weak);
+        Ok(Self { shared, names })
+    }
+
+    /// Waits for the next message of any ring.
+    ///
+    /// Args:
+    ///     timeout_s: seconds to wait; None waits without end, 0 only looks.
+    /// Returns:
+    ///     (place of its consumer in the set, Message)
+    /// Raises:
+    ///     ReceiveTimeout: nothing came in time.
+    ///     RingClosed: every ring is closed.
+    ///     ReceiveError: one ring failed, as Consumer.recv says; it drops out of the set.
+    #[pyo3(signature = (timeout_s = None))]
+    fn recv(&self, py: Python<'_>, timeout_s: Option<f64>) -> PyResult<(usize, PyMessage)> {
+        self.check(py)?;
+        let timeout = seconds("timeout_s", timeout_s)?;
+        let mut signals = Signals::default();
+        let found = py.detach(|| {
+            let mut guard = self.shared.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut stop = || signals.raised() || self.shared.closing.load(Ordering::Relaxed);
+            guard.as_mut().map(|set| set.recv_interruptible(timeout, &mut stop))
+        });
+        match (found, signals.into_error()) {
+            (Some(Ok(Some(found))), _) => Ok(self.wrap(found)),
+            (_, Some(raised)) => Err(raised),
+            (Some(Err(e)), None) => Err(errors::recv(py, e)),
+            (None | Some(Ok(None)), None) => Err(self.closed(py)),
+        }
+    }
+
+    /// (place, Message) if there is one now, else None. Does not wait.
+    fn try_recv(&self, py: Python<'_>) -> PyResult<Option<(usize, PyMessage)>> {
+        self.check(py)?;
+        let Ok(mut guard) = self.shared.inner.try_lock() else { return Ok(None) };
+        let Some(set) = guard.as_mut() else { return Err(self.closed(py)) };
+        match set.try_recv() {
+            Ok(found) => Ok(found.map(|found| self.wrap(found))),
+            Err(e) => Err(errors::recv(py, e)),
+        }
+    }
+
+    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __next__(&self, py: Python<'_>) -> PyResult<Option<(usize, PyMessage)>> {
+        match self.recv(py, None) {
+            Err(e) if e.is_instance(py, &py.import("forebay._errors")?.getattr("RingClosed")?) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    /// The rings' names, in the order of the set.
+    #[getter]
+    fn rings<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        PyList::new(py, self.shared.rings.split(", "))
+    }
+
+    fn __len__(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Closes all its consumers. What is held stays valid.
+    fn close(&self, py: Python<'_>) {
+        if self.check(py).is_ok() {
+            py.detach(|| self.shared.close());
+        }
+    }
+
+    fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    #[pyo3(signature = (*_exception))]
+    fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, PyTuple>) {
+        self.close(py);
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<forebay.ConsumerSet {}>", self.shared.rings)
+    }
+}
