@@ -50,6 +50,8 @@ mod slot_state;
 mod sync;
 mod words;
 
+#[cfg(all(test, not(loom)))]
+mod hostile;
 #[cfg(all(test, loom))]
 mod models;
 #[cfg(all(test, not(loom)))]
@@ -61,5 +63,5 @@ pub use pool::Pool;
 pub use publisher::{Counter, Draft, Outstanding, Publisher, Recovered};
 pub use reader::{Claim, Reader};
 pub use slot_state::{SlotState, SlotWord};
-pub use sync::AtomicU64;
+pub use sync::{AtomicU64, waker_fence};
 pub use words::{ReadOnly, Words};

@@ -11,6 +11,9 @@ use crate::{
     words::Words,
 };
 
+/// A waker tries this often to take a mark before it leaves the message to the next slice of a sleeper.
+const PICKS: u32 = 64;
+
 /// A handle to a queue's pool.
 #[derive(Debug, Clone)]
 pub struct Pool<W> {
@@ -100,7 +103,8 @@ impl<W: Words> Pool<W> {
     /// mark. The caller rings its bell and wakes it.
     #[must_use = "a member whose mark was taken sleeps on until it is woken"]
     pub fn pick_sleeper(&self, after: u8, among: u32) -> Option<u8> {
-        loop {
+        // Each round that does not end here lost a mark to another waker, or to the member itself.
+        for _ in 0..PICKS {
             let members = self.parked() as u32 & among;
             if members == 0 {
                 return None;
@@ -111,6 +115,7 @@ impl<W: Words> Pool<W> {
                 return Some(index as u8);
             }
         }
+        None
     }
 
     /// If the producer sleeps: takes its mark and changes its wake word. True means: wake it.

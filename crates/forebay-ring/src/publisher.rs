@@ -14,6 +14,7 @@ use forebay_layout::{
 
 use crate::{
     SlotState, SlotWord,
+    reader::bounded,
     sync::{AtomicU64, Ordering, fence},
     words::Words,
 };
@@ -396,9 +397,4 @@ impl<W: Words> Publisher<W> {
         let first = TensorMeta::decode(&words, u64::MAX >> 1).ok().map(|(meta, _)| meta);
         self.write_entry(&head, first.as_ref().filter(|_| head.fields > 0));
     }
-}
-
-/// Sequences from a predecessor that is not trusted: no arithmetic on one overflows.
-fn bounded(field: &'static str, sequence: u64) -> Result<u64, Defect> {
-    if sequence >> 62 == 0 { Ok(sequence) } else { Err(Defect::bounded(field, sequence, "less than", 1 << 62)) }
 }

@@ -13,6 +13,15 @@ use crate::{
     words::{ReadOnly, Words},
 };
 
+/// Sequences stay below this, whatever a peer writes, so that no arithmetic on one overflows: at 10⁹ messages a second
+/// it is a century away.
+pub(crate) const SEQUENCES: u64 = 1 << 62;
+
+/// `sequence`, if it is one that a producer could have reached.
+pub(crate) fn bounded(field: &'static str, sequence: u64) -> Result<u64, Defect> {
+    if sequence < SEQUENCES { Ok(sequence) } else { Err(Defect::bounded(field, sequence, "less than", SEQUENCES)) }
+}
+
 /// A message that is ours to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claim {
@@ -109,6 +118,7 @@ impl<W: Words> Reader<W> {
         // ORDER E3 position, Acquire: the entry's words and the commit arrive with the stamp.
         let stamp = self.ring.load(at, Ordering::Acquire);
         if stamp != sequence {
+            let stamp = bounded("position.stamp", stamp)?;
             return Ok(if stamp > sequence { Position::Overtaken(stamp) } else { Position::NotYet });
         }
         let place = self.ring.peek(at + 1);
@@ -116,7 +126,7 @@ impl<W: Words> Reader<W> {
         fence(Ordering::Acquire);
         let again = self.ring.peek(at);
         if again != sequence {
-            return Ok(Position::Overtaken(sequence + self.plan.positions));
+            return Ok(Position::Overtaken(sequence.saturating_add(self.plan.positions)));
         }
         let (slot, generation) = ((place & 0xffff_ffff) as u32, (place >> 32) as u32);
         match slot {
@@ -127,8 +137,14 @@ impl<W: Words> Reader<W> {
     }
 
     /// The sequence in the descriptor of `slot`; means something only while the slot's word does not change.
-    pub(crate) fn sequence_of(&self, slot: u32) -> u64 {
-        self.ring.peek(self.plan.descriptor_word + slot as usize * self.plan.descriptor_words)
+    pub(crate) fn sequence_of(&self, slot: u32) -> Result<u64, Defect> {
+        let word = self.plan.descriptor_word + slot as usize * self.plan.descriptor_words;
+        bounded("descriptor.sequence", self.ring.peek(word))
+    }
+
+    /// How many entries one look goes through before it gives up: far more than an honest producer can fill meanwhile.
+    pub(crate) fn patience(&self) -> u64 {
+        self.plan.positions.saturating_mul(16)
     }
 
     /// What a claimed message says of itself. The slot does not change under a claim, so the entry is used where it is

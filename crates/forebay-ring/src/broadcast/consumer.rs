@@ -3,9 +3,15 @@
 use forebay_layout::{Defect, header::W_PARKED, member as at, pool::SLOT_WORD_STRIDE};
 
 use crate::{
-    Claim, Grant, GrantState, Member, MemberId, Reader, SlotState, SlotWord, queue::Next, reader::Position,
-    sync::Ordering, words::Words,
+    Claim, Grant, GrantState, Member, MemberId, Reader, SlotState, SlotWord,
+    queue::Next,
+    reader::{Position, SEQUENCES},
+    sync::{Ordering, waker_fence},
+    words::Words,
 };
+
+/// A hold is tried this often: a revoke makes it fail once.
+const HOLD_TRIES: u32 = 4;
 
 /// A member of a broadcast ring.
 #[derive(Debug)]
@@ -57,7 +63,7 @@ impl<W: Words> BroadcastConsumer<W> {
             // ORDER E6 join, Acquire: with our incarnation arrives that the last holder's sequence is gone, so the one
             // read next is 0 or ours. Read the other way round, it could be the last holder's.
             if self.reader.load(word + 1, Ordering::Acquire) == u64::from(self.me.incarnation) {
-                self.cursor = self.reader.peek(word);
+                self.cursor = self.reader.peek(word).min(SEQUENCES);
             }
         }
         self.cursor != 0
@@ -72,7 +78,7 @@ impl<W: Words> BroadcastConsumer<W> {
         if !self.joined() {
             return Ok(Next::Empty);
         }
-        loop {
+        for _ in 0..self.reader.patience() {
             let (slot, generation) = match self.reader.position(self.cursor)? {
                 Position::Void => {
                     self.cursor += 1;
@@ -114,6 +120,7 @@ impl<W: Words> BroadcastConsumer<W> {
             let word = SlotWord::full(generation, 0);
             return Ok(Next::Claimed(Claim { sequence, slot, generation, attempts: 0, word }));
         }
+        Ok(Next::Empty)
     }
 
     fn miss(&mut self, messages: u64) {
@@ -127,7 +134,7 @@ impl<W: Words> BroadcastConsumer<W> {
         // ORDER none, Relaxed: decided by the CAS below.
         let mut old = cell.load(Ordering::Relaxed);
         let held = Grant { state: GrantState::Held, generation }.raw();
-        loop {
+        for _ in 0..HOLD_TRIES {
             let grant = Grant::checked(old)?;
             if grant.generation.wrapping_sub(generation) < 1 << 31 && grant.state != GrantState::Never {
                 // Settled in this generation, or the slot is in a later one already.
@@ -139,6 +146,7 @@ impl<W: Words> BroadcastConsumer<W> {
                 Err(found) => old = found,
             }
         }
+        Err(Defect::new("grant", old, "a word that only a revoke changes"))
     }
 
     /// The committed message of the lowest sequence from the cursor on that is not settled: a message that two looks
@@ -166,7 +174,7 @@ impl<W: Words> BroadcastConsumer<W> {
             if word.state() != SlotState::Full {
                 continue;
             }
-            let sequence = self.reader.sequence_of(slot);
+            let sequence = self.reader.sequence_of(slot)?;
             // ORDER none, Acquire: orders the second look at the word after the sequence.
             crate::sync::fence(Ordering::Acquire);
             let unchanged = self.reader.peek(index) == word.raw();
@@ -196,13 +204,7 @@ pub fn settle<W: Words>(part: &Member<W>, reader: &Reader<W>, slot: u32, generat
     let done = Grant { state: GrantState::Done, generation };
     // ORDER E2 release, Release: all reads of the slot are over before the producer sees DONE.
     part.grant(slot).store(done.raw(), Ordering::Release);
-    if fences {
-        // ORDER E5 park, SeqCst fence: where membarrier cannot stand in for it.
-        crate::sync::fence(Ordering::SeqCst);
-    } else {
-        // The sleeper's membarrier is the barrier for both; the compiler must keep the order of this side.
-        core::sync::atomic::compiler_fence(core::sync::atomic::Ordering::SeqCst);
-    }
+    waker_fence(fences);
     if reader.peek(W_PARKED) == 0 {
         return false;
     }

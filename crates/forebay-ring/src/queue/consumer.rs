@@ -2,11 +2,18 @@
 
 use forebay_layout::Defect;
 
-use crate::{Claim, MemberId, Pool, Reader, SlotState, SlotWord, reader::Position, sync::Ordering, words::Words};
+use crate::{
+    Claim, MemberId, Pool, Reader, SlotState, SlotWord,
+    reader::{Position, SEQUENCES},
+    sync::Ordering,
+    words::Words,
+};
 
 /// A look at the slot words is forced after this many claims, so that on a ring that is never empty a message that was
 /// given back is not passed by for ever, even if its giver died before it counted it.
 const SCAN_EVERY: u32 = 1024;
+/// A claim is tried this often while others claim the same message and give it back at the same time.
+const CLAIM_TRIES: u32 = 64;
 /// The counter of returns is looked at after this many claims.
 const LOOK_EVERY: u32 = 16;
 
@@ -38,7 +45,7 @@ impl<W: Words> QueueConsumer<W> {
     /// A consumer that starts at the oldest message there may be. `by_store` as the geometry says
     /// ([`claims_by_store`](forebay_layout::geometry::Geometry::claims_by_store)).
     pub fn new(reader: Reader<W>, pool: Pool<W>, me: MemberId, by_store: bool) -> Self {
-        let oldest = reader.head().saturating_sub(reader.positions()).max(1);
+        let oldest = reader.head().min(SEQUENCES).saturating_sub(reader.positions()).max(1);
         // The first look scans: what was given back before we came has no position ahead of us.
         let returns = u64::MAX;
         Self { reader, pool, me, by_store, cursor: oldest, returns, claims: 0 }
@@ -85,7 +92,7 @@ impl<W: Words> QueueConsumer<W> {
     }
 
     fn follow(&mut self, may_hold: &impl Fn(usize) -> bool) -> Result<Next, Defect> {
-        loop {
+        for _ in 0..self.reader.patience() {
             match self.reader.position(self.cursor)? {
                 Position::NotYet => return Ok(Next::Empty),
                 Position::Void => self.cursor += 1,
@@ -108,6 +115,7 @@ impl<W: Words> QueueConsumer<W> {
                 },
             }
         }
+        self.scan(may_hold)
     }
 
     /// Looks at every slot word; claims the FULL one of the lowest sequence.
@@ -141,7 +149,7 @@ impl<W: Words> QueueConsumer<W> {
         for slot in 0..self.pool.slots() {
             let word = self.word(slot)?;
             if word.state() == SlotState::Full {
-                let sequence = self.reader.sequence_of(slot);
+                let sequence = self.reader.sequence_of(slot)?;
                 if best.is_none_or(|(lowest, ..)| sequence < lowest) {
                     best = Some((sequence, slot, word.generation()));
                 }
@@ -163,7 +171,7 @@ impl<W: Words> QueueConsumer<W> {
         may_hold: &impl Fn(usize) -> bool,
     ) -> Result<Option<Next>, Defect> {
         let mut word = self.word(slot)?;
-        loop {
+        for _ in 0..CLAIM_TRIES {
             if word.state() != SlotState::Full || generation.is_some_and(|own| own != word.generation()) {
                 return Ok(None);
             }
@@ -194,5 +202,6 @@ impl<W: Words> QueueConsumer<W> {
                 word: claimed,
             })));
         }
+        Ok(None)
     }
 }

@@ -95,15 +95,16 @@ impl<W: Words> QueueProducer<W> {
     /// Frees the slot of a dead letter that was taken out.
     pub fn bury(&mut self, slot: u32) {
         let (_, generation) = self.publisher.shadow(slot);
-        // ORDER none, Relaxed: DEAD is the producer's; nobody reads a slot on the strength of FREE.
-        self.publisher.slot_word(slot).store(SlotWord::free(generation).raw(), Ordering::Relaxed);
+        // ORDER Release: as in `begin`, for a successor; to others DEAD and FREE are the same.
+        self.publisher.slot_word(slot).store(SlotWord::free(generation).raw(), Ordering::Release);
         self.publisher.forget(slot);
         self.publisher.count(Counter::DeadLetters, 1);
     }
 
     /// Takes back the oldest message that nobody has claimed, of `class` or a larger one, and its slot with it.
     pub fn drop_oldest(&mut self, class: usize) -> Option<u32> {
-        loop {
+        // Each round that does not end here lost a message to a consumer.
+        for _ in 0..=self.publisher.plan().slots {
             let first = self.publisher.plan().classes.get(class)?.first_slot;
             let oldest = self
                 .publisher
@@ -133,6 +134,7 @@ impl<W: Words> QueueProducer<W> {
                 return Some(slot);
             }
         }
+        None
     }
 
     /// Published messages that are not read to the end: (not claimed, claimed or held, dead letters).

@@ -70,14 +70,15 @@ pub fn mend<W: Words>(
     defect.map_or(Ok(mended), Err)
 }
 
-/// True if no slot is FULL, and no living member has an unacked claim that could come back.
-pub fn is_drained<W: Words>(pool: &Pool<W>, mut may_return: impl FnMut(MemberId) -> bool) -> bool {
+/// True if no slot is FULL, and nobody but `me` has an unacked claim. Whether who has one lives makes no difference: a
+/// dead member's message comes back as soon as somebody has mended its word.
+pub fn is_drained<W: Words>(pool: &Pool<W>, me: MemberId) -> bool {
     (0..pool.slots()).all(|slot| {
         // ORDER none, Acquire: the caller reads positions afterwards and must not see older ones.
         match SlotWord::checked(pool.slot(slot).load(Ordering::Acquire)) {
             Ok(word) => match word.state() {
                 SlotState::Full => false,
-                SlotState::Claimed => word.owner().is_none_or(|owner| !may_return(owner)),
+                SlotState::Claimed => word.owner() == Some(me),
                 _ => true,
             },
             Err(_) => true,

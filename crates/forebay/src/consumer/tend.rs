@@ -127,8 +127,7 @@ impl Consumer {
             Look::Empty => {}
         }
         if let Core::Queue(core) = &self.core {
-            let attachment = &self.attachment;
-            if !queue::is_drained(core.pool(), |owner| owner != attachment.me && attachment.lives(owner)) {
+            if !queue::is_drained(core.pool(), self.attachment.me) {
                 return Ok(None);
             }
         }
