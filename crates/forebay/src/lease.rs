@@ -6,7 +6,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, compiler_fence, fence},
+    atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence},
 };
 
 use forebay_layout::{Kind, MAX_CLASSES, geometry::Geometry, member as at, schema::Schema};
@@ -159,7 +159,7 @@ impl Attachment {
 
     /// Wakes one sleeping member of the queue, if one sleeps on its wake word.
     pub(crate) fn wake_a_consumer(&self, pool: &Pool<Segment>) {
-        self.fence_if_needed();
+        forebay_ring::waker_fence(self.reader.fences());
         if let Some(index) = pool.pick_sleeper(self.me.index, self.futex_sleepers(pool)) {
             let member = pool.member(self.reader.plan(), index);
             member.ring_bell();
@@ -184,19 +184,9 @@ impl Attachment {
 
     /// Wakes the producer of a queue, if it sleeps.
     pub(crate) fn wake_producer(&self, pool: &Pool<Segment>) {
-        self.fence_if_needed();
+        forebay_ring::waker_fence(self.reader.fences());
         if pool.call_producer() {
             futex::wake(futex::low_half(pool.producer_wake_word()), 1);
-        }
-    }
-
-    fn fence_if_needed(&self) {
-        if self.reader.fences() {
-            // ORDER E5 park, SeqCst fence: where membarrier cannot stand in for it.
-            fence(Ordering::SeqCst);
-        } else {
-            // The sleeper's membarrier is the barrier for both; the compiler must keep the order of this side.
-            compiler_fence(Ordering::SeqCst);
         }
     }
 
@@ -240,7 +230,7 @@ impl Attachment {
         }
         // ORDER E5 park, as between releases and a sleeping producer: the consumer sets the flag, executes its barrier,
         // looks at `held` again, then sleeps.
-        self.fence_if_needed();
+        forebay_ring::waker_fence(self.reader.fences());
         if self.waits_for_quota.load(Ordering::Relaxed) {
             self.part.ring_bell();
             futex::wake(futex::low_half(self.part.wake_word()), 1);

@@ -11,6 +11,8 @@
 //!   LOOM_LOG=trace            prints the steps of a failure
 //! ```
 
+#![allow(clippy::unwrap_used, reason = "a thread of a model that panicked has failed it")]
+
 mod claim;
 mod commit;
 mod crash;

@@ -9,12 +9,8 @@ use crate::{
     Pool, Words, broadcast,
     queue::{self, Acquired},
     sync::{Ordering, fence},
+    waker_fence,
 };
-
-/// The waker's side of the barrier.
-fn waker_fence() {
-    fence(Ordering::SeqCst);
-}
 
 /// The sleeper's side of the barrier.
 fn sleeper_fence() {
@@ -23,7 +19,7 @@ fn sleeper_fence() {
 
 /// Wakes a consumer of a queue, if one sleeps, as who publishes or gives back does.
 fn wake_one(ring: &Queue) -> Option<u8> {
-    waker_fence();
+    waker_fence(true);
     let index = ring.pool().pick_sleeper(31, u32::MAX)?;
     ring.pool().member(&ring.plan, index).ring_bell();
     Some(index)
@@ -185,7 +181,7 @@ fn a_producer_that_goes_to_sleep_is_woken_for_a_free_slot() {
             let ring = ring.clone();
             spawn(move || {
                 queue::finish(&ring.pool(), &claim);
-                waker_fence();
+                waker_fence(true);
                 ring.pool().call_producer()
             })
         };
@@ -212,7 +208,7 @@ fn a_member_that_goes_to_sleep_is_woken_for_what_is_published() {
             let ring = ring.clone();
             spawn(move || {
                 ring.send(&mut producer);
-                waker_fence();
+                waker_fence(true);
                 producer.ring_bells()
             })
         };
@@ -263,7 +259,7 @@ fn a_consumer_that_goes_to_sleep_is_woken_when_the_ring_closes() {
             spawn(move || {
                 // ORDER E1 commit, Release: as the producer closes; it rings every bell, parked or not.
                 ring.ring.word(W_STATE).store(state::CLOSED, Ordering::Release);
-                waker_fence();
+                waker_fence(true);
                 ring.pool().member(&ring.plan, 0).ring_bell();
             })
         };

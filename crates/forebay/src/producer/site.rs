@@ -4,7 +4,7 @@ use std::{
     os::fd::OwnedFd,
     sync::{
         Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering, compiler_fence, fence},
+        atomic::{AtomicBool, AtomicU64, Ordering, fence},
     },
     time::Duration,
 };
@@ -143,13 +143,7 @@ impl Site {
 
     /// What a waker does between its message and its look at who sleeps.
     pub(crate) fn waker_fence(&self) {
-        if self.fences.load(Ordering::Relaxed) {
-            // ORDER E5 park, SeqCst fence: where membarrier cannot stand in for it.
-            fence(Ordering::SeqCst);
-        } else {
-            // The sleeper's membarrier is the barrier for both; the compiler must keep the order of this side.
-            compiler_fence(Ordering::SeqCst);
-        }
+        forebay_ring::waker_fence(self.fences.load(Ordering::Relaxed));
     }
 
     // === waking ===
