@@ -15,14 +15,15 @@ VENV        := $(CURDIR)/.venv
 PY          := $(VENV)/bin/python
 TARGET      := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 FOREBAY     := $(TARGET)/release/forebay
-# The extension module has no test harness of its own: it is tested from Python.
-RUST        := --workspace --exclude forebay-python
+# The Python packages have no tests in Rust: they are tested from Python.
+RUST        := --workspace --exclude forebay-python --exclude forebay-ingest-python
+PACKAGES    := python-client python-client/ingest
 
 # One interpreter for every build of the extension, or cargo rebuilds it whenever the interpreter seems to change.
 export PYO3_PYTHON := $(PY)
 export FOREBAY_BIN := $(FOREBAY)
 
-.PHONY: help setup build binary python demo test check rust-test python-test docs-test model conformance bench dist docs clean
+.PHONY: help setup build binary python examples demo test check rust-test python-test docs-test model conformance bench dist docs clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -33,12 +34,15 @@ setup: ## the virtual environment in .venv; nothing is downloaded if it is up to
 binary: ## target/release/forebay
 	cargo build $(CARGO_FLAGS) --release -p forebay-cli
 
-python: setup ## the Python client, built with optimization and installed into .venv
-	@ci/develop.sh $(VENV) python-client
+python: setup ## the Python packages, built with optimization and installed into .venv
+	@ci/develop.sh $(VENV) $(PACKAGES)
 
-build: binary python ## both of them
+examples: ## the Rust halves of the examples
+	cargo build $(CARGO_FLAGS) --release -p forebay-examples
 
-demo: build ## feed the bundled corpus through a ring, check every batch as torch tensors, print the table
+build: binary python examples ## all of these
+
+demo: binary python ## feed the bundled corpus through a ring, check every batch as torch tensors, print the table
 	$(PY) examples/demo/run.py $(DEMO_FLAGS)
 
 test: setup ## every check and every test
@@ -54,14 +58,21 @@ check: setup ## formatting and lints
 rust-test: ## unit, process, hostile and documentation tests in Rust
 	cargo test $(CARGO_FLAGS) $(RUST)
 
-python-test: ## tests of the Python client, and the examples (after `make build`)
-	cd python-client && $(PY) -m pytest
+python-test: ## tests of the Python packages, and the examples (after `make build`)
+	for folder in $(PACKAGES); do (cd $$folder && $(PY) -m pytest) || exit 1; done
+	$(PY) -m pytest examples
 
 docs-test: ## what README, docs and the manifests promise
 	$(PY) -m pytest ci/tests
 
 model: ## loom: every ordering of the protocol, and that weakening it is noticed
 	ci/model.sh
+
+conformance: build ## the one suite over kind x backing x wake x language, as a matrix; an empty cell fails
+	cargo run $(CARGO_FLAGS) --release -p forebay-tests --bin forebay-conformance
+
+dist: setup ## wheels, static binary and crates in dist/, the wheels installed and tried in an empty environment
+	ci/dist.sh $(VENV) $(TARGET) dist
 
 bench: ## criterion microbenchmarks of the Rust API
 	cargo bench $(CARGO_FLAGS) -p forebay-benches

@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -118,10 +119,32 @@ def compare(seen: list, expected: list[list[int]], passes: int) -> tuple[list[st
 def held_slots(environment: dict[str, str]) -> dict[str, int]:
     """How many slots are in which state, as the slot words say."""
     listing = subprocess.run(
-        [FOREBAY, "ls", "--json"], env=environment, check=True, capture_output=True, text=True, timeout=PATIENCE_S
+        [FOREBAY, "ls", RING, "--no-rates", "--json"],
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
     )
-    (ring,) = [ring for ring in json.loads(listing.stdout)["rings"] if ring["name"] == RING]
+    (ring,) = json.loads(listing.stdout)
     return ring["slots"]
+
+
+def rows_of(text: str) -> list[str]:
+    """The lines that become rows, by the rules of `forebay feed`: LF or CR LF ends a line, blank ones are passed over."""
+    *ended, last = text.removeprefix("\ufeff").split("\n")
+    lines = [line.removesuffix("\r") for line in ended] + [last]
+    # White space as Unicode defines it; Python's strip() also takes the four separators U+001C to U+001F.
+    return [line for line in lines if line.strip() or any("\x1c" <= character <= "\x1f" for character in line)]
+
+
+def end(processes: list[subprocess.Popen[str]], folder: pathlib.Path, environment: dict[str, str]) -> None:
+    """Leaves no process, no folder and no shared memory behind, however the demo ended."""
+    for process in processes:
+        process.kill()
+        process.wait()
+    subprocess.run([FOREBAY, "clean"], env=environment, check=False, capture_output=True, timeout=PATIENCE_S)
+    shutil.rmtree(folder)
 
 
 def quantile(sorted_values: list[int], q: float) -> float:
@@ -135,16 +158,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("corpus", nargs="?", type=pathlib.Path, default=DATA / "kjv.txt", metavar="FILE")
     parser.add_argument("--tokenizer", type=pathlib.Path, default=DATA / "tokenizer.json", metavar="PATH")
-    parser.add_argument("--passes", type=int, default=10, help="how often the corpus is fed [default: 10]")
+    parser.add_argument("--passes", type=int, default=10, metavar="N", help="how often the corpus is fed [default: 10]")
     parser.add_argument("--consume", nargs=2, metavar=("ROWS", "OUT"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.consume:
         consume(int(arguments.consume[0]), pathlib.Path(arguments.consume[1]))
         return 0
 
-    text = arguments.corpus.read_bytes().decode().removeprefix("\ufeff")
-    lines = [line.removesuffix("\r") for line in text.split("\n") if line.strip()]
+    lines = rows_of(arguments.corpus.read_bytes().decode())
     rows = len(lines) * arguments.passes
+    if rows < 1:
+        parser.error(f"nothing to feed: {len(lines)} lines, {arguments.passes} passes")
     # Private, so that a ring of the same name elsewhere does not matter, and short, because a socket lives in it.
     folder = pathlib.Path(tempfile.mkdtemp(prefix="forebay-demo-"))
     environment = {**os.environ, "FOREBAY_DIR": str(folder)}
@@ -152,7 +176,7 @@ def main() -> int:
     feed = [FOREBAY, "feed", arguments.corpus, "--tokenizer", arguments.tokenizer, "--ring", RING]
     feed += ["--batch", "32", "--max-length", str(MAX_LENGTH), "--repeat", str(arguments.passes)]
     feed += ["--wait-for", "1", "--progress", "--json"]
-    print("$", *(os.path.relpath(word) if isinstance(word, pathlib.Path) else word for word in feed), flush=True)
+    print("$", *(str(word).removeprefix(f"{pathlib.Path.cwd()}/") for word in feed), flush=True)
     processes = []
     try:
         producer = subprocess.Popen(feed, env=environment, stdout=subprocess.PIPE, text=True)
@@ -165,9 +189,11 @@ def main() -> int:
             text=True,
         )
         processes.append(consumer)
+        # A feed that fails has said why; there is nothing to receive then.
+        threading.Thread(target=lambda: producer.wait() and consumer.kill(), daemon=True).start()
         assert consumer.stdout is not None
         if consumer.stdout.readline().strip() != HOLDING:
-            print(f"the consumer failed with exit code {consumer.wait(PATIENCE_S)}", file=sys.stderr)
+            print(f"FAILED: the consumer ended with exit code {consumer.wait(PATIENCE_S)}", file=sys.stderr)
             return 1
         slots = held_slots(environment)
         consumer.communicate("go on\n", timeout=PATIENCE_S)
@@ -177,10 +203,7 @@ def main() -> int:
 
         result = torch.load(out)
     finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-        shutil.rmtree(folder)
+        end(processes, folder, environment)
 
     print(f"comparing {rows:,} rows with the Python package tokenizers", flush=True)
     wrong, tokens = compare(result["seen"], expected_ids(lines, arguments.tokenizer), arguments.passes)
@@ -198,10 +221,7 @@ def main() -> int:
         wrong.append(f"{summary['messages']} messages published, {len(result['seen'])} received")
 
     seconds, waited = result["seconds"], sorted(result["waited_ns"])
-    if not waited:
-        wrong.append("the consumer never waited for a message, so there is no latency to show")
-        waited = [0]
-    latency = " / ".join(f"{quantile(waited, q):.1f}" for q in (0.5, 0.99, 0.999))
+    latency = " / ".join(f"{quantile(waited, q):.1f}" if waited else "-" for q in (0.5, 0.99, 0.999))
     table = [
         ("messages", f"{len(result['seen']):,} of up to 32 rows"),
         ("lines", f"{len(lines):,} x {arguments.passes} passes"),
