@@ -298,6 +298,8 @@ impl Lease {
                 };
                 queue::ack(pool, &claim);
                 self.attachment.part.count_shared(at::ACKED, 1);
+                // A producer that drains waits for acks, not for the memory.
+                self.attachment.wake_producer(pool);
             }
         }
         decided || self.cell().outcome.load(Ordering::Relaxed) == Outcome::Acked as u8

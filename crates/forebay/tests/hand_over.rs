@@ -194,3 +194,21 @@ fn a_detached_loan_that_is_dropped_gives_its_slot_back() {
     let mut consumer = Consumer::options("loans").dir(dir.path()).attach().unwrap();
     assert_eq!(consumer.recv().unwrap().tensor("x").unwrap().as_bytes(), b"late");
 }
+
+#[test]
+fn draining_does_not_wait_for_tensors_that_are_still_read() {
+    for kind in [Kind::Queue, Kind::Broadcast] {
+        let dir = dir();
+        let name = format!("drain-{kind}");
+        let mut producer = Producer::options(&name).dir(dir.path()).kind(kind).schema(schema()).create().unwrap();
+        let mut consumer = Consumer::options(&name).dir(dir.path()).attach().unwrap();
+        producer.wait_for_consumers(1, Some(SOON)).unwrap();
+        publish(&mut producer, 3);
+        assert!(producer.drain(Some(Duration::ZERO)).is_err());
+        let held = consumer.recv_timeout(SOON).unwrap();
+        held.ack();
+        producer.drain(Some(SOON)).unwrap();
+        producer.close();
+        check(&held, 3);
+    }
+}

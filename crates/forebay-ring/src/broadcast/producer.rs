@@ -221,6 +221,24 @@ impl<W: Words> BroadcastProducer<W> {
             .count() as u32
     }
 
+    /// Messages that a member which is owed them has not received yet. What is received and only still read is not
+    /// counted.
+    pub fn undelivered(&self) -> u32 {
+        let awaits = |slot: u32, sequence: u64, generation: u32| {
+            self.members.iter().flatten().any(|joined| {
+                // A member's cursor is past what it received; before its first message it is 0.
+                joined.part.peek(at::CURSOR) <= sequence && joined.owes(slot, sequence, generation)
+            })
+        };
+        self.publisher
+            .shadows()
+            .filter(|&(slot, state, generation)| match state {
+                Outstanding::Published(sequence) => awaits(slot, sequence, generation),
+                _ => false,
+            })
+            .count() as u32
+    }
+
     /// The word that says a slot is committed, for audits.
     pub fn peek_slot(&self, slot: u32) -> u64 {
         // ORDER none, Relaxed: for audits.

@@ -25,7 +25,7 @@ use std::{
 };
 
 use forebay_layout::{
-    DType,
+    DType, Kind,
     geometry::Geometry,
     header::{W_STATE, state},
     schema::Schema,
@@ -429,6 +429,14 @@ impl Producer {
         }
     }
 
+    /// Messages that some consumer has still to receive, or (queue) to ack. What is only still read is not counted.
+    fn undelivered(&self) -> u32 {
+        match &self.core {
+            Core::Queue(core) => core.undelivered(),
+            Core::Broadcast(core) => core.undelivered(),
+        }
+    }
+
     fn outstanding(&self) -> u32 {
         match &self.core {
             Core::Queue(core) => {
@@ -446,11 +454,8 @@ impl Producer {
             return;
         }
         self.announce_end();
-        let undelivered = match &self.core {
-            Core::Queue(core) => core.undelivered() > 0,
-            Core::Broadcast(_) => false,
-        };
-        self.shut(undelivered && self.site.consumers() == 0);
+        let waits = self.site.kind() == Kind::Queue && self.undelivered() > 0;
+        self.shut(waits && self.site.consumers() == 0);
     }
 
     /// Closes the ring and removes it, with whatever nobody has received.

@@ -236,8 +236,9 @@ impl Producer {
         }
     }
 
-    /// Waits until consumers are through with everything published: acked, or (broadcast) read by all. Dead letters
-    /// count as through; take them with [`take_dead_letters`](Self::take_dead_letters).
+    /// Waits until consumers are through with everything published: acked, or (broadcast) received by all. Tensors of
+    /// it may still be read: they outlive the producer. Dead letters count as through; take them with
+    /// [`take_dead_letters`](Self::take_dead_letters).
     ///
     /// # Errors
     /// [`WaitError::Timeout`] says how much is left; `None` waits without end.
@@ -263,14 +264,14 @@ impl Producer {
             let drained = self.wait_round(left, |this| {
                 this.apply_news();
                 this.collect_dead_letters();
-                (this.outstanding() == 0).then_some(())
+                (this.undelivered() == 0).then_some(())
             });
             if drained.is_some() {
                 return Ok(());
             }
             if left == Some(Duration::ZERO) {
                 let held = self.site.holders(|_| 0);
-                let mut what = format!("{} messages of {:?} are not finished", self.outstanding(), self.site.ring);
+                let mut what = format!("{} messages of {:?} are not finished", self.undelivered(), self.site.ring);
                 for holder in held {
                     what.push_str(&format!("; {holder}"));
                 }
