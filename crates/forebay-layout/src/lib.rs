@@ -90,9 +90,18 @@ impl Defect {
 
 impl core::fmt::Display for Defect {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "{} is {:#x}, expected {}", self.field, self.found, self.expected)?;
+        // Counts and sizes as people wrote them; whole words, such as a magic number, by their bytes.
+        let show = |f: &mut core::fmt::Formatter<'_>, n: u64| {
+            if n >> 48 == 0 { write!(f, "{n}") } else { write!(f, "{n:#x}") }
+        };
+        write!(f, "{} is ", self.field)?;
+        show(f, self.found)?;
+        write!(f, ", expected {}", self.expected)?;
         match self.bound {
-            Some(bound) => write!(f, " {bound:#x}"),
+            Some(bound) => {
+                f.write_str(" ")?;
+                show(f, bound)
+            }
             None => Ok(()),
         }
     }
