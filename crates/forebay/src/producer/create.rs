@@ -39,12 +39,14 @@ pub(super) fn create(options: ProducerOptions) -> Result<Producer, CreateError> 
     locks.write_note(&format!("pid {} ({label})", process::my_pid()))?;
 
     let care = Care { prefault: options.prefault, mlock: options.mlock, huge_pages: options.huge_pages };
-    let (objects, publisher, takeover) = match predecessor(&dir, &options, name, &geometry, care)? {
-        Some((objects, publisher, takeover)) => (objects, publisher, Some(takeover)),
-        None => {
-            let objects = Objects::create(&dir, name, geometry, options.schema.as_ref(), care)?;
-            let publisher = Publisher::new(objects.ring.clone(), slot_words(&objects), objects.header.plan.clone(), 1);
-            (objects, publisher, None)
+    let (objects, publisher, takeover) = match furnish(&dir, &options, name, geometry, care) {
+        Ok(furnished) => furnished,
+        Err(e) => {
+            // Nothing stays of a ring that was not made; one that is there keeps its lock file.
+            if objects::names_of(&dir, &ring).is_ok_and(|names| names.is_empty()) {
+                let _ = dir.remove(&crate::rendezvous::lock_file(&ring));
+            }
+            return Err(e);
         }
     };
     introduce(&objects, takeover.as_ref().map_or(1, |takeover| takeover.epoch), &label);
@@ -62,6 +64,24 @@ pub(super) fn create(options: ProducerOptions) -> Result<Producer, CreateError> 
             .map_err(|e| forebay_os::OsError::new("clone", "the control thread", e))?
     };
     Ok(Producer::assemble(site, core, options, thread, takeover))
+}
+
+type Furnished = (Objects, Publisher<crate::segment::Segment>, Option<Takeover>);
+
+/// The objects of the ring: those that a dead producer left, or new ones.
+fn furnish(
+    dir: &Dir,
+    options: &ProducerOptions,
+    name: RingName,
+    geometry: Geometry,
+    care: Care,
+) -> Result<Furnished, CreateError> {
+    if let Some((objects, publisher, takeover)) = predecessor(dir, options, name, &geometry, care)? {
+        return Ok((objects, publisher, Some(takeover)));
+    }
+    let objects = Objects::create(dir, name, geometry, options.schema.as_ref(), care)?;
+    let publisher = Publisher::new(objects.ring.clone(), slot_words(&objects), objects.header.plan.clone(), 1);
+    Ok((objects, publisher, None))
 }
 
 /// Where the slot words of a ring lie.
