@@ -39,8 +39,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Descriptors that an observer gets at most: the ring, a probe for each member, an object for each member.
 const MAX_FDS: usize = 1 + 2 * MAX_CONSUMERS;
-/// How often to look again at a ring that is being made or replaced, and how long to wait in between.
-const TRIES: u32 = 4;
+/// How long to look again at a ring that is being made or replaced, and how long to wait in between.
+const SETTLING: Duration = Duration::from_millis(20);
 const AGAIN: Duration = Duration::from_millis(5);
 
 /// What could be opened of a ring.
@@ -65,13 +65,12 @@ impl Opened {
 
 /// Looks at one ring.
 pub(super) fn report(dir: &Dir, name: &str) -> RingReport {
-    let mut tries = 1;
+    let start = Instant::now();
     loop {
         let alive = is_producer_alive(dir, name);
         let view = open(dir, name, alive);
-        if view.is_err() && alive && tries < TRIES {
+        if view.is_err() && alive && start.elapsed() < SETTLING {
             // It may be in the middle of being made.
-            tries += 1;
             std::thread::sleep(AGAIN);
             continue;
         }

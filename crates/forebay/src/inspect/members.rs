@@ -142,8 +142,6 @@ fn consumer(opened: &Opened, part: &Member<Segment>, index: u8, held: Vec<HeldSl
     if found == state::EMPTY && held.is_empty() {
         return None;
     }
-    let broadcast = opened.pool.is_none();
-    let cursor = part.peek(at::CURSOR);
     Some(ConsumerReport {
         index,
         incarnation,
@@ -161,15 +159,21 @@ fn consumer(opened: &Opened, part: &Member<Segment>, index: u8, held: Vec<HeldSl
         acked: part.peek(at::ACKED),
         nacked: part.peek(at::NACKED),
         missed: part.peek(at::MISSED),
-        behind: if broadcast && cursor != 0 { behind(opened, part, cursor) } else { 0 },
+        behind: if opened.pool.is_none() { behind(opened, part, index) } else { 0 },
         held,
     })
 }
 
-/// Broadcast: messages from the cursor on. A cursor that cannot be counts as none.
-fn behind(opened: &Opened, part: &Member<Segment>, cursor: u64) -> u64 {
-    let most = u64::from(opened.header.plan.slots);
-    if part.peek(at::LEFT) != 0 { 0 } else { opened.reader.head().saturating_sub(cursor).min(most) }
+/// Broadcast: messages that the member has still to take. No more than there are slots, whatever its cursor says.
+fn behind(opened: &Opened, part: &Member<Segment>, index: u8) -> u64 {
+    let plan = &opened.header.plan;
+    let from = opened.reader.peek(plan.join_word + 2 * usize::from(index));
+    if from == 0 || part.peek(at::LEFT) != 0 {
+        return 0;
+    }
+    // Before its first message the member has no cursor.
+    let cursor = part.peek(at::CURSOR).max(from);
+    opened.reader.head().saturating_sub(cursor).min(plan.slots.into())
 }
 
 // Named here so that the meaning of the words above is checked when they change.
