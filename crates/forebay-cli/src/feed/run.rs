@@ -151,6 +151,8 @@ struct Feed {
     before: forebay::ProducerStats,
     done: Done,
     dead_letters: u64,
+    /// No slot became free in time.
+    gave_up: bool,
     /// Skipped lines told so far.
     told: usize,
     start: Instant,
@@ -171,6 +173,7 @@ impl Feed {
             before,
             done: Done::default(),
             dead_letters: 0,
+            gave_up: false,
             told: 0,
             start: Instant::now(),
             resumed,
@@ -244,7 +247,10 @@ impl Feed {
             Ok(loan) => loan,
             Err(LoanError::Interrupted { .. }) => return Ok(()),
             Err(e @ LoanError::TooLarge { .. }) => return Err(too_large(&e, batch, &self.pipeline)),
-            Err(e) => return Err(Failure::failed(e)),
+            Err(e) => {
+                self.gave_up = matches!(e, LoanError::Full { .. });
+                return Err(Failure::failed(e));
+            }
         };
         let (ids, mask) = loan.tensors_mut::<i64, i64>(IDS, MASK).map_err(Failure::failed)?;
         batch.write_into(ids, mask).map_err(Failure::failed)?;
@@ -278,9 +284,11 @@ impl Feed {
         self.told = first.len();
     }
 
-    /// Whether what is published can stay as it is: nobody is there to receive it, and the next feed finds it.
+    /// Whether what is published can stay as it is: nobody is there or came in time to receive it, and the next feed
+    /// finds it. After an error of a line somebody may still come.
     fn can_wait(&self) -> bool {
-        self.args.backing == Backing::Posix && self.args.kind == Kind::Queue && self.producer.consumers() == 0
+        let kept = self.args.backing == Backing::Posix && self.args.kind == Kind::Queue;
+        kept && self.producer.consumers() == 0 && (self.stop.asked() || self.gave_up)
     }
 
     /// Waits until consumers are through with what is published. After a signal or an error that has a limit; a signal
@@ -292,6 +300,9 @@ impl Feed {
             if deadline.is_none() && self.stop.asked() {
                 self.progress.pause(|| show::say(STOPPING));
                 deadline = Some(Instant::now() + self.args.drain_timeout);
+            }
+            if self.stop.asked() && self.can_wait() {
+                return Ok(());
             }
             let left = deadline.map_or(ROUND, |deadline| deadline.saturating_duration_since(Instant::now()).min(ROUND));
             let limited = deadline.is_some();
@@ -322,8 +333,8 @@ impl Feed {
     fn close(self, complete: bool) {
         let Self { mut producer, args, .. } = self;
         let stats = producer.stats();
-        let started = stats.published > 0;
-        if complete || args.backing == Backing::Memfd || !started {
+        let (started, received) = (stats.published > 0, stats.outstanding == 0);
+        if complete && received || args.backing == Backing::Memfd || !started {
             producer.close();
             return;
         }

@@ -218,6 +218,12 @@ impl Running {
         self.err.wait_for(part)
     }
 
+    /// Waits until it writes something like this on standard output.
+    #[track_caller]
+    pub(crate) fn wait_for_output(&self, part: &str) -> String {
+        self.out.wait_for(part)
+    }
+
     /// What it reads.
     pub(crate) fn stdin(&mut self) -> ChildStdin {
         self.child.stdin.take().unwrap()
