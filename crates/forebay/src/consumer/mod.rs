@@ -127,7 +127,11 @@ impl Consumer {
         };
         match found {
             Look::Message(message) => Ok(Some(message)),
-            Look::AtQuota(class) => Err(self.quota_error(class)),
+            Look::AtQuota(class) => {
+                // A wake may have been spent on us for a message that only another consumer may take.
+                self.pass_on_wake();
+                Err(self.quota_error(class))
+            }
             Look::Empty => {
                 if let Some(message) = self.check_end()? {
                     return Ok(Some(message));

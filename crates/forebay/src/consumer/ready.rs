@@ -69,7 +69,12 @@ impl Consumer {
                 self.bell.signal();
                 Ok(Some(message))
             }
-            _ => {
+            Look::AtQuota(_) => {
+                // The next call says so, and hands on the wake.
+                self.bell.signal();
+                Ok(None)
+            }
+            Look::Empty => {
                 if self.core.reader().is_closed() {
                     self.bell.signal();
                 }

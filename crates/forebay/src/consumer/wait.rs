@@ -45,6 +45,10 @@ impl Consumer {
             match looked {
                 Look::Message(message) => return Ok(Some(message)),
                 Look::AtQuota(class) => {
+                    if at_quota_since.is_none() {
+                        // A wake may have been spent on us for a message that only another consumer may take.
+                        self.pass_on_wake();
+                    }
                     let since = *at_quota_since.get_or_insert_with(Instant::now);
                     let patience = match left(start) {
                         Some(left) => left,

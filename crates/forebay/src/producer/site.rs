@@ -303,7 +303,10 @@ impl Site {
         self.announce(&mut roster, Change::Remove(index));
         drop(roster);
         if let Some(pool) = &self.pool {
-            pool.unpark(index);
+            if !pool.unpark(index) {
+                // It was awake, or a wake was spent on it that somebody else can use.
+                self.wake_one(31);
+            }
             self.mend_queue(pool);
         }
     }
