@@ -112,6 +112,10 @@ impl Message {
     /// How long it is held, to the resolution of the coarse clock (a few ms).
     #[must_use]
     pub fn held_for(&self) -> Duration {
+        if self.lease.attachment().is_foreign() {
+            // A forked child holds nothing, and has no memory to read it from.
+            return Duration::ZERO;
+        }
         let since = self.lease.attachment().part.since(self.lease.slot());
         Duration::from_nanos(clock::monotonic_ns().saturating_sub(since))
     }

@@ -171,10 +171,10 @@ impl Consumer {
         self.wait(timeout, interrupt)
     }
 
-    /// What this consumer holds, oldest sequence first.
+    /// What this consumer holds, oldest sequence first. Nothing in a forked child.
     #[must_use]
     pub fn held(&self) -> Vec<HeldLease> {
-        self.attachment.held()
+        if self.attachment.is_foreign() { Vec::new() } else { self.attachment.held() }
     }
 
     /// The ring's name.
@@ -215,9 +215,12 @@ impl Consumer {
         start..start + mapping.len()
     }
 
-    /// What it counted.
+    /// What it counted. Nothing in a forked child.
     #[must_use]
     pub fn stats(&self) -> ConsumerStats {
+        if self.attachment.is_foreign() {
+            return ConsumerStats::default();
+        }
         let part = &self.attachment.part;
         ConsumerStats {
             received: part.peek(at::RECEIVED),

@@ -400,10 +400,10 @@ impl Producer {
         &self.site.objects.notes
     }
 
-    /// Consumers attached now.
+    /// Consumers attached now. None in a forked child, where nobody could tell.
     #[must_use]
     pub fn consumers(&self) -> usize {
-        self.site.consumers()
+        if self.site.token.is_stale() { 0 } else { self.site.consumers() }
     }
 
     /// Where the data object is mapped, and its size.
@@ -414,9 +414,12 @@ impl Producer {
         start..start + mapping.len()
     }
 
-    /// What it counted.
+    /// What it counted. Nothing in a forked child.
     #[must_use]
     pub fn stats(&self) -> ProducerStats {
+        if self.site.token.is_stale() {
+            return ProducerStats::default();
+        }
         let publisher = self.core.publisher();
         ProducerStats {
             published: publisher.next_sequence() - 1,
