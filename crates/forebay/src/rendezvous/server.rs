@@ -26,8 +26,10 @@ use crate::producer::site::{Seat, Site};
 
 /// How long a guest may take for its next packet.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Connections served at a time, members included; more wait in the socket's queue.
+/// Connections served at a time, members included.
 const MAX_GUESTS: usize = 96;
+/// Connections accepted before those that are there are heard again: fewer than there are places beside the members'.
+const ACCEPTED_AT_ONCE: usize = 32;
 /// How often leaving and joining members are probed.
 const TICK: Duration = Duration::from_millis(50);
 /// How often all members are probed, in case a forked child keeps a dead one's socket open.
@@ -67,7 +69,7 @@ struct Server<'a> {
 
 impl Server<'_> {
     fn step(&mut self, listener: &Listener) -> bool {
-        let accepting = self.guests.len() < MAX_GUESTS;
+        let accepting = self.guests.len() < MAX_GUESTS || self.most_silent().is_some();
         let mut fds: Vec<(BorrowedFd<'_>, Events)> = vec![(self.site.stop.as_fd(), Events::READ)];
         fds.extend(self.guests.iter().map(|guest| (guest.conn.as_fd(), Events::READ)));
         if accepting {
@@ -98,8 +100,13 @@ impl Server<'_> {
         if hurried || self.site.any_leaving() { TICK } else { ROUND }
     }
 
+    /// Lets in who is waiting. When all places for guests are taken, the one that has been silent longest makes room: who
+    /// has something to say has said it long before its turn comes.
     fn accept(&mut self, listener: &Listener) {
-        while self.guests.len() < MAX_GUESTS {
+        for _ in 0..ACCEPTED_AT_ONCE {
+            if self.guests.len() >= MAX_GUESTS && !self.dismiss_most_silent() {
+                return;
+            }
             match listener.accept() {
                 Ok(Some(conn)) => {
                     let deadline = Instant::now() + PATIENCE;
@@ -113,6 +120,22 @@ impl Server<'_> {
                 }
             }
         }
+    }
+
+    fn most_silent(&self) -> Option<usize> {
+        let silent = self.guests.iter().enumerate().filter_map(|(i, guest)| match guest.stage {
+            Stage::Silent { deadline } => Some((deadline, i)),
+            _ => None,
+        });
+        silent.min().map(|(_, i)| i)
+    }
+
+    fn dismiss_most_silent(&mut self) -> bool {
+        let found = self.most_silent();
+        if let Some(i) = found {
+            self.guests.remove(i);
+        }
+        found.is_some()
     }
 
     fn tick(&mut self) {
