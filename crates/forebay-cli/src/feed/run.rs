@@ -318,14 +318,14 @@ impl Feed {
                     }
                     if !std::mem::replace(&mut waiting, true) {
                         let attached = count(self.producer.consumers() as u64, "consumer");
-                        let left = count(self.producer.stats().outstanding.into(), "message");
+                        let left = count(self.producer.stats().undelivered.into(), "message");
                         let text = format!("everything is published; {left} to be received, {attached} attached");
                         self.progress.pause(|| show::say(&text));
                     }
                 }
                 Err(e) => return Err(e.to_string()),
             }
-            self.progress.draining(self.producer.stats().outstanding);
+            self.progress.draining(self.producer.stats().undelivered);
         }
     }
 
@@ -333,7 +333,7 @@ impl Feed {
     fn close(self, complete: bool) {
         let Self { mut producer, args, .. } = self;
         let stats = producer.stats();
-        let (started, received) = (stats.published > 0, stats.outstanding == 0);
+        let (started, received) = (stats.published > 0, stats.undelivered == 0);
         if complete && received || args.backing == Backing::Memfd || !started {
             producer.close();
             return;
@@ -343,7 +343,7 @@ impl Feed {
             "ring {:?} stays, with {} not received and its place in the text: the same command goes on there, --fresh \
              starts over, `forebay clean` removes it",
             args.ring,
-            count(stats.outstanding.into(), "message")
+            count(stats.undelivered.into(), "message")
         ));
     }
 }

@@ -42,7 +42,7 @@ impl Summary {
         self.payload_bytes = after.bytes.saturating_sub(before.bytes);
         self.dropped = after.dropped.saturating_sub(before.dropped);
         self.full_waits = after.full_waits.saturating_sub(before.full_waits);
-        self.outstanding = after.outstanding;
+        self.outstanding = after.undelivered;
     }
 
     fn per_second(&self, amount: u64) -> f64 {

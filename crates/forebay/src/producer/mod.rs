@@ -132,7 +132,9 @@ pub struct ProducerStats {
     pub bytes: u64,
     /// Times a loan had to wait for a slot.
     pub full_waits: u64,
-    /// Messages that some consumer has not finished with.
+    /// Messages that some consumer has still to receive or (queue) to ack: what [`Producer::drain`] waits for.
+    pub undelivered: u32,
+    /// Messages that some consumer has not finished with, acked and still read ones included.
     pub outstanding: u32,
     /// Slots on loan.
     pub loaned: u32,
@@ -427,6 +429,7 @@ impl Producer {
             dead_letters: publisher.counted(Counter::DeadLetters),
             bytes: publisher.counted(Counter::Bytes),
             full_waits: publisher.counted(Counter::FullWaits),
+            undelivered: self.undelivered(),
             outstanding: self.outstanding(),
             loaned: self.core.loaned(),
         }
