@@ -9,7 +9,7 @@ use forebay_layout::{
     header::{LABEL_WORDS, W_EPOCH, W_LABEL, W_PARKED, W_PID, W_STARTED, W_STATE, pack, state},
     schema::Schema,
 };
-use forebay_os::{Dir, EventFd, clock, process, socket::Listener};
+use forebay_os::{Dir, EventFd, Held, LockFile, clock, process, socket::Listener};
 use forebay_ring::{Publisher, Recovered, Words, broadcast::BroadcastProducer, queue::QueueProducer};
 use std::sync::atomic::Ordering;
 
@@ -18,6 +18,7 @@ use crate::{
     error::CreateError,
     rendezvous::{
         client::label_of,
+        lock_file,
         locks::{Locks, Taken},
         objects::{self, Care, Found, Objects},
         server, socket_file,
@@ -34,17 +35,18 @@ pub(super) fn create(options: ProducerOptions) -> Result<Producer, CreateError> 
         Ok(taken) => taken,
         Err(Taken(holder)) => return Err(CreateError::Taken { ring, holder }),
     };
+    let care = Care { prefault: options.prefault, mlock: options.mlock, huge_pages: options.huge_pages };
+    let (file, held) = if options.fresh { start_over(&dir, &ring, care, (file, held))? } else { (file, held) };
     let locks = Locks::new(file, held, &geometry)?;
     let label = label_of(&options.label);
     locks.write_note(&format!("pid {} ({label})", process::my_pid()))?;
 
-    let care = Care { prefault: options.prefault, mlock: options.mlock, huge_pages: options.huge_pages };
     let (objects, publisher, takeover) = match furnish(&dir, &options, name, geometry, care) {
         Ok(furnished) => furnished,
         Err(e) => {
             // Nothing stays of a ring that was not made; one that is there keeps its lock file.
             if objects::names_of(&dir, &ring).is_ok_and(|names| names.is_empty()) {
-                let _ = dir.remove(&crate::rendezvous::lock_file(&ring));
+                let _ = dir.remove(&lock_file(&ring));
             }
             return Err(e);
         }
@@ -126,8 +128,7 @@ fn introduce(objects: &Objects, epoch: u64, label: &str) {
 
 type Predecessor = (Objects, Publisher<crate::segment::Segment>, Takeover);
 
-/// What a dead producer left under this name, if it can be taken over; cleans it away if it is to be discarded or is
-/// not a whole ring.
+/// What a dead producer left under this name, if it can be taken over; cleans it away if it is not a whole ring.
 fn predecessor(
     dir: &Dir,
     options: &ProducerOptions,
@@ -138,17 +139,15 @@ fn predecessor(
     let ring = name.as_str();
     let found = match Objects::open(dir, ring, care)? {
         Found::Nothing => None,
-        Found::Garbage(what) => {
-            // A producer that dies while it makes a ring leaves one without a magic: nothing was ever published there.
-            // Anything else under our name is not a ring either; we hold the name's lock.
-            let _ = what;
-            objects::unlink_all(dir, ring)?;
-            None
+        Found::Unfinished => None,
+        Found::Foreign(difference) => {
+            // It may be full of messages for whoever can read it: that is not ours to throw away unasked.
+            return Err(CreateError::Different { ring: ring.to_owned(), difference, outstanding: 0 });
         }
         Found::Ring(found) => Some(*found),
     };
     let Some((objects, schema)) = found else {
-        // A memfd ring leaves no objects; parts of a half-made posix one go.
+        // A memfd ring leaves no objects; parts of a half-made posix one go. We hold the name's lock.
         objects::unlink_all(dir, ring)?;
         return Ok(None);
     };
@@ -157,14 +156,9 @@ fn predecessor(
         let words = (slot_words(&objects), objects.header.plan.clone());
         Publisher::take_over(objects.ring.clone(), words.0, words.1, epoch)
     };
-    let difference = if options.fresh { None } else { differs(&objects, schema.as_ref(), options, geometry) };
-    if let Some(difference) = difference {
+    if let Some(difference) = differs(&objects, schema.as_ref(), options, geometry) {
         let outstanding = outstanding().map_or(0, |(_, recovered)| recovered.outstanding);
         return Err(CreateError::Different { ring: ring.to_owned(), difference, outstanding });
-    }
-    if options.fresh {
-        discard(dir, ring, &objects)?;
-        return Ok(None);
     }
     match outstanding() {
         Ok((publisher, Recovered { last_sequence, last_user, outstanding })) => {
@@ -210,6 +204,28 @@ fn classes(geometry: &Geometry) -> String {
     geometry.classes.iter().map(|c| format!("{}×{}", c.slots, c.slot_bytes)).collect::<Vec<_>>().join("+")
 }
 
+/// Discards whatever a dead producer left, and its lock file with it: the old ring's consumers hold on to their bytes
+/// in that one, and must not take places in the new ring.
+fn start_over(
+    dir: &Dir,
+    ring: &str,
+    care: Care,
+    (file, held): (LockFile, Held),
+) -> Result<(LockFile, Held), CreateError> {
+    match Objects::open(dir, ring, care) {
+        Ok(Found::Nothing) => return Ok((file, held)),
+        Ok(Found::Ring(found)) => discard(dir, ring, &found.0)?,
+        // Whatever it is, it cannot be told; only its name is taken away.
+        Ok(Found::Unfinished | Found::Foreign(_)) | Err(_) => drop(objects::unlink_all(dir, ring)?),
+    }
+    dir.remove(&lock_file(ring))?;
+    // Who finds no lock file now makes a new one and, being first, has the name. The old lock goes after that.
+    match Locks::take(dir, ring)? {
+        Ok(taken) => Ok(taken),
+        Err(Taken(holder)) => Err(CreateError::Taken { ring: ring.to_owned(), holder }),
+    }
+}
+
 /// Tells the consumers of the old ring, then takes its name away.
 fn discard(dir: &Dir, ring: &str, objects: &Objects) -> Result<(), CreateError> {
     use forebay_os::futex;
@@ -238,7 +254,7 @@ pub(super) fn remove(site: &Site, keep: bool) {
         let _ = objects::unlink_all(&site.dir, &site.ring);
     }
     if !keep {
-        let _ = site.dir.remove(&crate::rendezvous::lock_file(&site.ring));
+        let _ = site.dir.remove(&lock_file(&site.ring));
     }
     // A view of a loan may keep the memory mapped for long; the name is free now.
     site.locks.release();

@@ -213,22 +213,26 @@ impl Objects {
         };
         let header = match read_header(&fd) {
             Ok((header, _)) if header.name.as_str() == ring => header,
-            Ok((header, _)) => return Ok(Found::Garbage(format!("the header of ring {:?}", header.name.as_str()))),
+            Ok((header, _)) => return Ok(Found::Foreign(format!("the header of ring {:?}", header.name.as_str()))),
             Err(HeaderError::Os(e)) => return Err(e.into()),
-            Err(HeaderError::Defect(defect)) => return Ok(Found::Garbage(defect.to_string())),
+            Err(HeaderError::Defect(defect)) => {
+                let unfinished = defect.field == "magic" && defect.found == 0 || object::object_len(&fd)? == 0;
+                return Ok(if unfinished { Found::Unfinished } else { Found::Foreign(defect.to_string()) });
+            }
         };
         let mut fds = vec![(Object::Ring, fd)];
         for (object, part) in parts(&header.geometry).into_iter().skip(1) {
             let fd = match open(&part) {
                 Ok(fd) => fd,
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                    return Ok(Found::Garbage(format!("no object {part:?}")));
+                    // Made before the magic, removed with it: what is missing was on its way out.
+                    return Ok(Found::Unfinished);
                 }
                 Err(e) => return Err(e.into()),
             };
             let (found, needed) = (object::object_len(&fd)?, size_of(&header, object));
             if found < needed {
-                return Ok(Found::Garbage(format!("an object {part:?} of {found} bytes instead of {needed}")));
+                return Ok(Found::Foreign(format!("an object {part:?} of {found} bytes instead of {needed}")));
             }
             fds.push((object, fd));
         }
@@ -240,13 +244,14 @@ impl Objects {
             .map(|pool| (Object::Pool, pool))
             .chain(this.members.iter().enumerate().map(|(i, segment)| (Object::Member(i as u8), segment)))
         {
-            if let Err(defect) = check_prefix(&prefix(segment), object, Some(this.header.instance)) {
-                return Ok(Found::Garbage(defect.to_string()));
+            if check_prefix(&prefix(segment), object, Some(this.header.instance)).is_err() {
+                // Parts of two rings: both were being removed or made when their producers died.
+                return Ok(Found::Unfinished);
             }
         }
         let schema = match read_schema(&ReadOnly::new(this.ring.clone()), &this.header) {
             Ok(schema) => schema,
-            Err(defect) => return Ok(Found::Garbage(defect.to_string())),
+            Err(defect) => return Ok(Found::Foreign(defect.to_string())),
         };
         Ok(Found::Ring(Box::new((this, schema))))
     }
@@ -270,8 +275,10 @@ impl Objects {
 pub(crate) enum Found {
     /// Nothing.
     Nothing,
-    /// Something that is not a whole ring: a producer died while it made it, or somebody else made it.
-    Garbage(String),
+    /// Parts of a ring whose producer died while it made or removed it: no consumer can have anything of it.
+    Unfinished,
+    /// Something that this build did not leave there, or not like that: another version's ring, a truncated one.
+    Foreign(String),
     /// A ring that can be taken over.
     Ring(Box<(Objects, Option<Schema>)>),
 }
