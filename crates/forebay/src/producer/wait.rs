@@ -142,15 +142,17 @@ impl Producer {
         found
     }
 
-    /// The values of all words that may wake this thread, read before the second look.
-    fn bells(&self) -> Vec<u64> {
+    /// The words that may wake this thread (its own, or a member's) with their values, read before the second look. That
+    /// one applies joins and leaves, so the words must be named here and not found again afterwards.
+    fn bells(&self) -> Vec<(Option<u8>, u64)> {
         match &self.core {
             // ORDER E5 park, Acquire: if a bell rings after this, the futex does not sleep.
             Core::Queue(_) => {
-                self.site.pool().map(|pool| pool.producer_wake_word().load(Ordering::Acquire)).into_iter().collect()
+                let word = self.site.pool().map(|pool| pool.producer_wake_word().load(Ordering::Acquire));
+                word.map(|seen| (None, seen)).into_iter().collect()
             }
-            Core::Broadcast(core) => std::iter::once(self.site.own_bell.load(Ordering::Acquire))
-                .chain(core.members().map(|(_, part)| part.producer_wake_word().load(Ordering::Acquire)))
+            Core::Broadcast(core) => std::iter::once((None, self.site.own_bell.load(Ordering::Acquire)))
+                .chain(core.members().map(|(i, part)| (Some(i), part.producer_wake_word().load(Ordering::Acquire))))
                 .collect(),
         }
     }
@@ -166,21 +168,21 @@ impl Producer {
         }
     }
 
-    fn sleep(&self, bells: &[u64], nap: Option<Duration>) {
+    fn sleep(&self, bells: &[(Option<u8>, u64)], nap: Option<Duration>) {
         match &self.core {
             Core::Queue(_) => {
-                if let (Some(pool), Some(&seen)) = (self.site.pool(), bells.first()) {
+                if let (Some(pool), Some(&(_, seen))) = (self.site.pool(), bells.first()) {
                     futex::wait(futex::low_half(pool.producer_wake_word()), seen as u32, nap);
                 }
             }
-            Core::Broadcast(core) => {
-                // Membership changes only in this thread, so the words are those whose values were read; one that
-                // joined since rings our own bell.
-                let words: Vec<_> = std::iter::once(&self.site.own_bell)
-                    .chain(core.members().map(|(_, part)| part.producer_wake_word()))
-                    .zip(bells)
-                    .map(|(word, &seen)| (futex::low_half(word), seen as u32))
-                    .collect();
+            Core::Broadcast(_) => {
+                // A member that joined since is owed nothing that we wait for, and rings our own bell when it goes.
+                let word = |member: Option<u8>| match member {
+                    Some(index) => self.site.part(index).producer_wake_word(),
+                    None => &self.site.own_bell,
+                };
+                let words: Vec<_> =
+                    bells.iter().map(|&(member, seen)| (futex::low_half(word(member)), seen as u32)).collect();
                 futex::wait_any(&words, nap);
             }
         }
