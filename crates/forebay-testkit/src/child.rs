@@ -23,6 +23,7 @@ pub struct Actor {
     stdin: Option<ChildStdin>,
     lines: Receiver<String>,
     transcript: String,
+    ends_cleanly: bool,
 }
 
 impl Actor {
@@ -33,10 +34,19 @@ impl Actor {
     #[must_use]
     pub fn start(binary: &str, place: &Place, role: &str, ring: &str, options: &str, env: &[(&str, &str)]) -> Self {
         let mut command = Command::new(binary);
-        command.args([role, ring]).args(options.split_whitespace());
-        command.env("FOREBAY_DIR", place.path()).envs(env.iter().copied());
+        command.args([role, ring]).args(options.split_whitespace()).envs(env.iter().copied());
+        Self::spawn(command, place, &format!("{role} {ring} {options}"))
+    }
+
+    /// Starts `command`, which becomes an actor.
+    ///
+    /// # Panics
+    /// It cannot be started.
+    #[must_use]
+    pub fn spawn(mut command: Command, place: &Place, what: &str) -> Self {
+        command.env("FOREBAY_DIR", place.path());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-        let mut child = command.spawn().unwrap_or_else(|e| panic!("cannot start {binary}: {e}"));
+        let mut child = command.spawn().unwrap_or_else(|e| panic!("cannot start {what}: {e}"));
         let stdout = child.stdout.take().unwrap();
         let (send, lines) = channel();
         thread::spawn(move || {
@@ -47,8 +57,9 @@ impl Actor {
             }
         });
         let stdin = child.stdin.take();
-        let name = format!("{role} {ring} {options} (pid {})", child.id());
-        Self { name, child, stdin, lines, transcript: String::new() }
+        let name = format!("{what} (pid {})", child.id());
+        let ends_cleanly = what.starts_with("producer");
+        Self { name, child, stdin, lines, transcript: String::new(), ends_cleanly }
     }
 
     /// Its pid.
@@ -94,6 +105,12 @@ impl Actor {
         self.lines.try_recv().ok()
     }
 
+    /// All it still said before it was killed, or ended by itself.
+    pub fn rest(&mut self) -> Vec<String> {
+        // The end of the lines is the end of its stdout.
+        self.lines.iter().collect()
+    }
+
     /// Its next line, which must start with `start`; what follows it.
     ///
     /// # Panics
@@ -122,8 +139,25 @@ impl Actor {
         signal_pid(self.pid(), signal);
     }
 
+    /// Stops it, and waits until every thread of it has stopped. SIGCONT lets it go on.
+    ///
+    /// # Panics
+    /// It was reaped, or does not stop.
+    pub fn stop(&self) {
+        self.signal(libc::SIGSTOP);
+        let tasks = format!("/proc/{}/task", self.pid());
+        let state = |stat: String| stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        crate::watchdog::until("the stop", || {
+            let mut tasks = std::fs::read_dir(&tasks).unwrap().flatten();
+            tasks.all(|task| {
+                std::fs::read_to_string(task.path().join("stat")).is_ok_and(|stat| state(stat) == Some('T'))
+            })
+        });
+    }
+
     /// kill -9, and waits until it is gone.
     pub fn kill(&mut self) {
+        self.ends_cleanly = false;
         // An error means that it is gone already.
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -148,6 +182,16 @@ impl Actor {
 
 impl Drop for Actor {
     fn drop(&mut self) {
+        self.stdin = None;
+        let start = std::time::Instant::now();
+        // A producer that is not in the middle of something closes its ring and leaves nothing behind.
+        while self.ends_cleanly
+            && !thread::panicking()
+            && start.elapsed() < WATCHDOG
+            && matches!(self.child.try_wait(), Ok(None))
+        {
+            thread::sleep(std::time::Duration::from_millis(1));
+        }
         self.kill();
     }
 }
