@@ -48,17 +48,20 @@ impl<'py> Incoming<'py> {
         if buffer::has_buffer(array) {
             return Self::of_buffer(array);
         }
-        if let Ok(device) = array.call_method0("__dlpack_device__") {
-            let (kind, _) = device.extract::<(i32, i32)>()?;
+        if array.hasattr("__dlpack_device__")? {
+            let export = |method| {
+                array.call_method0(method).map_err(|e: PyErr| {
+                    let py = array.py();
+                    let told = PyValueError::new_err(format!("cannot be exported: {}", e.value(py)));
+                    told.set_cause(py, Some(e));
+                    told
+                })
+            };
+            let (kind, _) = export("__dlpack_device__")?.extract::<(i32, i32)>()?;
             if kind != dlpack::CPU {
                 return Err(PyValueError::new_err("is not in host memory; move it to the CPU first"));
             }
-            let capsule = array.call_method0("__dlpack__").map_err(|e| {
-                let py = array.py();
-                let told = PyValueError::new_err(format!("cannot be exported: {}", e.value(py)));
-                told.set_cause(py, Some(e));
-                told
-            })?;
+            let capsule = export("__dlpack__")?;
             let capsule = capsule.cast_into::<PyCapsule>().map_err(PyErr::from)?;
             let foreign = dlpack::inspect(&capsule)?;
             let shape = foreign.shape.clone();
