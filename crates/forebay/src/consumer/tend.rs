@@ -126,10 +126,10 @@ impl Consumer {
             Look::AtQuota(_) => return Ok(None),
             Look::Empty => {}
         }
-        if let Core::Queue(core) = &self.core {
-            if !queue::is_drained(core.pool(), self.attachment.me) {
-                return Ok(None);
-            }
+        if let Core::Queue(core) = &self.core
+            && !queue::is_drained(core.pool(), self.attachment.me)
+        {
+            return Ok(None);
         }
         let ring = self.attachment.ring.clone();
         if replaced {
