@@ -67,6 +67,16 @@ impl Progress {
         }
     }
 
+    /// No slot is free. Shown if that lasts.
+    pub(super) fn waiting(&mut self) {
+        if let Shown::Bar(bar) = &self.shown
+            && self.last.elapsed() >= TICK
+        {
+            self.last = Instant::now();
+            bar.set_message("waiting for a free slot");
+        }
+    }
+
     /// Everything is published; `left` messages are still with consumers.
     pub(super) fn draining(&mut self, left: u32) {
         if let Shown::Bar(bar) = &self.shown {
@@ -91,21 +101,14 @@ impl Progress {
 
     fn text(&self, report: &Report) -> String {
         let seconds = self.start.elapsed().as_secs_f64().max(1e-3);
-        format!(
-            "{} messages  {} tokens  {} tokens/s",
-            units::grouped(report.batches),
-            units::rate(report.tokens as f64),
-            units::rate(report.tokens as f64 / seconds)
-        )
+        format!("{} messages  {} tokens/s", units::grouped(report.batches), units::rate(report.tokens as f64 / seconds))
     }
 }
 
 fn bar(input_bytes: Option<u64>) -> ProgressBar {
     let (template, bar) = match input_bytes {
-        Some(bytes) => {
-            ("{elapsed_precise} [{bar:30}] {percent:>3} %  {bytes}/{total_bytes}  {msg}", ProgressBar::new(bytes))
-        }
-        None => ("{elapsed_precise} {spinner} {bytes}  {msg}", ProgressBar::new_spinner()),
+        Some(bytes) => ("{percent:>3} % [{bar:20}] {bytes}/{total_bytes}  {msg}", ProgressBar::new(bytes)),
+        None => ("{spinner} {bytes}  {msg}", ProgressBar::new_spinner()),
     };
     bar.set_draw_target(ProgressDrawTarget::stderr());
     if let Ok(style) = ProgressStyle::with_template(template) {

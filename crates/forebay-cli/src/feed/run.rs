@@ -193,7 +193,7 @@ impl Feed {
         } else if complete && self.pipeline.report().items == 0 && !self.resumed {
             self.progress.pause(|| show::say("there was no line to make a row of"));
         }
-        let drained = if !complete && self.can_wait() { Ok(()) } else { self.drain(complete) };
+        let drained = if !complete && self.can_wait() { Ok(false) } else { self.drain(complete) };
         self.progress.finish();
         let mut summary = Summary {
             ring: self.args.ring.clone(),
@@ -210,7 +210,7 @@ impl Feed {
         };
         summary.count(&self.before, &self.producer.stats());
         let json = self.args.json;
-        self.close(complete);
+        self.close(complete && drained == Ok(true));
         show::put(&if json { summary.json() } else { summary.table() })?;
         let mut wrong: Vec<String> = drained.err().into_iter().collect();
         if summary.dead_letters > 0 {
@@ -242,8 +242,12 @@ impl Feed {
     fn publish(&mut self, batch: &TokenBatch) -> Result<(), Failure> {
         let shape = [batch.rows() as u64, batch.cols() as u64];
         let fields = [FieldSpec::new(IDS, DType::I64, &shape), FieldSpec::new(MASK, DType::I64, &shape)];
-        let stop = self.stop.clone();
-        let mut loan = match self.producer.loan_within(&fields, self.args.full_timeout(), &mut || stop.asked()) {
+        let (stop, progress) = (&self.stop, &mut self.progress);
+        let mut interrupted = || {
+            progress.waiting();
+            stop.asked()
+        };
+        let mut loan = match self.producer.loan_within(&fields, self.args.full_timeout(), &mut interrupted) {
             Ok(loan) => loan,
             Err(LoanError::Interrupted { .. }) => return Ok(()),
             Err(e @ LoanError::TooLarge { .. }) => return Err(too_large(&e, batch, &self.pipeline)),
@@ -292,8 +296,8 @@ impl Feed {
     }
 
     /// Waits until consumers are through with what is published. After a signal or an error that has a limit; a signal
-    /// that comes meanwhile gives what is left the same time.
-    fn drain(&mut self, complete: bool) -> Result<(), String> {
+    /// that comes meanwhile gives what is left the same time. False if it can stay as it is.
+    fn drain(&mut self, complete: bool) -> Result<bool, String> {
         let mut waiting = !complete;
         let mut deadline = (!complete).then(|| Instant::now() + self.args.drain_timeout);
         loop {
@@ -302,7 +306,7 @@ impl Feed {
                 deadline = Some(Instant::now() + self.args.drain_timeout);
             }
             if self.stop.asked() && self.can_wait() {
-                return Ok(());
+                return Ok(false);
             }
             let left = deadline.map_or(ROUND, |deadline| deadline.saturating_duration_since(Instant::now()).min(ROUND));
             let limited = deadline.is_some();
@@ -310,7 +314,7 @@ impl Feed {
             let drained = self.producer.drain_within(Some(left), &mut || !limited && stop.asked());
             self.tell_dead_letters();
             match drained {
-                Ok(()) => return Ok(()),
+                Ok(()) => return Ok(true),
                 Err(WaitError::Interrupted) => {}
                 Err(WaitError::Timeout { what, .. }) => {
                     if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
@@ -330,7 +334,7 @@ impl Feed {
     }
 
     /// Closes the ring; an unfinished feed leaves it for the next one.
-    fn close(self, complete: bool) {
+    fn close(self, finished: bool) {
         let Self { mut producer, args, .. } = self;
         let stats = producer.stats();
         let (started, received) = (stats.published > 0, stats.undelivered == 0);
