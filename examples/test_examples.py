@@ -69,5 +69,6 @@ def test_a_dataloader_is_fed_from_a_ring(ring: str) -> None:
     lines = sum(1 for line in CORPUS.read_text().splitlines() if line.strip())
     feed = start(RELEASE / "forebay", "feed", CORPUS, "--tokenizer", "examples/data/tokenizer.json", "--ring", ring)
     train = start(sys.executable, "examples/dataloader/train.py", ring, lines)
-    assert f"two workers received {lines} rows" in finish(train, feed)[0]
-    assert left_behind(ring) == []
+    outputs = finish(train, feed)
+    assert f"two workers received {lines} rows" in outputs[0]
+    assert left_behind(ring) == [], outputs[1]
