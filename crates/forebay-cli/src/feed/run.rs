@@ -337,8 +337,7 @@ impl Feed {
     fn close(self, finished: bool) {
         let Self { mut producer, args, .. } = self;
         let stats = producer.stats();
-        let (started, received) = (stats.published > 0, stats.undelivered == 0);
-        if complete && received || args.backing == Backing::Memfd || !started {
+        if finished || args.backing == Backing::Memfd || stats.published == 0 {
             producer.close();
             return;
         }
