@@ -144,3 +144,20 @@ fn progress_without_a_terminal_is_shown_only_if_asked_for() {
     });
     feed.end().assert_code(0);
 }
+
+#[test]
+fn a_message_that_is_received_and_still_read_does_not_keep_the_feed() {
+    for kind in ["queue", "broadcast"] {
+        let (place, _dog) = (Place::new(), watchdog());
+        place.numbers("a.txt", 8);
+        let mut feed = place.feed(["--kind", kind, "--batch", "4", "a.txt"]);
+        let mut consumer = place.manual_consumer("tokens");
+        let held: Vec<_> = (0..2).map(|_| consumer.recv_timeout(common::PATIENCE).unwrap()).collect();
+        for message in &held {
+            message.ack();
+        }
+        feed.end().assert_code(0);
+        place.assert_clean();
+        assert_eq!(common::Got::of(&held[1]).rows.len(), 4);
+    }
+}

@@ -130,7 +130,19 @@ pub(crate) fn data(name: &str) -> PathBuf {
 
 /// Lines that another thread collects.
 #[derive(Clone, Default)]
-struct Collected(Arc<(Mutex<(Vec<String>, bool)>, Condvar)>);
+struct Collected(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    lines: Mutex<Lines>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Lines {
+    lines: Vec<String>,
+    ended: bool,
+}
 
 impl Collected {
     fn from(pipe: impl Read + Send + 'static) -> (Self, JoinHandle<()>) {
@@ -139,31 +151,32 @@ impl Collected {
         let thread = thread::spawn(move || {
             for line in BufReader::new(pipe).lines() {
                 let Ok(line) = line else { break };
-                to.0.0.lock().unwrap().0.push(line);
-                to.0.1.notify_all();
+                to.0.lines.lock().unwrap().lines.push(line);
+                to.0.changed.notify_all();
             }
-            to.0.0.lock().unwrap().1 = true;
-            to.0.1.notify_all();
+            to.0.lines.lock().unwrap().ended = true;
+            to.0.changed.notify_all();
         });
         (this, thread)
     }
 
     fn text(&self) -> String {
-        self.0.0.lock().unwrap().0.join("\n")
+        self.0.lines.lock().unwrap().lines.join("\n")
     }
 
+    #[track_caller]
     fn wait_for(&self, part: &str) -> String {
-        let (lock, changed) = &*self.0;
         let deadline = Instant::now() + PATIENCE;
-        let mut state = lock.lock().unwrap();
+        let mut found = self.0.lines.lock().unwrap();
         loop {
-            if let Some(line) = state.0.iter().find(|line| line.contains(part)) {
+            if let Some(line) = found.lines.iter().find(|line| line.contains(part)) {
                 return line.clone();
             }
-            assert!(!state.1, "it ended without saying {part:?}:\n{}", state.0.join("\n"));
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "it did not say {part:?}:\n{}", state.0.join("\n"));
-            state = changed.wait_timeout(state, left).unwrap().0;
+            let all = || found.lines.join("\n");
+            assert!(!found.ended, "it ended without saying {part:?}:\n{}", all());
+            assert!(!left.is_zero(), "it did not say {part:?}:\n{}", all());
+            found = self.0.changed.wait_timeout(found, left).unwrap().0;
         }
     }
 }
