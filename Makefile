@@ -71,8 +71,8 @@ model: ## loom: every ordering of the protocol, and that weakening it is noticed
 conformance: build ## the one suite over kind x backing x wake x language, as a matrix; an empty cell fails
 	cargo run $(CARGO_FLAGS) --release -p forebay-tests --bin forebay-conformance
 
-dist: setup ## wheels, static binary and crates in dist/, the wheels installed and tried in an empty environment
-	ci/dist.sh $(VENV) $(TARGET) dist
+dist: ## wheels, static program and crates in dist/, the wheels installed and tried in an empty environment
+	ci/dist.sh $(TARGET) dist
 
 bench: ## criterion microbenchmarks of the Rust API
 	cargo bench $(CARGO_FLAGS) -p forebay-benches

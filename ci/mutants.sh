@@ -18,6 +18,7 @@ awk '/^(default-)?members = \[/ { skip = 1 } !skip { print } /^\]/ { skip = 0 }
     "$root/Cargo.toml" > "$copy/Cargo.toml"
 src=$copy/crates/forebay-ring/src
 export RUSTFLAGS="--cfg loom" CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
+export CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_DEBUG=0 CARGO_INCREMENTAL=1
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$copy/target}/mutants
 models() {
     (cd "$copy" && timeout 300 cargo test -q -p forebay-ring --release --lib models 2>&1)
