@@ -5,11 +5,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use forebay_testkit::{Actor, Place, audit, child::number, ledger::Ledger};
+use forebay_testkit::{Actor, Place, audit, child::number, ledger::Ledger, watchdog::until};
 
 use crate::stage::BINARY;
 
-const SPAN: Duration = Duration::from_secs(8);
+/// How long each soak kills: 6 s, or `FOREBAY_SOAK_S`.
+fn span() -> Duration {
+    let seconds = std::env::var("FOREBAY_SOAK_S").ok().and_then(|s| s.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(6))
+}
 
 /// A small generator: the soak is another one each time, and says which.
 struct Dice(u64);
@@ -42,7 +46,7 @@ struct Soak<'a> {
 }
 
 impl<'a> Soak<'a> {
-    fn new(place: &'a Place, options: &str) -> Self {
+    fn new(place: &'a Place, options: &str, workers: u32) -> Self {
         let feeder = Actor::start(BINARY, place, "producer", "soak", options, &[]);
         let mut this = Self {
             place,
@@ -54,18 +58,23 @@ impl<'a> Soak<'a> {
             kills: 0,
         };
         this.feeder.expect("ready");
-        for _ in 0..3 {
+        for _ in 0..workers {
             this.add_worker();
         }
-        this.feeder.ask("wait 3", "ok");
+        this.feeder.ask(&format!("wait {workers}"), "ok");
         this.feeder.tell("stream 128");
         this
     }
 
     fn add_worker(&mut self) {
         let wait = ["adaptive", "block", "spin"][self.started as usize % 3];
-        let mut worker = Actor::start(BINARY, self.place, "consumer", "soak", &format!("wait={wait}"), &[]);
+        let mut worker = Actor::start(BINARY, self.place, "consumer", "soak", &format!("lazy=true wait={wait}"), &[]);
         worker.expect("ready");
+        // A victim's place is free once the producer has noticed, and that may be dead itself.
+        until("a place", || {
+            worker.tell("attach");
+            worker.line().starts_with("attached")
+        });
         worker.tell(if self.started % 4 == 3 { "lurk" } else { "work" });
         self.workers.push((self.started, worker));
         self.started += 1;
@@ -101,14 +110,23 @@ impl<'a> Soak<'a> {
     }
 
     /// Ends it in good order; returns how many messages there were.
-    fn finish(&mut self) -> u64 {
-        self.feeder.kill();
-        self.feeder = Actor::start(BINARY, self.place, "producer", "soak", &self.options, &[]);
-        self.feeder.expect("ready");
+    fn finish(&mut self, by_successor: bool) -> u64 {
+        if by_successor {
+            self.feeder.kill();
+            self.feeder = Actor::start(BINARY, self.place, "producer", "soak", &self.options, &[]);
+            self.feeder.expect("ready");
+        } else {
+            self.feeder.tell("pause");
+            while self.feeder.line() != "paused" {}
+        }
         let total = number(&self.feeder.ask("stats", "stats"), "published");
         self.feeder.ask("drain", "ok");
         if self.options.contains("kind=queue") {
-            audit::assert_all_free(&audit::posix_slots(self.place, "soak"));
+            audit::assert_all_free(&if self.options.contains("memfd") {
+                audit::memfd_slots(self.feeder.pid(), "soak")
+            } else {
+                audit::posix_slots(self.place, "soak")
+            });
         }
         self.feeder.ask("close", "closed");
         for (name, mut worker) in std::mem::take(&mut self.workers) {
@@ -121,30 +139,37 @@ impl<'a> Soak<'a> {
         total
     }
 
-    fn run(&mut self, mut feeder_too: bool) -> u64 {
+    fn run(&mut self, feeder_too: bool) -> u64 {
         let mut dice = Dice::new();
         let start = Instant::now();
-        while start.elapsed() < SPAN {
+        while start.elapsed() < span() {
             // Not a wait for anything: it decides at which instruction the next one dies.
             std::thread::sleep(Duration::from_millis(5 + dice.below(60)));
-            if dice.below(3) == 0 && feeder_too {
-                self.restart_feeder();
-            } else {
-                let victim = dice.below(self.workers.len() as u64) as usize;
-                self.kill_worker(victim);
-                self.add_worker();
+            match dice.below(8) {
+                0 | 1 if feeder_too => self.restart_feeder(),
+                2 => {
+                    // Stopped for longer than any slice, then going on as if nothing had happened.
+                    let victim = dice.below(self.workers.len() as u64) as usize;
+                    self.workers[victim].1.stop();
+                    std::thread::sleep(Duration::from_millis(80));
+                    self.workers[victim].1.signal(libc::SIGCONT);
+                }
+                _ => {
+                    let victim = dice.below(self.workers.len() as u64) as usize;
+                    self.kill_worker(victim);
+                    self.add_worker();
+                }
             }
-            feeder_too = feeder_too || dice.below(2) == 0;
         }
-        self.finish()
+        self.finish(feeder_too)
     }
 }
 
-#[test]
-fn a_queue_under_kills_delivers_everything_and_twice_only_what_a_victim_held() {
+fn queue(options: &str, workers: u32, feeder_too: bool) {
     let place = Place::new();
-    let mut soak = Soak::new(&place, "kind=queue max_attempts=0 slots=16 slot_bytes=1024 schema=none");
-    let total = soak.run(true);
+    let options = format!("kind=queue max_attempts=0 slots=16 slot_bytes=1024 schema=none {options}");
+    let mut soak = Soak::new(&place, &options, workers);
+    let total = soak.run(feeder_too);
     let mut ledger = Ledger::default();
     for id in soak.said.values().flatten() {
         ledger.delivered(*id);
@@ -155,11 +180,11 @@ fn a_queue_under_kills_delivers_everything_and_twice_only_what_a_victim_held() {
     assert!(twice <= soak.kills, "{twice} deliveries too many by {} kills", soak.kills);
 }
 
-#[test]
-fn a_broadcast_ring_under_kills_leaves_no_gap_in_what_anybody_sees() {
+fn broadcast(options: &str, feeder_too: bool) {
     let place = Place::new();
-    let mut soak = Soak::new(&place, "kind=broadcast slots=16 slot_bytes=1024 schema=none");
-    let total = soak.run(true);
+    let options = format!("kind=broadcast slots=16 slot_bytes=1024 schema=none {options}");
+    let mut soak = Soak::new(&place, &options, 3);
+    let total = soak.run(feeder_too);
     assert!(total > 0);
     for (worker, said) in &soak.said {
         for pair in said.windows(2) {
@@ -169,4 +194,29 @@ fn a_broadcast_ring_under_kills_leaves_no_gap_in_what_anybody_sees() {
     }
     // Those that were alive at the end saw the end.
     assert!(soak.said.values().any(|said| said.last() == Some(&total)));
+}
+
+#[test]
+fn a_posix_queue_under_kills_of_both_sides_delivers_everything_and_twice_only_what_a_victim_held() {
+    queue("", 3, true);
+}
+
+#[test]
+fn a_memfd_queue_under_kills_of_consumers_delivers_everything() {
+    queue("backing=memfd wait=block", 3, false);
+}
+
+#[test]
+fn a_queue_of_one_consumer_that_claims_by_a_plain_store_survives_kills_of_both_sides() {
+    queue("max_consumers=1", 1, true);
+}
+
+#[test]
+fn a_broadcast_ring_under_kills_of_both_sides_leaves_no_gap_in_what_anybody_sees() {
+    broadcast("", true);
+}
+
+#[test]
+fn a_memfd_broadcast_ring_under_kills_of_members_leaves_no_gap_in_what_anybody_sees() {
+    broadcast("backing=memfd wait=block", false);
 }

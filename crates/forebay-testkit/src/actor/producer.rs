@@ -3,16 +3,19 @@
 //! | command | answer |
 //! |---|---|
 //! | `publish N [WORDS]` | `published LAST`, or `error …` |
-//! | `stream [WORDS]` | `seq ID` after each publish, until it is killed |
+//! | `stream [WORDS]` | `seq ID` after each publish, until it is killed or told something else |
+//! | `pause` | `paused` |
 //! | `loan [WORDS]`, `drop` | keeps a loan, gives all kept ones back |
 //! | `wait N`, `drain` | `ok`, or `error …` |
 //! | `letters` | `letters ID:ATTEMPTS …` |
 //! | `stats` | `stats published=… dropped=… dead=… outstanding=… consumers=…` |
 //! | `close`, `discard` | `closed` |
 
-use std::{process::ExitCode, time::Duration};
+use std::{os::fd::AsFd, process::ExitCode, time::Duration};
 
 use forebay::{Backing, DType, DetachedLoan, FieldSpec, Kind, LoanError, Producer, SlotClass, WaitPolicy, WhenFull};
+
+use forebay_os::poll::{Events, poll_one};
 
 use super::{Options, error, process, say, serve, variant};
 use crate::{WATCHDOG, ledger};
@@ -70,6 +73,7 @@ pub(super) fn run(ring: &str, options: &Options) -> ExitCode {
                     Err(e) => say(&error(&e)),
                 }
             }
+            "pause" => say("paused"),
             "drop" => {
                 loans.clear();
                 say("ok");
@@ -124,7 +128,9 @@ fn publish(producer: &mut Producer, count: u64, words: u64) -> String {
 }
 
 fn stream(producer: &mut Producer, words: u64) {
-    loop {
+    let stdin = std::io::stdin();
+    // The next command ends it.
+    while poll_one(stdin.as_fd(), Events::READ, Some(Duration::ZERO)).is_ok_and(Events::is_empty) {
         match ledger::publish(producer, words) {
             Ok(id) => say(&format!("seq {id}")),
             Err(LoanError::Full { .. }) => {}
