@@ -32,6 +32,8 @@
 //! E6 join      Producer zeroes the sequence, stores the incarnation, Release, then the sequence → the member loads its
 //!              incarnation, Acquire, then the sequence: never one of an earlier holder of the index.
 //! E7 revoke    On a lossy broadcast ring hold and revoke are both CASes of one word: exactly one happens.
+//! E8 life      A member holds its lock byte, then stores words with its name, Release → who reads its name, Acquire, and
+//!              then probes the byte finds it held, or freed by that very life's death.
 //!
 //! # Death at any instruction
 //! See `queue` and `broadcast`, each of which lists what is left and who mends it.

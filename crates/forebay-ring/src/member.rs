@@ -64,8 +64,9 @@ impl<W: Words> Member<W> {
 
     /// Changes the wake word, so that a sleeper that has not slept yet will not; the caller then wakes it.
     pub fn ring_bell(&self) {
-        // ORDER E5 park, Release: travels with the message that was stored before; the truth is in the slot words.
-        self.wake_word().fetch_add(1, Ordering::Release);
+        // ORDER none, Relaxed: only compared, by the futex. That the sleeper sees what it is woken for is for the barriers
+        // and its mark (E5).
+        self.wake_word().fetch_add(1, Ordering::Relaxed);
     }
 
     /// Broadcast: says whether the member sleeps.

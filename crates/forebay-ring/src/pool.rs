@@ -125,8 +125,8 @@ impl<W: Words> Pool<W> {
             return false;
         }
         self.unpark_producer();
-        // ORDER E5 park, Release: the wake word changes after the release it announces.
-        self.producer_wake_word().fetch_add(1, Ordering::Release);
+        // ORDER none, Relaxed: only compared, by the futex; the producer's barrier makes it see the release (E5).
+        self.producer_wake_word().fetch_add(1, Ordering::Relaxed);
         true
     }
 }

@@ -140,8 +140,9 @@ impl<W: Words> BroadcastConsumer<W> {
                 // Settled in this generation, or the slot is in a later one already.
                 return Ok(false);
             }
-            // ORDER E7 revoke, AcqRel: hold and revoke exclude each other; reads of the slot come after.
-            match cell.compare_exchange(old, held, Ordering::AcqRel, Ordering::Relaxed) {
+            // ORDER E7 revoke, Relaxed: hold and revoke exclude each other, and nothing else travels: the message arrived
+            // with its position (E3) or its slot word (E1).
+            match cell.compare_exchange(old, held, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return Ok(true),
                 Err(found) => old = found,
             }
@@ -208,7 +209,7 @@ pub fn settle<W: Words>(part: &Member<W>, reader: &Reader<W>, slot: u32, generat
     if reader.peek(W_PARKED) == 0 {
         return false;
     }
-    // ORDER E5 park, Release: the wake word changes after the release it announces.
-    part.producer_wake_word().fetch_add(1, Ordering::Release);
+    // ORDER none, Relaxed: only compared, by the futex; the producer's barrier makes it see the release (E5).
+    part.producer_wake_word().fetch_add(1, Ordering::Relaxed);
     true
 }

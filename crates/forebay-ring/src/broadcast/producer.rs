@@ -162,10 +162,12 @@ impl<W: Words> BroadcastProducer<W> {
         let revoked = Grant { state: GrantState::Revoked, generation }.raw();
         owing().all(|joined| {
             let cell = joined.part.grant(slot);
-            // ORDER E7 revoke, Acquire on failure: the word may have become DONE (E2) in between.
-            let old = cell.load(Ordering::Acquire);
+            // ORDER none, Relaxed: decided by the CAS below.
+            let old = cell.load(Ordering::Relaxed);
             old != held
-                && match cell.compare_exchange(old, revoked, Ordering::AcqRel, Ordering::Acquire) {
+                // ORDER E7 revoke / E2 release, Acquire: the word may be DONE, then the member's reads are over; before the
+                // CAS, or in its stead.
+                && match cell.compare_exchange(old, revoked, Ordering::Acquire, Ordering::Acquire) {
                     Ok(_) => true,
                     Err(found) => Grant::checked(found).is_ok_and(|grant| grant.settles(generation)),
                 }

@@ -49,6 +49,31 @@ fn what_one_reader_gives_back_the_next_may_write() {
     });
 }
 
+/// With its attempts saturated a word looks the same before a claim and after it, so that a claim may take another FULL
+/// than the one it looked at.
+#[test]
+fn what_was_given_back_between_a_look_and_the_claim_arrives_whole() {
+    check(3, || {
+        let ring = Queue::new(1);
+        let (mut producer, mut giver, mut taker) = (ring.producer(), ring.consumer(0), ring.consumer(1));
+        ring.send(&mut producer);
+        ring.pool().slot(0).store(SlotWord::full(1, u8::MAX).raw(), Ordering::Relaxed);
+        let giver = {
+            let ring = ring.clone();
+            spawn(move || {
+                if let Some(claim) = ring.receive(&mut giver, false) {
+                    ring.write(&claim);
+                    let _ = queue::give_back(&ring.pool(), &claim, 0);
+                }
+            })
+        };
+        if let Some(claim) = ring.receive(&mut taker, true) {
+            ring.write(&claim);
+        }
+        giver.join().unwrap();
+    });
+}
+
 #[test]
 fn who_sees_that_something_came_back_finds_it() {
     check(3, || {
@@ -204,4 +229,48 @@ fn the_words_of_a_living_consumer_are_left_alone() {
         let second = living.join().unwrap();
         assert_eq!(SlotWord::checked(ring.pool().peek_slot(second.slot)), Ok(second.word));
     });
+}
+
+/// The lock byte of an index whose last holder is dead, and which is used again now.
+fn mend_beside_a_new_life(by_store: bool, ack: bool) {
+    check(4, move || {
+        let ring = Queue::new(1);
+        let (mut producer, mut member) = (ring.producer(), ring.consumer_of(0, by_store));
+        let byte = LockByte::held();
+        byte.die();
+        ring.send(&mut producer);
+        let living = {
+            let (ring, byte) = (ring.clone(), byte.clone());
+            spawn(move || {
+                // ORDER none, Relaxed: a lock orders nothing that comes after it.
+                byte.0.store(1, Ordering::Relaxed);
+                let claim = ring.receive(&mut member, false).unwrap();
+                if ack {
+                    queue::ack(&ring.pool(), &claim);
+                }
+                ring.read(&claim);
+                claim
+            })
+        };
+        let mended = mend(&ring.pool(), 0, |_| byte.lives()).unwrap();
+        assert!(mended.is_nothing(), "taken from a living consumer");
+        let claim = living.join().unwrap();
+        let word = if ack { claim.word.acked() } else { claim.word };
+        assert_eq!(SlotWord::checked(ring.pool().peek_slot(0)), Ok(word));
+    });
+}
+
+#[test]
+fn a_new_life_is_never_taken_for_its_dead_predecessor() {
+    mend_beside_a_new_life(false, false);
+}
+
+#[test]
+fn nor_when_it_claims_by_a_store() {
+    mend_beside_a_new_life(true, false);
+}
+
+#[test]
+fn nor_when_it_has_acked() {
+    mend_beside_a_new_life(false, true);
 }

@@ -182,13 +182,13 @@ impl<W: Words> QueueConsumer<W> {
             let claimed = word.claimed_by(self.me);
             let cell = self.pool.slot(slot);
             if self.by_store {
-                // ORDER E4 return, Release: there is no second consumer to race with; should we die, who mends this
-                // word acquires through it what the producer committed.
+                // ORDER E8 life, Release: who reads our name here finds us alive. There is no second consumer to race with.
                 cell.store(claimed.raw(), Ordering::Release);
             } else {
-                // ORDER E1 commit, Acquire: the message arrives with the claim. Release as above, and because of it a
-                // release sequence is not even needed. On failure, Acquire: the word may be FULL again (E4).
-                let swapped = cell.compare_exchange(word.raw(), claimed.raw(), Ordering::AcqRel, Ordering::Acquire);
+                // ORDER E1 commit / E4 return, Acquire: the message arrives with the claim, also if it was claimed and
+                // given back since we looked. E8 life, Release: who reads our name here finds us alive. On failure, Relaxed:
+                // the next round's claim acquires.
+                let swapped = cell.compare_exchange(word.raw(), claimed.raw(), Ordering::AcqRel, Ordering::Relaxed);
                 if let Err(found) = swapped {
                     word = SlotWord::checked(found)?;
                     continue;

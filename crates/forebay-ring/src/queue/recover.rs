@@ -38,7 +38,8 @@ pub fn mend<W: Words>(
     let mut mended = Mended::default();
     let mut defect = None;
     for slot in 0..pool.slots() {
-        // ORDER E4 return, Acquire: what the producer committed, through the dead member's claim.
+        // ORDER E8 life, Acquire: the probe that follows is of the life that wrote this word, or of a later moment. (What
+        // a dead owner saw and did comes with its death: the kernel frees the lock byte after it.)
         let raw = pool.slot(slot).load(Ordering::Acquire);
         let word = match SlotWord::checked(raw) {
             Ok(word) => word,
@@ -55,8 +56,9 @@ pub fn mend<W: Words>(
             SlotState::Claimed => word.given_back(max_attempts),
             _ => SlotWord::done(word.generation()),
         };
-        // ORDER E4 return / E2 release, AcqRel: passes on what was acquired; exactly one of several menders succeeds.
-        if pool.slot(slot).compare_exchange(raw, next.raw(), Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+        // ORDER E4 return / E2 release, Release: passes on what the death ordered: the owner's reads (on a writable ring,
+        // its writes) are over before the next claim, or the next use of the slot.
+        if pool.slot(slot).compare_exchange(raw, next.raw(), Ordering::Release, Ordering::Relaxed).is_ok() {
             match next.state() {
                 SlotState::Full => {
                     mended.returned += 1;
