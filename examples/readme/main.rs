@@ -1,3 +1,5 @@
+//! Publishes ten tensors for whoever attaches.
+
 use forebay::{DType, FieldSpec, Producer};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
