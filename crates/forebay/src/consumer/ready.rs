@@ -104,16 +104,40 @@ impl Consumer {
         self.bell.signal();
     }
 
+    /// As [`try_recv`](Self::try_recv); at its quota it waits for a release, at most a second, as `recv` does.
+    #[cfg(feature = "tokio")]
+    async fn try_async(
+        &mut self,
+        at_quota_since: &mut Option<std::time::Instant>,
+    ) -> Result<Option<Message>, RecvError> {
+        loop {
+            match self.try_recv() {
+                Err(e @ RecvError::Quota { .. }) => {
+                    let since = at_quota_since.get_or_insert_with(std::time::Instant::now);
+                    if since.elapsed() >= crate::QUOTA_PATIENCE {
+                        return Err(e);
+                    }
+                    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                }
+                found => {
+                    *at_quota_since = None;
+                    return found;
+                }
+            }
+        }
+    }
+
     /// Waits for the next message without blocking the thread. Cancel safe: a dropped future has taken nothing.
     ///
     /// # Errors
     /// As [`recv`](Self::recv).
     ///
     /// # Panics
-    /// Outside a tokio runtime with I/O enabled.
+    /// Outside a tokio runtime with I/O and time enabled.
     #[cfg(feature = "tokio")]
     pub async fn recv_async(&mut self) -> Result<Message, RecvError> {
-        if let Some(message) = self.try_recv()? {
+        let mut at_quota_since = None;
+        if let Some(message) = self.try_async(&mut at_quota_since).await? {
             return Ok(message);
         }
         self.fileno()?;
@@ -126,7 +150,7 @@ impl Consumer {
         let ready =
             tokio::io::unix::AsyncFd::with_interest(fd, tokio::io::Interest::READABLE).map_err(failed("epoll_ctl"))?;
         loop {
-            if let Some(message) = self.try_recv()? {
+            if let Some(message) = self.try_async(&mut at_quota_since).await? {
                 return Ok(message);
             }
             match ready.readable().await {

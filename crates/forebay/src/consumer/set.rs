@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use forebay_os::poll::{Events, poll_fds};
 
 use super::Consumer;
-use crate::{Message, error::RecvError, slice};
+use crate::{Message, error::RecvError, options::QUOTA_PATIENCE, slice};
+
+/// Between two looks while one of the rings is at its quota and no other has a message.
+const QUOTA_LOOK: Duration = Duration::from_millis(1);
 
 /// Several consumers behind one `recv`. Fair: after a message from one ring the others are asked first. A ring that is
 /// closed drops out; when the last one has, `recv` says [`RecvError::Closed`].
@@ -39,10 +42,11 @@ impl ConsumerSet {
     /// The next message of any ring, if there is one now, and the place of its consumer.
     ///
     /// # Errors
-    /// [`RecvError::Closed`] when every ring is closed; any other error of one consumer, which then drops out.
+    /// [`RecvError::Closed`] when every ring is closed. [`RecvError::Quota`] when one holds all it may and no other has
+    /// a message; it stays. Any other error of one consumer, which then drops out.
     pub fn try_recv(&mut self) -> Result<Option<(usize, Message)>, RecvError> {
         let n = self.consumers.len();
-        let mut last = None;
+        let (mut last, mut at_quota) = (None, None);
         for i in (0..n).map(|i| (self.turn + i) % n) {
             if !self.open[i] {
                 continue;
@@ -57,13 +61,16 @@ impl ConsumerSet {
                     self.open[i] = false;
                     last = Some(e);
                 }
-                // What it holds is for its user to release; it stays.
-                Err(e @ (RecvError::Quota { .. } | RecvError::Timeout { .. })) => return Err(e),
+                // What it holds is for its user to release; it stays, and the others are asked all the same.
+                Err(e @ RecvError::Quota { .. }) => at_quota = Some(e),
                 Err(e) => {
                     self.open[i] = false;
                     return Err(e);
                 }
             }
+        }
+        if let Some(e) = at_quota {
+            return Err(e);
         }
         if self.open.iter().any(|&open| open) {
             return Ok(None);
@@ -98,9 +105,28 @@ impl ConsumerSet {
         interrupt: &mut dyn FnMut() -> bool,
     ) -> Result<Option<(usize, Message)>, RecvError> {
         let start = Instant::now();
+        let mut at_quota_since = None;
         loop {
-            if let Some(found) = self.try_recv()? {
-                return Ok(Some(found));
+            match self.try_recv() {
+                Ok(Some(found)) => return Ok(Some(found)),
+                Ok(None) => at_quota_since = None,
+                Err(e @ RecvError::Quota { .. }) => {
+                    let since = *at_quota_since.get_or_insert_with(Instant::now);
+                    let patience = match timeout {
+                        Some(timeout) => timeout.saturating_sub(start.elapsed()),
+                        None => QUOTA_PATIENCE.saturating_sub(since.elapsed()),
+                    };
+                    if patience.is_zero() {
+                        return Err(e);
+                    }
+                    if interrupt() {
+                        return Ok(None);
+                    }
+                    // Leases of several rings may end, and any of the others may have a message: looked at in turn.
+                    std::thread::sleep(QUOTA_LOOK.min(patience));
+                    continue;
+                }
+                Err(e) => return Err(e),
             }
             let left = timeout.map(|timeout| timeout.saturating_sub(start.elapsed()));
             if left == Some(Duration::ZERO) {
