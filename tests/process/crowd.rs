@@ -156,6 +156,31 @@ fn a_ring_that_dies_in_a_set_is_said_once_and_the_others_go_on() {
     assert_eq!(set.recv_timeout(WATCHDOG).unwrap().0, 1);
 }
 
+/// Went wrong: the set said that one ring was at its quota, again and again, and never came to the other.
+#[test]
+fn a_ring_at_its_quota_does_not_keep_a_set_from_the_others() {
+    let place = Place::new();
+    let mut producers: Vec<Producer> = (0..2).map(|i| here(&place, &format!("q{i}")).create().unwrap()).collect();
+    let consumers = (0..2).map(|i| attach(&place, &format!("q{i}")).quota(1).attach().unwrap()).collect();
+    let mut set = ConsumerSet::new(consumers);
+    publish(&mut producers[0], 8).unwrap();
+    publish(&mut producers[0], 8).unwrap();
+    let (from, kept) = set.recv_timeout(WATCHDOG).unwrap();
+    assert_eq!(from, 0);
+    for _ in 0..5 {
+        publish(&mut producers[1], 8).unwrap();
+        assert_eq!(set.recv_timeout(WATCHDOG).unwrap().0, 1);
+    }
+    // Nothing but what may not be taken: until its deadline it waits for a release.
+    let start = Instant::now();
+    let error = set.recv_timeout(Duration::from_millis(40)).unwrap_err();
+    assert!(start.elapsed() >= Duration::from_millis(40));
+    assert!(matches!(error, RecvError::Quota { .. }), "{error}");
+    let releaser = std::thread::spawn(move || drop(kept));
+    assert_eq!(set.recv_timeout(WATCHDOG).unwrap().0, 0);
+    releaser.join().unwrap();
+}
+
 #[test]
 fn silent_clients_do_not_keep_others_from_attaching() {
     let place = Place::new();

@@ -80,6 +80,32 @@ fn an_async_receive_sleeps_until_there_is_a_message_and_ends_with_the_ring() {
 }
 
 #[test]
+fn an_async_receive_at_its_quota_waits_for_a_release_and_gives_up_after_a_second() {
+    let place = Place::new();
+    let mut producer = here(&place, "quota").create().unwrap();
+    let mut consumer = attach(&place, "quota").quota(1).attach().unwrap();
+    for _ in 0..3 {
+        publish(&mut producer, 8).unwrap();
+    }
+    runtime().block_on(async {
+        let first = consumer.recv_async().await.unwrap();
+        let task = tokio::spawn(async move {
+            tokio::task::yield_now().await;
+            drop(first);
+        });
+        let second = tokio::time::timeout(WATCHDOG, consumer.recv_async()).await.expect("a release is noticed");
+        let second = second.unwrap();
+        task.await.unwrap();
+        let start = std::time::Instant::now();
+        let error = tokio::time::timeout(WATCHDOG, consumer.recv_async()).await.expect("it gives up").unwrap_err();
+        assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
+        assert!(matches!(error, RecvError::Quota { .. }), "{error}");
+        drop(second);
+        assert_eq!(consumer.recv_async().await.unwrap().sequence(), 3);
+    });
+}
+
+#[test]
 fn an_async_receive_notices_that_the_producer_died() {
     let place = Place::new();
     let mut feeder = crate::stage::producer(&place, "dies", "backing=memfd");

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test that calls them")]
 
 mod consumer_death;
+mod corners;
 mod crowd;
 mod event_loop;
 mod fork;
