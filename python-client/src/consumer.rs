@@ -284,7 +284,9 @@ fn names_of(py: Python<'_>, consumer: &forebay::Consumer) -> Option<Names> {
 impl PyConsumer {
     #[new]
     #[pyo3(signature = (ring, *, timeout_s = Some(10.0), ack = "auto", wait = "adaptive", quota = None, reconnect = None,
-        directory = None, schema = None, writable = false, prefault = true, label = None))]
+        directory = None, schema = None, writable = false, prefault = true, label = None),
+        text_signature = "(ring, *, timeout_s=10.0, ack='auto', wait='adaptive', quota=None, reconnect=None, \
+        directory=None, schema=None, writable=False, prefault=True, label=None)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of a Python constructor")]
     fn new(
         py: Python<'_>,

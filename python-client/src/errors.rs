@@ -47,7 +47,8 @@ fn waiting(py: Python<'_>, class: &str, text: String, ring: &str, waited: Durati
     })
 }
 
-fn os(py: Python<'_>, e: &OsError) -> PyErr {
+/// The system refused a call.
+pub(crate) fn os(py: Python<'_>, e: &OsError) -> PyErr {
     make(py, "SystemCallError", e.to_string(), |a| a.set_item("errno", e.raw_os_error()))
 }
 

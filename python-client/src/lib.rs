@@ -5,6 +5,7 @@
 //!   tensor.rs    one tensor             memory.rs        what keeps its bytes alive
 //!   numpy.rs     torch.rs  exchange.rs  dlpack.rs  buffer.rs              the ways out of it
 //!   schema.rs    dtype.rs  errors.rs    lifecycle.rs     fork, exit, signals
+//!   inspect.rs                                        rings from outside
 //! ```
 //!
 //! This file only registers. Unsafe code lives in `buffer.rs`, `dlpack.rs` and `exchange.rs` alone. Nothing here holds
@@ -21,6 +22,7 @@ mod dtype;
 mod errors;
 mod exchange;
 mod incoming;
+mod inspect;
 mod lifecycle;
 mod loan;
 mod memory;
@@ -37,6 +39,8 @@ mod torch;
 mod _native {
     #[pymodule_export]
     use crate::consumer::{ConsumerStats, HeldLease, PyConsumer};
+    #[pymodule_export]
+    use crate::inspect::{ConsumerReport, HeldSlot, RingReport, list_rings};
     #[pymodule_export]
     use crate::lifecycle::{after_fork_in_child, close_everything};
     #[pymodule_export]

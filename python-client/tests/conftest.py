@@ -7,7 +7,7 @@ import itertools
 import os
 import subprocess
 import sys
-from pathlib import Path
+from pathlib import Path  # noqa: TC003
 
 import pytest
 

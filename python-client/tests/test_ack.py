@@ -4,6 +4,7 @@ import gc
 
 import numpy as np
 import pytest
+
 from conftest import finish
 
 
@@ -132,7 +133,7 @@ def test_iteration_with_manual_ack_acks_nothing(ring):
     send(producer, 2)
     seen = 0
     for message in consumer:
-        seen += 1
+        seen += 1  # noqa: SIM113 - the loop is left by it
         if message.attempts == 1:
             message.ack()
         del message

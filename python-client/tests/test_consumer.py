@@ -8,9 +8,9 @@ import threading
 
 import numpy as np
 import pytest
-from conftest import finish
 
 import forebay
+from conftest import finish
 
 
 def test_a_message_is_a_mapping(ring):
@@ -283,7 +283,7 @@ def test_the_descriptor_is_readable_when_there_is_something(ring):
     assert message.sequence == 1
 
 
-def test_a_set_receives_from_all(ring, tmp_path):
+def test_a_set_receives_from_all(ring):
     producers, consumers = [], []
     for n in range(3):
         producers.append(forebay.Producer(f"{ring.name}-{n}", directory=ring.directory, slots=8, slot_bytes=4096))

@@ -6,6 +6,7 @@ import weakref
 
 import numpy as np
 import pytest
+
 from conftest import finish
 
 WORDS = 512
@@ -70,7 +71,7 @@ def derive_from_dlpack(tensor):
 
 def derive_jax(tensor):
     jax = pytest.importorskip("jax")
-    jax.config.update("jax_enable_x64", True)  # noqa: FBT003
+    jax.config.update("jax_enable_x64", True)
     return jax.dlpack.from_dlpack(tensor)
 
 

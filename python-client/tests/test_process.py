@@ -8,6 +8,7 @@ import warnings
 
 import numpy as np
 import pytest
+
 import worker
 
 # Other tests of this process may have started threads (JAX, torch); the children here only run Python of ours.
@@ -123,7 +124,6 @@ def test_importing_forebay_imports_little(ring, name):
 def test_it_works_without_numpy_or_torch(ring):
     from conftest import finish
 
-    producer, consumer = ring.pair()
     process = ring.run("""
 for name in ("numpy", "torch", "jax"):
     sys.modules[name] = None

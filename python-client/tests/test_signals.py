@@ -3,6 +3,7 @@
 import signal
 
 import pytest
+
 from conftest import finish
 
 WAITS = {

@@ -115,7 +115,7 @@ def test_a_loan_is_written_in_place_by_torch_and_numpy(ring, dtype):
 @pytest.mark.parametrize("dtype", [d for d in DTYPES if "float8" not in d])
 def test_jax_takes_tensors(ring, dtype):
     jax = pytest.importorskip("jax")
-    jax.config.update("jax_enable_x64", True)  # noqa: FBT003
+    jax.config.update("jax_enable_x64", True)
     producer, consumer = ring.pair()
     array = sample(dtype, (3, 4))
     producer.send({"x": array})

@@ -21,7 +21,7 @@ class RingDataset(IterableDataset):
         self.consumer = consumer
 
     def __iter__(self):
-        # Under fork the dataset is the parent's, and copying it attaches anew; under spawn pickling has done so already.
+        # Under fork the dataset is the parent's, and copying it attaches anew; under spawn pickling has.
         for message in copy.copy(self.consumer):
             yield message["x"].torch().clone()
 
@@ -42,7 +42,7 @@ def use_parents_objects(consumer, producer, message, tensor, answers):
         "torch": tensor.torch,
         "copy": tensor.copy,
         "dlpack": tensor.__dlpack__,
-        "tensor": lambda: message["x"].numpy(),
+        "tensor": lambda: message["x"].numpy(),  # noqa: PLW0108 - making the tensor is part of it
     }
     raised = {}
     for name, use in uses.items():

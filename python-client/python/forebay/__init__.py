@@ -11,6 +11,7 @@ Importing this imports neither NumPy nor torch nor JAX: the first array of a kin
 import atexit as _atexit
 import os as _os
 import sys as _sys
+from collections.abc import Mapping as _Mapping
 
 if not _sys.platform.startswith("linux"):
     raise ImportError(
@@ -56,24 +57,29 @@ from forebay._errors import (
 )
 from forebay._native import (
     Consumer,
+    ConsumerReport,
     ConsumerSet,
     ConsumerStats,
     DeadLetter,
     Field,
     HeldLease,
+    HeldSlot,
     Loan,
     Message,
     Producer,
     ProducerStats,
+    RingReport,
     Schema,
     Takeover,
     Tensor,
     __version__,
     _after_fork_in_child,
     _close_everything,
+    list_rings,
     torch_routes,
 )
 
+_Mapping.register(Message)
 _atexit.register(_close_everything)
 _os.register_at_fork(after_in_child=_after_fork_in_child)
 
@@ -81,6 +87,7 @@ __all__ = [
     "AttachError",
     "AttachRefused",
     "Consumer",
+    "ConsumerReport",
     "ConsumerSet",
     "ConsumerStats",
     "CreateError",
@@ -92,6 +99,7 @@ __all__ = [
     "ForkedError",
     "HandleClosed",
     "HeldLease",
+    "HeldSlot",
     "IncompatibleRing",
     "InsufficientMemory",
     "InvalidOptions",
@@ -117,6 +125,7 @@ __all__ = [
     "RingNotFound",
     "RingPoisoned",
     "RingReplaced",
+    "RingReport",
     "RingTaken",
     "Schema",
     "SchemaError",
@@ -126,5 +135,6 @@ __all__ = [
     "Tensor",
     "WaitTimeout",
     "__version__",
+    "list_rings",
     "torch_routes",
 ]

@@ -1,7 +1,7 @@
 """Consumers under asyncio: one reader on the consumer's descriptor wakes whoever waits.
 
-A message is taken only in a step that ends with returning it: there is no await in between, so a cancelled wait has taken
-nothing.
+A message is taken only in a step that ends with returning it: there is no await in between, so a cancelled wait has
+taken nothing.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Waiters:
         self._loop, self._fd = None, -1
 
     def close(self) -> None:
-        """The consumer is about to be closed: let everybody look, and see it."""
+        """Let everybody look, and see that the consumer is about to be closed."""
         self._wake()
         self._futures = []
         self._stop()

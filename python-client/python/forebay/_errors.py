@@ -35,7 +35,7 @@ class ForkedError(ForebayError, RuntimeError):
 
 
 class HandleClosed(ForebayError, ValueError):
-    """This consumer or producer was closed."""
+    """The consumer or producer was closed."""
 
     ring: str
 
@@ -156,7 +156,7 @@ class RingPoisoned(ReceiveError, ConnectionError):
 
 
 class QuotaExceeded(ReceiveError, TimeoutError):
-    """This consumer holds all the messages it may."""
+    """The consumer holds all the messages it may."""
 
     quota: int
     held: list[HeldLease]
