@@ -1,6 +1,7 @@
 //! The queue's shared object, by name: slot words, who sleeps, and the members' parts.
 
 use forebay_layout::{
+    MAX_CONSUMERS, WORD,
     geometry::Plan,
     pool::{PARKED, PARKED_PRODUCER, PRODUCER_WAKE, RETURNS, SLOT_WORD_STRIDE},
 };
@@ -20,12 +21,17 @@ pub struct Pool<W> {
     words: W,
     slot_word: usize,
     slots: u32,
+    /// A bit for each member there can be.
+    members: u32,
 }
 
 impl<W: Words> Pool<W> {
     /// The pool in `words`, which the plan was checked against.
     pub fn new(words: W, plan: &Plan) -> Self {
-        Self { words, slot_word: plan.slot_word, slots: plan.slots }
+        let words_left = ((plan.pool_bytes / WORD) as usize).saturating_sub(plan.member_word);
+        let members = words_left.checked_div(plan.member_words).unwrap_or(0).min(MAX_CONSUMERS);
+        let members = u32::MAX.checked_shr(u32::BITS - members as u32).unwrap_or(0);
+        Self { words, slot_word: plan.slot_word, slots: plan.slots, members }
     }
 
     /// How many slots there are.
@@ -105,7 +111,8 @@ impl<W: Words> Pool<W> {
     pub fn pick_sleeper(&self, after: u8, among: u32) -> Option<u8> {
         // Each round that does not end here lost a mark to another waker, or to the member itself.
         for _ in 0..PICKS {
-            let members = self.parked() as u32 & among;
+            // Any member can set any bit: one of a member that there cannot be is nobody's.
+            let members = self.parked() as u32 & among & self.members;
             if members == 0 {
                 return None;
             }
