@@ -12,6 +12,7 @@ mod fork;
 mod hostile_segment;
 mod policy;
 mod producer_death;
+mod scribble;
 mod soak;
 mod space;
 mod stage;
