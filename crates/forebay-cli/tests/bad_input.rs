@@ -25,6 +25,9 @@ fn a_command_line_that_cannot_be_used_exits_with_64() {
     refused(&place, &with(&["--kind", "pipe"]), &["--kind", "queue, broadcast"]);
     refused(&place, &with(&["--slot-bytes", "1 furlong"]), &["--slot-bytes", "64KiB"]);
     refused(&place, &with(&["--repeat", "0"]), &["repeat", "forever"]);
+    refused(&place, &with(&["--batch", "0"]), &["--batch", "1..=1048576"]);
+    refused(&place, &with(&["--max-line-bytes", "0"]), &["max_line_bytes"]);
+    refused(&place, &with(&["--max-length", "0"]), &["max_length"]);
     refused(&place, &with(&["--no-such-flag"]), &["--no-such-flag"]);
     refused(&place, &with(&["--ring", "Not A Ring"]), &["Not A Ring", "[a-z0-9]"]);
     refused(&place, &with(&["--max-consumers", "33"]), &["max_consumers", "33"]);

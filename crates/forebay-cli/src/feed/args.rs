@@ -1,6 +1,6 @@
 //! What `feed` can be told, and what becomes of it.
 
-use std::{path::PathBuf, time::Duration};
+use std::{io::IsTerminal, path::PathBuf, time::Duration};
 
 use clap::Parser;
 use forebay::{
@@ -117,9 +117,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME", help_heading = "Text")]
     field: Option<String>,
 
-    /// Rows of a message
-    #[arg(long, value_name = "ROWS", default_value_t = 32, help_heading = "Text")]
-    batch: usize,
+    /// Rows of a message, 1 to 1048576
+    #[arg(long, value_name = "ROWS", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1 << 20), help_heading = "Text")]
+    batch: u32,
 
     /// Tokens of the longest row, special tokens included; longer lines are truncated [default: what the tokenizer says]
     #[arg(long, value_name = "TOKENS", help_heading = "Text")]
@@ -141,9 +141,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "POLICY", default_value_t = OnError::Fail, help_heading = "Text")]
     pub(super) on_error: OnError,
 
-    /// Threads that tokenize; 0 is one per core
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Text")]
-    workers: usize,
+    /// Threads that tokenize, up to 1024; 0 is one per core
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1024), help_heading = "Text")]
+    workers: u32,
 
     /// Consumers to wait for before the first message [default: 0 on a queue, 1 on broadcast]
     #[arg(long, value_name = "N", help_heading = "Running")]
@@ -172,6 +172,11 @@ impl Args {
         self.files.iter().map(Input::from_argument).collect()
     }
 
+    /// Whether somebody has to type the text.
+    pub(super) fn reads_terminal(&self) -> bool {
+        self.files.iter().any(|file| file == "-") && std::io::stdin().is_terminal()
+    }
+
     pub(super) fn source_options(&self) -> SourceOptions {
         SourceOptions {
             max_line_bytes: usize::try_from(self.max_line_bytes.0).unwrap_or(usize::MAX),
@@ -186,8 +191,8 @@ impl Args {
 
     pub(super) fn pipeline_options(&self, stop: &Stop) -> PipelineOptions {
         PipelineOptions {
-            batch_rows: self.batch,
-            workers: self.workers,
+            batch_rows: self.batch as usize,
+            workers: self.workers as usize,
             format: self.field.as_ref().map_or_else(Format::default, Format::json_lines),
             keep_blank: self.keep_blank,
             on_error: self.on_error,
@@ -241,8 +246,8 @@ impl Args {
 }
 
 /// The fields of every message: two tensors of at most batch × the tokenizer's longest row.
-fn schema(batch: usize, tokenizer: &Tokenizer) -> Result<Schema, forebay::SchemaError> {
-    let dims = [batch as u64, tokenizer.max_cols().map_or(ANY, |cols| cols as u64)];
+fn schema(batch: u32, tokenizer: &Tokenizer) -> Result<Schema, forebay::SchemaError> {
+    let dims = [batch.into(), tokenizer.max_cols().map_or(ANY, |cols| cols as u64)];
     Schema::builder("tokens", 1, 0)
         .field(super::lines::IDS, DType::I64, &dims)
         .field(super::lines::MASK, DType::I64, &dims)

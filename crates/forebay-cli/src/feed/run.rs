@@ -43,8 +43,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let source = match resume(&args, &producer, source) {
         Ok(source) => source,
         Err(failure) => {
-            // Neither closed nor removed: the next feed finds the ring as this one did.
-            std::mem::forget(producer);
+            leave(producer);
             return Err(failure);
         }
     };
@@ -52,10 +51,13 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let pipeline = match Pipeline::start(source, Arc::new(tokenizer), args.pipeline_options(&stop)) {
         Ok(pipeline) => pipeline,
         Err(e) => {
-            std::mem::forget(producer);
+            leave(producer);
             return Err(ingest(e));
         }
     };
+    if args.reads_terminal() {
+        show::say("reading lines from the terminal; Ctrl-D ends them");
+    }
     let wait_for = args.wait_for();
     if wait_for > 0 {
         show::say(&format!("waiting for {} to attach", count(wait_for as u64, "consumer")));
@@ -65,6 +67,14 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         Err(e) => return Err(Failure::failed(e)),
     }
     Feed::new(args, stop, producer, pipeline, resumed).finish()
+}
+
+/// Ends without having published anything: a ring that was taken over is neither closed nor removed, so that the next
+/// feed finds it as this one did.
+fn leave(producer: Producer) {
+    if producer.takeover().is_some() {
+        std::mem::forget(producer);
+    }
 }
 
 fn created(error: CreateError) -> Failure {

@@ -4,7 +4,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, Read},
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
@@ -57,6 +57,8 @@ impl Place {
     /// `forebay COMMAND`, in this place.
     pub(crate) fn command(&self, command: &str) -> Command {
         let mut child = Command::new(env!("CARGO_BIN_EXE_forebay"));
+        // Signals are noticed at the end of a slice: switched off for this process, they stay on for the child.
+        child.env_remove("FOREBAY_SLICE_MS");
         child.arg(command).env("FOREBAY_DIR", self.dir()).env_remove("XDG_RUNTIME_DIR").current_dir(self.folder.path());
         child
     }
@@ -68,11 +70,12 @@ impl Place {
         Running::start(command)
     }
 
-    /// A consumer that sees each message once, and does not count a message as done before it says so.
+    /// A consumer that acks what it drops.
     pub(crate) fn consumer(&self, ring: &str) -> Consumer {
         Consumer::options(ring).dir(self.dir()).timeout(Some(PATIENCE)).label("test consumer").attach().unwrap()
     }
 
+    /// A consumer that gives back what it drops without an ack.
     pub(crate) fn manual_consumer(&self, ring: &str) -> Consumer {
         let options = Consumer::options(ring).dir(self.dir()).timeout(Some(PATIENCE));
         options.label("manual consumer").ack(AckMode::Manual).attach().unwrap()
@@ -84,12 +87,6 @@ impl Place {
         assert!(left.is_empty(), "left behind: {left:?}");
         let files: Vec<_> = fs::read_dir(self.dir()).unwrap().flatten().map(|entry| entry.file_name()).collect();
         assert!(files.is_empty(), "left behind: {files:?}");
-    }
-
-    /// Ends what is there: for tests that leave something on purpose.
-    pub(crate) fn clean(&self) {
-        inspect::clean(Some(&self.dir())).unwrap();
-        self.assert_clean();
     }
 }
 
@@ -240,11 +237,6 @@ impl Running {
     /// What it reads.
     pub(crate) fn stdin(&mut self) -> ChildStdin {
         self.child.stdin.take().unwrap()
-    }
-
-    pub(crate) fn write_stdin(&mut self, bytes: &[u8]) {
-        // It may end before it has read everything.
-        let _ = self.stdin().write_all(bytes);
     }
 
     pub(crate) fn pid(&self) -> u32 {
