@@ -146,3 +146,79 @@ fn attaching_to_a_truncated_ring_is_an_error_and_no_fault() {
         place.sweep();
     }
 }
+
+/// Writes a dead producer's objects anew, with some words changed at random.
+fn lay_out(place: &Place, objects: &[(std::path::PathBuf, Vec<u8>)], roll: &mut impl FnMut(u64) -> u64) {
+    place.sweep();
+    for (path, bytes) in objects {
+        let mut bytes = bytes.clone();
+        if !path.to_string_lossy().ends_with(".data") {
+            for _ in 0..roll(40) {
+                // The header's fixed words have a test of their own.
+                let at = 40 * 8 + 8 * roll(bytes.len() as u64 / 8 - 40) as usize;
+                let old = u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+                let new = match roll(5) {
+                    0 => 0,
+                    1 => u64::MAX,
+                    2 => old ^ 1 << roll(64),
+                    3 => old.wrapping_add(roll(5)),
+                    _ => roll(1 << 20),
+                };
+                bytes[at..at + 8].copy_from_slice(&new.to_le_bytes());
+            }
+        }
+        let mut options = fs::OpenOptions::new();
+        let file = options.write(true).create_new(true).mode(0o600).open(path).unwrap();
+        file.write_all_at(&bytes, 0).unwrap();
+    }
+}
+
+#[test]
+fn a_successor_takes_over_or_refuses_whatever_a_dead_producer_left_and_never_panics() {
+    let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |t| t.as_nanos() as u64);
+    eprintln!("takeover seed {seed}");
+    let mut dice = seed | 1;
+    let mut roll = |n: u64| {
+        dice ^= dice << 13;
+        dice ^= dice >> 7;
+        dice ^= dice << 17;
+        dice % n
+    };
+    let soon = std::time::Duration::from_millis(2);
+    for kind in [forebay::Kind::Queue, forebay::Kind::Broadcast] {
+        let place = Place::new();
+        let mut feeder = producer(&place, "odd", &format!("kind={kind} max_consumers=2"));
+        feeder.ask("publish 5", "published 5");
+        feeder.kill();
+        let objects: Vec<_> = place.objects().into_iter().map(|path| (path.clone(), fs::read(path).unwrap())).collect();
+        let (mut taken, mut refused) = (0, 0);
+        for _ in 0..150 {
+            lay_out(&place, &objects, &mut roll);
+            let options = here(&place, "odd").kind(kind).max_consumers(2).full_timeout(Some(soon));
+            let mut successor = match options.create() {
+                Ok(successor) => successor,
+                Err(CreateError::Different { .. }) => {
+                    refused += 1;
+                    continue;
+                }
+                Err(e) => panic!("{e}"),
+            };
+            taken += 1;
+            let mut reader = attach(&place, "odd").timeout(Some(soon)).attach().ok();
+            for _ in 0..12 {
+                let next = successor.stats().published + 1;
+                if let Ok(id) = publish(&mut successor, 8) {
+                    assert_eq!(id, next);
+                }
+                // Its messages may be odd, its handle poisoned; that is said and not suffered.
+                let _ = reader.as_mut().map(|reader| reader.recv_timeout(soon));
+            }
+            let _ = successor.drain(Some(soon));
+            let _ = successor.take_dead_letters();
+            drop(reader);
+            successor.discard();
+        }
+        assert!(taken > 0 && refused > 0, "{taken} taken over, {refused} refused");
+        place.sweep();
+    }
+}
