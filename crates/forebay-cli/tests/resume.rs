@@ -85,19 +85,20 @@ fn wait_until_published(place: &Place, messages: u64) {
 #[test]
 fn a_stopped_feed_keeps_its_place_and_goes_on_there() {
     let (place, _dog) = (Place::new(), watchdog());
-    place.numbers("a.txt", 200);
+    // More than is read while the signal is on its way.
+    place.numbers("a.txt", 20_000);
     let mut feed = place.feed(ARGS);
     let mut consumer = place.consumer("tokens");
     let mut got = receive_some(&mut consumer, 5);
     feed.signal("TERM");
     got.extend(receive_all(&mut consumer));
     feed.end().assert_code(0).assert_says(&["stays", "--fresh"]);
-    assert!(got.len() < 50, "it was to be stopped in the middle");
+    assert!(got.len() < 5000, "it was to be stopped in the middle");
     drop(consumer);
 
     let mut again = place.feed(ARGS);
     got.extend(receive_all(&mut place.consumer("tokens")));
-    assert_everything(&place, &got, 200);
+    assert_everything(&place, &got, 20_000);
     again.end().assert_code(0);
     place.assert_clean();
 }
