@@ -236,7 +236,8 @@ fn greet(site: &Arc<Site>, conn: &Conn, hello: &Hello) -> Stage {
         let reason = format!("this is ring {:?}, not {:?}", site.ring, hello.ring.as_str());
         return refused(RefuseCode::Ring, reason);
     }
-    if !hello.membarrier {
+    // An observer neither sleeps in the ring nor wakes anybody.
+    if !hello.membarrier && hello.intent != Intent::Observe {
         site.require_fences();
     }
     match hello.intent {
