@@ -69,7 +69,9 @@ model: ## loom: every ordering of the protocol, and that weakening it is noticed
 	ci/model.sh
 
 conformance: build ## the one suite over kind x backing x wake x language, as a matrix; an empty cell fails
-	cargo run $(CARGO_FLAGS) --release -p forebay-tests --bin forebay-conformance
+	cargo build $(CARGO_FLAGS) --release -p forebay-tests --bin forebay-conformance
+	-$(PY) tests/conformance/runner.py $(TARGET)/release/forebay-conformance $(TARGET)/conformance-python.jsonl
+	$(TARGET)/release/forebay-conformance --merge $(TARGET)/conformance-python.jsonl --languages rust,python
 
 dist: ## wheels, static program and crates in dist/, the wheels installed and tried in an empty environment
 	ci/dist.sh $(TARGET) dist
