@@ -2,7 +2,7 @@
 
 use loom::sync::Arc;
 
-use super::rig::{Queue, check, spawn};
+use super::rig::{Queue, check, race, spawn};
 use crate::{
     MemberId, SlotState, SlotWord,
     queue::{self, mend},
@@ -241,7 +241,7 @@ fn mend_beside_a_new_life(by_store: bool, ack: bool) {
         ring.send(&mut producer);
         let living = {
             let (ring, byte) = (ring.clone(), byte.clone());
-            spawn(move || {
+            move || {
                 // ORDER none, Relaxed: a lock orders nothing that comes after it.
                 byte.0.store(1, Ordering::Relaxed);
                 let claim = ring.receive(&mut member, false).unwrap();
@@ -250,11 +250,14 @@ fn mend_beside_a_new_life(by_store: bool, ack: bool) {
                 }
                 ring.read(&claim);
                 claim
-            })
+            }
         };
-        let mended = mend(&ring.pool(), 0, |_| byte.lives()).unwrap();
+        let mender = {
+            let ring = ring.clone();
+            move || mend(&ring.pool(), 0, |_| byte.lives()).unwrap()
+        };
+        let (claim, mended) = race(living, mender);
         assert!(mended.is_nothing(), "taken from a living consumer");
-        let claim = living.join().unwrap();
         let word = if ack { claim.word.acked() } else { claim.word };
         assert_eq!(SlotWord::checked(ring.pool().peek_slot(0)), Ok(word));
     });

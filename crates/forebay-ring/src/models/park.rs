@@ -4,7 +4,7 @@
 //! was taken and its wake word is not the one it would sleep on. Both ways to order the two sides look the same to a
 //! model: a fence on both, which the membarrier call of the sleeper supplies to the waker.
 
-use super::rig::{Broadcast, Queue, check, spawn};
+use super::rig::{Broadcast, Queue, check, race, spawn};
 use crate::{
     Pool, Words, broadcast,
     queue::{self, Acquired},
@@ -87,19 +87,52 @@ fn who_finds_its_mark_taken_finds_the_message() {
     check(3, || {
         let ring = Queue::new(2);
         let (mut producer, mut consumer) = (ring.producer(), ring.consumer(0));
-        let sender = {
-            let ring = ring.clone();
-            spawn(move || {
-                ring.send(&mut producer);
-                wake_one(&ring)
-            })
-        };
         ring.pool().park(0);
-        sleeper_fence();
-        if ring.receive(&mut consumer, false).is_none() && !ring.pool().unpark(0) {
-            assert!(ring.receive(&mut consumer, true).is_some(), "woken for a message that it does not see");
-        }
-        sender.join().unwrap();
+        let waker = {
+            let ring = ring.clone();
+            move || {
+                ring.send(&mut producer);
+                // No fence: with membarrier a waker executes none.
+                ring.pool().pick_sleeper(31, u32::MAX)
+            }
+        };
+        let sleeper = {
+            let ring = ring.clone();
+            move || {
+                if !ring.pool().unpark(0) {
+                    assert!(ring.receive(&mut consumer, true).is_some(), "woken for a message that it does not see");
+                }
+            }
+        };
+        let _ = race(waker, sleeper);
+    });
+}
+
+#[test]
+fn who_finds_its_mark_taken_finds_what_was_given_back() {
+    check(3, || {
+        let ring = Queue::new(1);
+        let (mut producer, mut giver, mut taker) = (ring.producer(), ring.consumer(0), ring.consumer(1));
+        ring.send(&mut producer);
+        let claim = ring.receive(&mut giver, false).expect("it was published before");
+        ring.pool().park(1);
+        let waker = {
+            let ring = ring.clone();
+            move || {
+                let _ = queue::give_back(&ring.pool(), &claim, 0);
+                // No fence: with membarrier a waker executes none.
+                ring.pool().pick_sleeper(31, u32::MAX)
+            }
+        };
+        let sleeper = {
+            let ring = ring.clone();
+            move || {
+                if !ring.pool().unpark(1) {
+                    assert!(ring.receive(&mut taker, true).is_some(), "woken for a message that it does not see");
+                }
+            }
+        };
+        let _ = race(waker, sleeper);
     });
 }
 

@@ -59,6 +59,19 @@ pub(super) fn spawn<T: 'static>(side: impl FnOnce() -> T + 'static) -> JoinHandl
     handle
 }
 
+/// Runs two sides against each other, each in a thread of its own. Use it where a stale value must be seen: a thread that
+/// has yielded, as the caller of [`spawn`] does, no longer reads what it saw before.
+pub(super) fn race<A: 'static, B: 'static>(a: impl FnOnce() -> A + 'static, b: impl FnOnce() -> B + 'static) -> (A, B) {
+    let (a, b) = if SPAWNED_FIRST.get() {
+        let a = thread::spawn(a);
+        (a, thread::spawn(b))
+    } else {
+        let b = thread::spawn(b);
+        (thread::spawn(a), b)
+    };
+    (a.join().expect("it panicked"), b.join().expect("it panicked"))
+}
+
 fn plan(kind: Kind, slots: u32) -> Plan {
     let geometry = Geometry {
         kind,
