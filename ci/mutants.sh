@@ -17,7 +17,7 @@ awk '/^(default-)?members = \[/ { skip = 1 } !skip { print } /^\]/ { skip = 0 }
      /^resolver/ { print "members = [\"crates/forebay-layout\", \"crates/forebay-ring\"]" }' \
     "$root/Cargo.toml" > "$copy/Cargo.toml"
 src=$copy/crates/forebay-ring/src
-export RUSTFLAGS="--cfg loom" CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
+export RUST_BACKTRACE=0 RUSTFLAGS="--cfg loom" CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
 export CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_DEBUG=0 CARGO_INCREMENTAL=1
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$copy/target}/mutants
 models() {
