@@ -55,6 +55,11 @@ impl Message {
         }
     }
 
+    /// What keeps its memory.
+    pub(crate) fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
     /// Its place in the order of publishing, from 1.
     #[must_use]
     pub fn sequence(&self) -> u64 {

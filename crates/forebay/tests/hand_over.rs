@@ -212,3 +212,25 @@ fn draining_does_not_wait_for_tensors_that_are_still_read() {
         check(&held, 3);
     }
 }
+
+#[test]
+fn iterating_acks_a_message_when_the_next_one_is_asked_for() {
+    let dir = dir();
+    let mut producer = Producer::options("iterate").dir(dir.path()).schema(schema()).create().unwrap();
+    let mut consumer = Consumer::options("iterate").dir(dir.path()).attach().unwrap();
+    for value in 0..3 {
+        publish(&mut producer, value);
+    }
+    let mut kept = Vec::new();
+    for message in (&mut consumer).into_iter().take(2) {
+        kept.push(message.unwrap().tensor("ids").unwrap());
+    }
+    assert_eq!(consumer.stats().acked, 1, "the second was not followed by a third");
+    drop(consumer);
+    drop(kept);
+    let mut other = Consumer::options("iterate").dir(dir.path()).attach().unwrap();
+    let back: Vec<u64> = (0..2).map(|_| other.recv_timeout(SOON).unwrap().sequence()).collect();
+    assert_eq!(back, [2, 3]);
+    drop(other);
+    producer.discard();
+}

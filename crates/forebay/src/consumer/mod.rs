@@ -302,19 +302,31 @@ impl Drop for Consumer {
     }
 }
 
-/// Ends when the ring is closed; every other error is an item, after which it ends.
+/// Acks a message when the next one is asked for, unless it was nacked or the consumer acks by hand; its memory stays
+/// as long as a view of it does. Ends when the ring is closed; every other error is an item, after which it ends.
 #[derive(Debug)]
 pub struct Messages<'a> {
     consumer: Option<&'a mut Consumer>,
+    /// The message handed out last. Ends with the iterator, unacked unless its views end too.
+    last: Option<Lease>,
 }
 
 impl Iterator for Messages<'_> {
     type Item = Result<Message, RecvError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        match self.consumer.as_mut()?.recv() {
+        let consumer = self.consumer.as_mut()?;
+        if let Some(last) = self.last.take()
+            && consumer.options.ack == AckMode::Auto
+        {
+            last.ack();
+        }
+        match consumer.recv() {
             Err(RecvError::Closed { .. }) => None,
-            Ok(message) => Some(Ok(message)),
+            Ok(message) => {
+                self.last = Some(message.lease().clone());
+                Some(Ok(message))
+            }
             Err(e) => {
                 self.consumer = None;
                 Some(Err(e))
@@ -328,6 +340,6 @@ impl<'a> IntoIterator for &'a mut Consumer {
     type IntoIter = Messages<'a>;
 
     fn into_iter(self) -> Messages<'a> {
-        Messages { consumer: Some(self) }
+        Messages { consumer: Some(self), last: None }
     }
 }
