@@ -23,7 +23,11 @@ class RingDataset(IterableDataset):
     def __iter__(self):
         # Under fork the dataset is the parent's, and copying it attaches anew; under spawn pickling has.
         for message in copy.copy(self.consumer):
-            yield message["x"].torch().clone()
+            with message:
+                batch = message["x"].torch().clone()
+            # Acked before it is handed on: DataLoader may not ask this worker again before another one answers, and that
+            # one is told of the ring's end only once nothing can come back to it.
+            yield batch
 
 
 def use_parents_objects(consumer, producer, message, tensor, answers):
