@@ -68,7 +68,7 @@ docs-test: ## what README, docs and the manifests promise
 model: ## loom: every ordering of the protocol, and that weakening it is noticed
 	ci/model.sh
 
-conformance: build ## the one suite over kind x backing x wake x language, as a matrix; an empty cell fails
+conformance: python ## the one suite over kind x backing x wake x language, as a matrix; an empty cell fails
 	cargo build $(CARGO_FLAGS) --release -p forebay-tests --bin forebay-conformance
 	-$(PY) tests/conformance/runner.py $(TARGET)/release/forebay-conformance $(TARGET)/conformance-python.jsonl
 	$(TARGET)/release/forebay-conformance --merge $(TARGET)/conformance-python.jsonl --languages rust,python
