@@ -182,6 +182,15 @@ impl Attachment {
         sleepers
     }
 
+    /// A message is through. On a closed ring it may have been the last: everybody who sleeps looks whether it was.
+    fn wake_for_end(&self, pool: &Pool<Segment>) {
+        if self.reader.is_closed() {
+            for _ in 0..self.geometry.max_consumers {
+                self.wake_a_consumer(pool);
+            }
+        }
+    }
+
     /// Wakes the producer of a queue, if it sleeps.
     pub(crate) fn wake_producer(&self, pool: &Pool<Segment>) {
         forebay_ring::waker_fence(self.reader.fences());
@@ -210,6 +219,7 @@ impl Attachment {
                     self.held[class].fetch_sub(1, Ordering::Relaxed);
                     queue::finish(pool, &claim);
                     self.wake_producer(pool);
+                    self.wake_for_end(pool);
                 } else {
                     self.part.count_shared(at::NACKED, 1);
                     self.held[class].fetch_sub(1, Ordering::Relaxed);
@@ -300,6 +310,7 @@ impl Lease {
                 self.attachment.part.count_shared(at::ACKED, 1);
                 // A producer that drains waits for acks, not for the memory.
                 self.attachment.wake_producer(pool);
+                self.attachment.wake_for_end(pool);
             }
         }
         decided || self.cell().outcome.load(Ordering::Relaxed) == Outcome::Acked as u8

@@ -234,3 +234,31 @@ fn iterating_acks_a_message_when_the_next_one_is_asked_for() {
     drop(other);
     producer.discard();
 }
+
+#[test]
+fn a_closed_ring_whose_last_message_another_holds_costs_no_busy_waiting() {
+    // It was a loop without a sleep: closed, so it did not park, and not drained, so it did not end.
+    let dir = dir();
+    let mut producer = Producer::options("last").dir(dir.path()).schema(schema()).create().unwrap();
+    let mut holder = Consumer::options("last").dir(dir.path()).attach().unwrap();
+    let mut waiter = Consumer::options("last").dir(dir.path()).attach().unwrap();
+    publish(&mut producer, 0);
+    let held = holder.recv_timeout(SOON).unwrap();
+    producer.close();
+    let mut rounds = 0;
+    let left = waiter.recv_interruptible(Some(SOON), &mut || {
+        rounds += 1;
+        rounds == 5
+    });
+    assert!(matches!(left, Ok(None)), "{left:?}");
+    let start = std::time::Instant::now();
+    rounds = 0;
+    let _ = waiter.recv_interruptible(Some(Duration::from_millis(200)), &mut || {
+        rounds += 1;
+        false
+    });
+    assert!(start.elapsed() >= Duration::from_millis(200));
+    assert!(rounds < 50, "{rounds} rounds in 200 ms");
+    drop(held);
+    assert!(matches!(waiter.recv_timeout(SOON), Err(RecvError::Closed { .. })));
+}

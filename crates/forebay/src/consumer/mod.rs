@@ -47,6 +47,8 @@ pub struct Consumer {
     ready: Option<Ready>,
     poisoned: Option<Defect>,
     closed: bool,
+    /// The ring was closed when this consumer last looked whether it is at its end.
+    saw_close: bool,
 }
 
 /// What a consumer counted since it attached.
@@ -93,6 +95,7 @@ impl Consumer {
             ready: None,
             poisoned: None,
             closed: false,
+            saw_close: false,
         }
     }
 

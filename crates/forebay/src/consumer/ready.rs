@@ -75,7 +75,8 @@ impl Consumer {
                 Ok(None)
             }
             Look::Empty => {
-                if self.core.reader().is_closed() {
+                // Closed since `check_end` looked; otherwise the timer, or who gives a message back, calls.
+                if self.core.reader().is_closed() && !self.saw_close {
                     self.bell.signal();
                 }
                 Ok(None)

@@ -117,6 +117,7 @@ impl Consumer {
     pub(super) fn check_end(&mut self) -> Result<Option<Message>, RecvError> {
         let reader = self.core.reader();
         let (closed, replaced) = (reader.is_closed(), reader.is_replaced());
+        self.saw_close = closed;
         if !closed && !replaced && self.peer.gone.is_none() {
             return Ok(None);
         }

@@ -117,7 +117,10 @@ impl Consumer {
         let seen = part.wake_word().load(Ordering::Acquire);
         self.park(false);
         let found = self.look(false);
-        let stay = matches!(found, Ok(Look::Empty)) && !self.core.reader().is_closed();
+        // Closed since `check_end` looked: it looks again at once. Closed before, and not at its end because another
+        // consumer may give a message back: that one wakes us.
+        let news = self.core.reader().is_closed() && !self.saw_close;
+        let stay = matches!(found, Ok(Look::Empty)) && !news;
         if stay {
             futex::wait(futex::low_half(part.wake_word()), seen as u32, slice::nap(left));
         }
