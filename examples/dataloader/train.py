@@ -21,10 +21,14 @@ class RingDataset(IterableDataset[dict[str, torch.Tensor]]):
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         for message in forebay.Consumer(self.ring, timeout_s=30):
-            # A worker hands its tensors on through torch's own shared memory, which outlives the slot.
-            yield {"first_row": torch.tensor(message.correlation_id)} | {
-                name: tensor.clone() for name, tensor in message.torch().items()
-            }
+            # A worker hands its tensors on through torch's own shared memory, which outlives the slot. The message is
+            # acked before that: DataLoader asks its workers in turn, and one that waits at the ring's end is told so
+            # only when nothing that the other one holds can come back.
+            with message:
+                batch = {"first_row": torch.tensor(message.correlation_id)} | {
+                    name: tensor.clone() for name, tensor in message.torch().items()
+                }
+            yield batch
 
 
 def main() -> None:

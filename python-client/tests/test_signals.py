@@ -22,8 +22,8 @@ SCRIPT = """
 import signal
 p = forebay.Producer(NAME, directory=DIRECTORY, slots=2, slot_bytes=4096, when_full="block")
 c = forebay.Consumer(NAME, directory=DIRECTORY, wait=WAIT)
-print("ready")
 try:
+    print("ready")
     WHAT
 except KeyboardInterrupt:
     print("interrupted")

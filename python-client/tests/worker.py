@@ -25,8 +25,8 @@ class RingDataset(IterableDataset):
         for message in copy.copy(self.consumer):
             with message:
                 batch = message["x"].torch().clone()
-            # Acked before it is handed on: DataLoader may not ask this worker again before another one answers, and that
-            # one is told of the ring's end only once nothing can come back to it.
+            # Acked before it is handed on: DataLoader may not ask this worker again before another one answers, and
+            # that one is told of the ring's end only once nothing can come back to it.
             yield batch
 
 
