@@ -22,7 +22,10 @@ fn a_cancelled_receive_has_taken_nothing_and_holds_nothing() {
         let mut consumer = attach(&place, "cancel").attach().unwrap();
         producer.wait_for_consumers(1, Some(WATCHDOG)).unwrap();
         let count = 2000;
+        // Nothing is published before a few receives were cancelled, so that some always are.
+        let (begin, wait_to_begin) = std::sync::mpsc::channel();
         let feeder = std::thread::spawn(move || {
+            wait_to_begin.recv().unwrap();
             for _ in 0..count {
                 publish(&mut producer, 16).unwrap();
             }
@@ -44,13 +47,16 @@ fn a_cancelled_receive_has_taken_nothing_and_holds_nothing() {
                     Err(_) => {
                         cancelled += 1;
                         assert!(consumer.held().is_empty());
+                        if cancelled == 10 {
+                            begin.send(()).unwrap();
+                        }
                     }
                 }
             }
             cancelled
         });
         let producer = feeder.join().unwrap();
-        assert!(cancelled > 0, "nothing was ever cancelled");
+        assert!(cancelled >= 10, "{cancelled} receives were cancelled");
         assert_eq!((consumer.stats().received, producer.stats().outstanding), (count, 0));
     }
 }
