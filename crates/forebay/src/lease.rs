@@ -4,9 +4,12 @@
 //! lease, also after the consumer is closed. What runs at the end touches the fork token, words of the ring, a futex,
 //! and unmaps; no Python, logging, thread-locals or panic.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence},
+use std::{
+    ops::Deref,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence},
+    },
 };
 
 use forebay_layout::{Kind, MAX_CLASSES, geometry::Geometry, member as at, schema::Schema};
@@ -18,10 +21,9 @@ use crate::{
     segment::{Segment, Slots},
 };
 
-/// Everything a lease needs until it ends: mappings, the liveness lock, the words it writes. The consumer and all its
-/// leases share one.
+/// What a handshake gave this consumer: mappings, its place among the members, the lock that says it lives.
 #[derive(Debug)]
-pub(crate) struct Attachment {
+pub(crate) struct Membership {
     pub(crate) ring: String,
     pub(crate) geometry: Geometry,
     pub(crate) schema: Option<Schema>,
@@ -34,13 +36,27 @@ pub(crate) struct Attachment {
     pub(crate) data: Slots,
     pub(crate) probe: Probe,
     pub(crate) producer_byte: u64,
+    /// Last, so that it is released last: from then on others may take what our slot words still name.
+    pub(crate) _liveness: Held,
+}
+
+/// Everything a lease needs until it ends. The consumer and all its leases share one.
+#[derive(Debug)]
+pub(crate) struct Attachment {
     pub(crate) token: ForkToken,
     cells: Box<[LeaseCell]>,
     held: [AtomicU32; MAX_CLASSES],
     /// The consumer waits for one of its own leases to end.
     pub(crate) waits_for_quota: AtomicBool,
-    /// Released last: from then on others may take what our slot words still name.
-    _liveness: Held,
+    membership: Membership,
+}
+
+impl Deref for Attachment {
+    type Target = Membership;
+
+    fn deref(&self) -> &Membership {
+        &self.membership
+    }
 }
 
 #[derive(Debug, Default)]
@@ -66,42 +82,15 @@ enum Outcome {
     Nacked = 3,
 }
 
-/// The parts of an [`Attachment`] that come out of a handshake.
-pub(crate) struct Parts {
-    pub(crate) ring: String,
-    pub(crate) geometry: Geometry,
-    pub(crate) schema: Option<Schema>,
-    pub(crate) instance: [u64; 2],
-    pub(crate) me: MemberId,
-    pub(crate) reader: Reader<Segment>,
-    pub(crate) pool: Option<Pool<Segment>>,
-    pub(crate) part: Member<Segment>,
-    pub(crate) data: Slots,
-    pub(crate) probe: Probe,
-    pub(crate) producer_byte: u64,
-    pub(crate) liveness: Held,
-}
-
 impl Attachment {
-    pub(crate) fn new(parts: Parts) -> Self {
-        let cells = (0..parts.reader.plan().slots).map(|_| LeaseCell::default()).collect();
+    pub(crate) fn new(membership: Membership) -> Self {
+        let cells = (0..membership.reader.plan().slots).map(|_| LeaseCell::default()).collect();
         Self {
-            ring: parts.ring,
-            geometry: parts.geometry,
-            schema: parts.schema,
-            instance: parts.instance,
-            me: parts.me,
-            reader: parts.reader,
-            pool: parts.pool,
-            part: parts.part,
-            data: parts.data,
-            probe: parts.probe,
-            producer_byte: parts.producer_byte,
             token: ForkToken::current(),
             cells,
             held: Default::default(),
             waits_for_quota: AtomicBool::new(false),
-            _liveness: parts.liveness,
+            membership,
         }
     }
 

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     consumer::{Consumer, ConsumerOptions, Core},
     error::AttachError,
-    lease::{Attachment, Parts},
+    lease::{Attachment, Membership},
     segment::{Segment, Slots},
 };
 
@@ -272,7 +272,7 @@ fn try_attach(dir: &Dir, options: &ConsumerOptions, barrier: Barrier) -> Result<
         None => Core::Broadcast(BroadcastConsumer::new(reader.clone(), part.clone(), me, header.geometry.is_lossy())),
     };
     let data = Slots::new(data, &header.plan, options.writable);
-    let attachment = Arc::new(Attachment::new(Parts {
+    let attachment = Arc::new(Attachment::new(Membership {
         ring: ring.to_owned(),
         geometry: header.geometry,
         schema,
@@ -284,7 +284,7 @@ fn try_attach(dir: &Dir, options: &ConsumerOptions, barrier: Barrier) -> Result<
         data,
         probe: welcomed.probe,
         producer_byte: welcome.producer_byte,
-        liveness: welcomed.liveness,
+        _liveness: welcomed.liveness,
     }));
     finish(&conn, ring)?;
     Ok(Consumer::assemble(attachment, core, options.clone(), barrier, conn, welcomed.bell, welcome.epoch))
