@@ -16,27 +16,36 @@ struct Span {
     last: LineId,
 }
 
-/// The lines of what lies in each slot now.
+/// The lines of what lies in each slot now, and of the newest message beside: until the dead letters that its publishing
+/// brought up are told, they may be of what lay in its slot before, or (if it was given up at once) of itself.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     slots: Vec<Option<Span>>,
+    newest: Option<(usize, Span)>,
 }
 
 impl Lines {
-    /// `batch` was published as `sequence` in `slot`. Dead letters that were in that slot before must have been told.
+    /// `batch` was published as `sequence` in `slot`. Dead letters are to be told after this, before the next one.
     pub(super) fn note(&mut self, slot: u32, sequence: u64, batch: &TokenBatch) {
-        let (Some(&first), Some(&last)) = (batch.lines.first(), batch.lines.last()) else { return };
-        let slot = slot as usize;
-        if self.slots.len() <= slot {
-            self.slots.resize(slot + 1, None);
+        if let Some((slot, span)) = self.newest.take() {
+            if self.slots.len() <= slot {
+                self.slots.resize(slot + 1, None);
+            }
+            self.slots[slot] = Some(span);
         }
-        self.slots[slot] = Some(Span { sequence, first, last });
+        if let (Some(&first), Some(&last)) = (batch.lines.first(), batch.lines.last()) {
+            self.newest = Some((slot as usize, Span { sequence, first, last }));
+        }
+    }
+
+    fn spans(&self) -> impl Iterator<Item = &Span> {
+        self.slots.iter().flatten().chain(self.newest.as_ref().map(|(_, span)| span))
     }
 
     /// What was in a dead letter, for people; `name` names an input.
     pub(super) fn describe(&self, letter: &DeadLetter, name: impl Fn(u32) -> String) -> String {
         let rows = letter.tensors.first().and_then(|tensor| tensor.meta.shape().first().copied()).unwrap_or(0);
-        let place = match self.slots.iter().flatten().find(|span| span.sequence == letter.sequence) {
+        let place = match self.spans().find(|span| span.sequence == letter.sequence) {
             Some(Span { first, last, .. }) if first.file == last.file => {
                 format!("lines {} to {} of {}", first.line, last.line, name(first.file))
             }

@@ -272,9 +272,8 @@ impl Feed {
         loan.set_user(&batch.next.encode()).map_err(Failure::failed)?;
         let slot = loan.slot();
         let sequence = loan.publish().map_err(Failure::failed)?;
-        // First what lay in that slot before, then what lies there now.
-        self.tell_dead_letters();
         self.lines.note(slot, sequence, batch);
+        self.tell_dead_letters();
         self.done.rows += batch.rows() as u64;
         self.done.tokens += batch.tokens.token_count() as u64;
         self.done.padded_tokens += shape[0] * shape[1];
