@@ -42,7 +42,9 @@ class Ring:
 
     def run(self, script: str, **popen) -> subprocess.Popen:
         """A process that runs `script`, which finds the ring in NAME and DIRECTORY."""
-        head = f"import forebay, sys\nNAME, DIRECTORY = {self.name!r}, {str(self.directory)!r}\n"
+        # Started in the background of a shell, this process ignores Ctrl-C and hands that on; what it starts must not.
+        head = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        head += f"import forebay, sys\nNAME, DIRECTORY = {self.name!r}, {str(self.directory)!r}\n"
         popen.setdefault("stdout", subprocess.PIPE)
         popen.setdefault("stdin", subprocess.PIPE)
         return subprocess.Popen([sys.executable, "-u", "-c", head + script], text=True, **popen)
