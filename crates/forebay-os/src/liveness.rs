@@ -29,8 +29,10 @@ use crate::error::retry;
 use crate::object::memfd;
 use crate::{Dir, ForkToken, OsError, Result, fork, object, process};
 
-/// The longest note that is kept beside the locks.
+/// The note for people fills the file up to here, zero-padded.
 const NOTE_MAX: usize = 512;
+/// Behind it, the mark: which objects the file belongs to. It is written once and never passes through another value.
+const MARK_AT: u64 = NOTE_MAX as u64;
 
 /// A file whose bytes are locked by the living.
 #[derive(Debug)]
@@ -134,11 +136,11 @@ impl LockFile {
     /// # Errors
     /// The file system is full.
     pub fn write_note(&self, note: &[u8]) -> Result<()> {
-        let note = &note[..note.len().min(NOTE_MAX)];
-        let error = |call, e| OsError::new(call, "the note in a lock file", e);
-        retry(|| rustix::fs::ftruncate(&self.fd, 0)).map_err(|e| error("ftruncate", e))?;
-        retry(|| rustix::io::pwrite(&self.fd, note, 0)).map_err(|e| error("write", e))?;
-        Ok(())
+        let mut padded = [0; NOTE_MAX];
+        for (to, from) in padded.iter_mut().zip(note) {
+            *to = *from;
+        }
+        self.write(&padded, 0)
     }
 
     /// The text that the last holder left, possibly half of it: for people, never for decisions.
@@ -147,10 +149,40 @@ impl LockFile {
     /// The file cannot be read.
     pub fn read_note(&self) -> Result<Vec<u8>> {
         let mut note = vec![0; NOTE_MAX];
-        let got = retry(|| rustix::io::pread(&self.fd, &mut note[..], 0))
-            .map_err(|e| OsError::new("read", "the note in a lock file", e))?;
+        let got = self.read(&mut note, 0)?;
         note.truncate(got);
+        let len = note.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+        note.truncate(len);
         Ok(note)
+    }
+
+    /// Says which objects this file guards. Only the holder of a lock that stands for all of it, before they exist.
+    ///
+    /// # Errors
+    /// The file system is full.
+    pub fn write_mark(&self, mark: [u64; 2]) -> Result<()> {
+        let bytes: Vec<u8> = mark.iter().flat_map(|word| word.to_le_bytes()).collect();
+        self.write(&bytes, MARK_AT)
+    }
+
+    /// Which objects this file guards; `None` if nobody said so.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn read_mark(&self) -> Result<Option<[u64; 2]>> {
+        let mut bytes = [0; 16];
+        let whole = self.read(&mut bytes, MARK_AT)? == bytes.len();
+        let mark = u128::from_le_bytes(bytes);
+        Ok((whole && mark != 0).then_some([mark as u64, (mark >> 64) as u64]))
+    }
+
+    fn write(&self, bytes: &[u8], at: u64) -> Result<()> {
+        retry(|| rustix::io::pwrite(&self.fd, bytes, at)).map_err(|e| OsError::new("write", "a lock file", e))?;
+        Ok(())
+    }
+
+    fn read(&self, bytes: &mut [u8], at: u64) -> Result<usize> {
+        retry(|| rustix::io::pread(&self.fd, &mut *bytes, at)).map_err(|e| OsError::new("read", "a lock file", e))
     }
 
     /// Device and inode of the file.

@@ -216,7 +216,7 @@ fn a_lock_file_that_was_replaced_is_noticed() {
 }
 
 #[test]
-fn the_note_is_what_was_written_last() {
+fn the_note_is_what_was_written_last_and_the_mark_stays() {
     let file = LockFile::anonymous().unwrap();
     assert_eq!(file.read_note().unwrap(), b"");
     file.write_note(b"pid 4711, a long name").unwrap();
@@ -224,6 +224,12 @@ fn the_note_is_what_was_written_last() {
     assert_eq!(file.read_note().unwrap(), b"pid 12");
     file.write_note(&[b'x'; 4000]).unwrap();
     assert_eq!(file.read_note().unwrap().len(), 512);
+    // The mark stands behind the note, and neither disturbs the other.
+    assert_eq!(file.read_mark().unwrap(), None);
+    file.write_mark([1 << 63, 7]).unwrap();
+    file.write_note(b"pid 13").unwrap();
+    assert_eq!(file.read_note().unwrap(), b"pid 13");
+    assert_eq!(file.read_mark().unwrap(), Some([1 << 63, 7]));
     let place = Place::new();
     let missing = LockFile::open_existing(&place.dir(), "locks").unwrap_err();
     assert_eq!(missing.kind(), std::io::ErrorKind::NotFound);

@@ -41,7 +41,7 @@ pub(super) fn create(options: ProducerOptions) -> Result<Producer, CreateError> 
     let label = label_of(&options.label);
     locks.write_note(&format!("pid {} ({label})", process::my_pid()))?;
 
-    let (objects, publisher, takeover) = match furnish(&dir, &options, name, geometry, care) {
+    let (objects, publisher, takeover) = match furnish(&dir, &options, name, geometry, (&locks, care)) {
         Ok(furnished) => furnished,
         Err(e) => {
             // Nothing stays of a ring that was not made; one that is there keeps its lock file.
@@ -76,12 +76,12 @@ fn furnish(
     options: &ProducerOptions,
     name: RingName,
     geometry: Geometry,
-    care: Care,
+    (locks, care): (&Locks, Care),
 ) -> Result<Furnished, CreateError> {
-    if let Some((objects, publisher, takeover)) = predecessor(dir, options, name, &geometry, care)? {
+    if let Some((objects, publisher, takeover)) = predecessor(dir, options, name, &geometry, (locks, care))? {
         return Ok((objects, publisher, Some(takeover)));
     }
-    let objects = Objects::create(dir, name, geometry, options.schema.as_ref(), care)?;
+    let objects = Objects::create(dir, name, geometry, options.schema.as_ref(), care, |i| locks.guard(i))?;
     let publisher = Publisher::new(objects.ring.clone(), slot_words(&objects), objects.header.plan.clone(), 1);
     Ok((objects, publisher, None))
 }
@@ -134,7 +134,7 @@ fn predecessor(
     options: &ProducerOptions,
     name: RingName,
     geometry: &Geometry,
-    care: Care,
+    (locks, care): (&Locks, Care),
 ) -> Result<Option<Predecessor>, CreateError> {
     let ring = name.as_str();
     let found = match Objects::open(dir, ring, care)? {
@@ -144,6 +144,9 @@ fn predecessor(
             // It may be full of messages for whoever can read it: that is not ours to throw away unasked.
             return Err(CreateError::Different { ring: ring.to_owned(), difference, outstanding: 0 });
         }
+        // Of an earlier life of the directory, or of a producer whose lock file somebody deleted and who may live: the
+        // memory is not ours. Its name is.
+        Found::Ring(found) if locks.instance()? != Some(found.0.header.instance) => None,
         Found::Ring(found) => Some(*found),
     };
     let Some((objects, schema)) = found else {
@@ -249,11 +252,12 @@ fn discard(dir: &Dir, ring: &str, objects: &Objects) -> Result<(), CreateError> 
 
 /// What stays behind when a producer closes: nothing, unless messages wait for consumers that are not there yet.
 pub(super) fn remove(site: &Site, keep: bool) {
-    if site.objects.header.geometry.backing == Backing::Posix && !keep {
-        // At the end of a producer's life there is nobody to tell; `forebay clean` finds what stays.
-        let _ = objects::unlink_all(&site.dir, &site.ring);
-    }
-    if !keep {
+    // If somebody deleted our lock file, what the names lead to may be another producer's.
+    if !keep && site.locks.is_current(&site.dir, &site.ring) {
+        if site.objects.header.geometry.backing == Backing::Posix {
+            // At the end of a producer's life there is nobody to tell; `forebay clean` finds what stays.
+            let _ = objects::unlink_all(&site.dir, &site.ring);
+        }
         let _ = site.dir.remove(&lock_file(&site.ring));
     }
     // A view of a loan may keep the memory mapped for long; the name is free now.

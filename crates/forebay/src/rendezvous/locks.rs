@@ -3,6 +3,9 @@
 //! Beside the socket lies one lock file per ring. Byte 0 is the producer's and, with it, the right to the name. On every
 //! ring but a memfd broadcast one the members' bytes follow in the same file. There each member has an anonymous file of
 //! its own, so that no member can lock or probe another's.
+//!
+//! The named file also says which instance of the objects it guards: names in /dev/shm outlive a deleted lock file, and
+//! the lock on a new one says nothing about who uses what the names lead to.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -102,6 +105,22 @@ impl Locks {
     /// Lets the name go, and with it what says that the producer lives. Views of its memory may live on.
     pub(crate) fn release(&self) {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// The instance of the objects that the named file guards, if it ever guarded any. Objects of another instance are of
+    /// an earlier life of the directory, or of a producer whose lock file was deleted: not ours to take over.
+    pub(crate) fn instance(&self) -> Result<Option<[u64; 2]>> {
+        self.named.read_mark()
+    }
+
+    /// Says which instance is about to be made under the name.
+    pub(crate) fn guard(&self, instance: [u64; 2]) -> Result<()> {
+        self.named.write_mark(instance)
+    }
+
+    /// Whether the name still leads to our file. If somebody deleted it, it is another's by now, or nobody's.
+    pub(crate) fn is_current(&self, dir: &Dir, ring: &str) -> bool {
+        self.named.is_current(dir, &lock_file(ring)).unwrap_or(false)
     }
 
     /// Writes who holds the name, for others' error texts.

@@ -89,13 +89,15 @@ fn no_memory(ring: &str, total: u64) -> impl Fn(AllocateError) -> CreateError + 
 }
 
 impl Objects {
-    /// Makes all objects of a ring, every byte allocated, the magic stored last.
+    /// Makes all objects of a ring, every byte allocated, the magic stored last. `guard` notes the instance before the
+    /// first of them exists.
     pub(crate) fn create(
         dir: &Dir,
         name: RingName,
         geometry: Geometry,
         schema: Option<&Schema>,
         care: Care,
+        guard: impl FnOnce([u64; 2]) -> forebay_os::Result<()>,
     ) -> Result<Self, CreateError> {
         let ring = name.as_str();
         let defect = |source| CreateError::Geometry { ring: ring.to_owned(), source };
@@ -103,6 +105,7 @@ impl Objects {
         let total = plan.total_bytes(geometry.max_consumers);
         let random = process::random_u128();
         let instance = [random as u64, (random >> 64) as u64];
+        guard(instance)?;
         let header = Header { instance, minor: 0, created_unix_ns: clock::realtime_ns(), name, geometry, plan };
         let mut made = Made { dir, ring, names: Vec::new() };
         let mut fds = Vec::new();
