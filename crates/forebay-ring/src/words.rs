@@ -35,7 +35,7 @@ impl<W: Words> ReadOnly<W> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, shuttle))))]
 pub(crate) mod heap {
     //! Words on the heap, for tests; models have fewer of them.
     use super::*;

@@ -13,14 +13,25 @@
 
 #![allow(clippy::unwrap_used, reason = "a thread of a model that panicked has failed it")]
 
+#[cfg(loom)]
 mod claim;
+#[cfg(loom)]
 mod commit;
+#[cfg(loom)]
 mod crash;
+#[cfg(loom)]
 mod give_back;
+#[cfg(loom)]
 mod join;
+#[cfg(loom)]
 mod memory;
+#[cfg(loom)]
 mod park;
+#[cfg(loom)]
 mod position;
+#[cfg(loom)]
 mod release;
+#[cfg(loom)]
 mod revoke;
+#[cfg(loom)]
 mod rig;
