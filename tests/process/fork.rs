@@ -100,3 +100,21 @@ fn in_a_forked_child_of_a_producer_every_entry_point_says_so_and_the_ring_goes_o
         signal_pid(child.unwrap(), libc::SIGKILL);
     }
 }
+
+#[test]
+fn the_place_of_the_dead_is_free_at_once_though_a_child_keeps_its_socket_open() {
+    for (backing, kind) in [("posix", "queue"), ("memfd", "broadcast")] {
+        let place = Place::new();
+        let (backing, kind) = (backing.parse().unwrap(), kind.parse().unwrap());
+        let feeder = here(&place, "seat").backing(backing).kind(kind).max_consumers(1).create().unwrap();
+        let mut first = consumer(&place, "seat", "");
+        let child = number(&first.ask("clone", "cloned"), "pid") as u32;
+        first.kill();
+        // The only place; nothing has hung up.
+        let second = attach(&place, "seat").attach();
+        assert!(second.is_ok(), "{:?}", second.err());
+        signal_pid(child, libc::SIGKILL);
+        drop(second);
+        drop(feeder);
+    }
+}

@@ -196,6 +196,7 @@ pub(super) fn run(ring: &str, options: &Options) -> ExitCode {
                 let pid = process::fork_and_stay(|| worker.in_child());
                 say(&format!("forked pid={pid}"));
             }
+            "clone" => say(&format!("cloned pid={}", process::fork_unnoticed())),
             other => say(&format!("error no command {other:?}")),
         }
     });

@@ -280,7 +280,12 @@ fn welcome(site: &Site, index: u8, incarnation: u32) -> Control {
 /// Finds a place for a new member and sends it everything it needs.
 fn seat(site: &Arc<Site>, conn: &Conn, hello: &Hello) -> Result<Stage, (RefuseCode, String)> {
     let failed = |e: OsError| (RefuseCode::Failed, e.to_string());
-    let Some(Seat { index, incarnation }) = site.find_seat(hello) else {
+    let found = site.find_seat(hello).or_else(|| {
+        // Who died may not have hung up yet: somebody else may hold its socket.
+        site.probe_members(true);
+        site.find_seat(hello)
+    });
+    let Some(Seat { index, incarnation }) = found else {
         let most = site.objects.header.geometry.max_consumers;
         return Err((
             RefuseCode::Full,
