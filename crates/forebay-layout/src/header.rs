@@ -12,6 +12,7 @@
 //!   word 10   quota | max_fields << 32
 //!   word 11   classes | schema bytes << 32
 //!   word 12…15 bytes of ring, data, pool, member object (checked against what follows from the geometry)
+//!   word 16…31 reserved: 0, unless the minor version is higher
 //!   word 32…39 the ring's name, zero-padded
 //!   ── the producer's lines, changing ──
 //!   0x400     EPOCH, PID, STARTED, STATE, label, FENCES
@@ -49,6 +50,8 @@ pub const W_OBJECT: usize = 1;
 pub const W_INSTANCE: usize = 2;
 /// First word that only the ring object has.
 pub const W_VERSION: usize = 4;
+/// First of the reserved words before the name.
+pub const W_RESERVED: usize = 16;
 /// Word of the name.
 pub const W_NAME: usize = 32;
 /// Words that never change after creation.
@@ -226,8 +229,18 @@ impl Header {
         if major != u64::from(MAJOR) {
             return Err(Defect::bounded("version", major, "layout major version", MAJOR.into()));
         }
+        if version >> 32 != 0 {
+            return Err(Defect::new("version", version, "reserved bits 0"));
+        }
         if incompatible & !INCOMPATIBLE != 0 {
             return Err(Defect::bounded("incompatible", incompatible, "only features of", INCOMPATIBLE));
+        }
+        if minor <= u64::from(MINOR) {
+            // A higher minor may have put there what we may ignore.
+            let reserved = words.get(W_RESERVED..W_NAME).unwrap_or_default();
+            if let Some(&word) = reserved.iter().find(|&&word| word != 0) {
+                return Err(Defect::bounded("reserved", word, "0 up to layout minor version", MINOR.into()));
+            }
         }
         if kinds >> 25 != 0 {
             return Err(Defect::new("kinds", kinds, "reserved bits 0"));
@@ -271,6 +284,7 @@ impl Header {
             classes: list,
         };
         let plan = geometry.plan()?;
+        check_classes(&table, &plan)?;
         let stored = words.get(12..16).unwrap_or_default();
         let computed = [plan.ring_bytes, plan.data_bytes, plan.pool_bytes, plan.member_bytes];
         for ((found, own), field) in
@@ -290,6 +304,24 @@ impl Header {
         }
         let name = decode_name(words)?;
         Ok(Self { instance: [a, b], minor: minor as u16, created_unix_ns: created, name, geometry, plan })
+    }
+}
+
+/// The class table says of each class what follows from the geometry, and nothing of classes that there are not.
+fn check_classes(table: &[u64; 4 * MAX_CLASSES], plan: &Plan) -> Result<(), Defect> {
+    let mut rows = table.chunks_exact(4);
+    for (class, row) in plan.classes.iter().zip(rows.by_ref()) {
+        let [_, _, stride, offset] = *row else { continue };
+        for (found, own, field) in [(stride, class.stride, "class.stride"), (offset, class.data_offset, "class.offset")]
+        {
+            if found != own {
+                return Err(Defect::bounded(field, found, "what follows from the geometry,", own));
+            }
+        }
+    }
+    match rows.flatten().find(|&&word| word != 0) {
+        Some(&word) => Err(Defect::new("class.rest", word, "0 after the last class")),
+        None => Ok(()),
     }
 }
 
@@ -386,6 +418,9 @@ mod tests {
             (0, 1, "magic"),
             (1, 2, "object"),
             (4, 2, "version"),
+            (4, u64::from(MAJOR) | 1 << 32, "version"),
+            (W_RESERVED, 1, "reserved"),
+            (W_NAME - 1, u64::MAX, "reserved"),
             (6, 1, "incompatible"),
             (8, 0, "kind"),
             (8, 1 << 25, "kinds"),
@@ -403,8 +438,25 @@ mod tests {
             words[word] = value;
             assert_eq!(decode(&words, &header).unwrap_err().field, field, "word {word}");
         }
+        // What a higher minor version keeps there is none of ours.
+        let mut newer = encoded(&header);
+        (newer[W_VERSION], newer[W_RESERVED]) = (u64::from(MAJOR) | (u64::from(MINOR) + 1) << 16, 7);
+        assert_eq!(decode(&newer, &header).map(|found| found.geometry), Ok(header.geometry.clone()));
         let words = encoded(&header);
         let short = Header::decode(&words, 4096, |_| Some(header.encode_classes()));
         assert_eq!(short.unwrap_err().field, "ring object");
+    }
+
+    #[test]
+    fn every_word_of_the_class_table_that_lies_is_named() {
+        let header = header();
+        for (word, field) in
+            [(2, "class.stride"), (3, "class.offset"), (7, "class.offset"), (8, "class.rest"), (31, "class.rest")]
+        {
+            let mut table = header.encode_classes();
+            table[word] ^= 64;
+            let found = Header::decode(&encoded(&header), header.plan.ring_bytes, |_| Some(table));
+            assert_eq!(found.unwrap_err().field, field, "word {word}");
+        }
     }
 }

@@ -311,6 +311,14 @@ impl Drop for Made<'_> {
     }
 }
 
+/// Removes the objects of this very ring, which takes no descriptor: none may be left.
+pub(crate) fn unlink_own(dir: &Dir, header: &Header) -> forebay_os::Result<()> {
+    let parts = parts(&header.geometry);
+    let gone = parts.iter().map(|(_, part)| shm::unlink(&object_name(dir, header.name.as_str(), part)));
+    // All are tried, whatever becomes of the others.
+    gone.fold(Ok(()), Result::and)
+}
+
 /// Removes every object under a ring's name, whatever it is. Returns their names. The caller holds the producer's lock.
 pub(crate) fn unlink_all(dir: &Dir, ring: &str) -> forebay_os::Result<Vec<String>> {
     let names = names_of(dir, ring)?;
@@ -422,5 +430,11 @@ pub(crate) fn read_schema(ring: &ReadOnly<Segment>, header: &Header) -> Result<O
     let words = len.div_ceil(8);
     let mut bytes: Vec<u8> = (0..words).flat_map(|i| ring.peek(header.plan.schema_word + i).to_le_bytes()).collect();
     bytes.truncate(len);
-    Schema::decode(&bytes).map(Some)
+    let schema = Schema::decode(&bytes)?;
+    let fields = schema.fields().len() as u64;
+    if fields != u64::from(header.geometry.max_fields) {
+        let found = header.geometry.max_fields.into();
+        return Err(forebay_layout::Defect::bounded("max_fields", found, "the schema's number of fields,", fields));
+    }
+    Ok(Some(schema))
 }
