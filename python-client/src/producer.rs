@@ -144,6 +144,7 @@ enum Failure<E> {
 ///     full_timeout_s: seconds that loan() and send() wait for a slot; None waits without end.
 ///     max_consumers: consumers attached at a time, 1 to 32.
 ///     max_attempts: deliveries before a message becomes a dead letter, 0: no limit.
+///     dead_letters: "keep" (in their slots until take_dead_letters) or "discard" (counted when their slots are needed).
 ///     quota: messages a consumer may hold at a time; None: all slots but one.
 ///     wait: "adaptive", "spin" or "block".
 ///     writable: consumers may write to what they hold (queue only).
@@ -260,11 +261,11 @@ impl PyProducer {
     #[new]
     #[pyo3(signature = (ring, *, schema = None, slots = forebay::DEFAULT_SLOTS, slot_bytes = None, classes = None,
         kind = "queue", backing = "posix", when_full = "block", full_timeout_s = Some(60.0),
-        max_consumers = forebay::DEFAULT_MAX_CONSUMERS, max_attempts = forebay::DEFAULT_MAX_ATTEMPTS, quota = None,
-        wait = "adaptive", writable = false, timestamps = false, fresh = false, prefault = true, mlock = false,
+        max_consumers = forebay::DEFAULT_MAX_CONSUMERS, max_attempts = forebay::DEFAULT_MAX_ATTEMPTS,
+        dead_letters = "keep", quota = None, wait = "adaptive", writable = false, timestamps = false, fresh = false, prefault = true, mlock = false,
         huge_pages = false, directory = None, label = None),
         text_signature = "(ring, *, schema=None, slots=16, slot_bytes=None, classes=None, kind='queue', backing='posix', \
-        when_full='block', full_timeout_s=60.0, max_consumers=8, max_attempts=3, quota=None, wait='adaptive', \
+        when_full='block', full_timeout_s=60.0, max_consumers=8, max_attempts=3, dead_letters='keep', quota=None, wait='adaptive', \
         writable=False, timestamps=False, fresh=False, prefault=True, mlock=False, huge_pages=False, directory=None, \
         label=None)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of a Python constructor")]
@@ -282,6 +283,7 @@ impl PyProducer {
         full_timeout_s: Option<f64>,
         max_consumers: u32,
         max_attempts: u32,
+        dead_letters: &str,
         quota: Option<u32>,
         wait: &str,
         writable: bool,
@@ -302,6 +304,7 @@ impl PyProducer {
             .full_timeout(full_timeout)
             .max_consumers(max_consumers)
             .max_attempts(max_attempts)
+            .dead_letters(dead_letters.parse().map_err(value_error)?)
             .wait(wait.parse().map_err(value_error)?)
             .writable(writable)
             .timestamps(timestamps)
@@ -313,7 +316,14 @@ impl PyProducer {
         for (name, value) in [("slots", slots), ("max_consumers", max_consumers), ("max_attempts", max_attempts)] {
             arguments.set_item(name, value)?;
         }
-        for (name, value) in [("kind", kind), ("backing", backing), ("when_full", when_full), ("wait", wait)] {
+        let names = [
+            ("kind", kind),
+            ("backing", backing),
+            ("when_full", when_full),
+            ("dead_letters", dead_letters),
+            ("wait", wait),
+        ];
+        for (name, value) in names {
             arguments.set_item(name, value)?;
         }
         let flags = [
@@ -470,7 +480,10 @@ impl PyProducer {
         self.waited(py, answer)
     }
 
-    /// The messages that were given up since the last call, oldest first.
+    /// The messages that were given up and not handed out yet, oldest first.
+    ///
+    /// Their slots are used again after the next call, when a loan finds no other, or at close: a producer that dies while
+    /// it deals with letters loses none, its successor hands them out once more.
     ///
     /// Returns:
     ///     list of DeadLetter

@@ -90,11 +90,12 @@ fn a_producer_that_sleeps_for_a_slot_is_woken_by_the_death_of_who_held_it() {
         victim.ask("take", "got seq=1");
         victim.ask("take", "got seq=2");
         victim.ask("ack 2", "ok");
-        feeder.tell("publish 2");
-        // One slot by way of a dead letter, one because it was acked.
+        feeder.tell("publish 1");
+        // One slot becomes free because it was acked, the other once its dead letter was handed out.
         victim.kill();
-        feeder.expect("published 4");
+        feeder.expect("published 3");
         assert_eq!(feeder.ask("letters", "letters"), "1:1");
+        feeder.ask("publish 1", "published 4");
         place.sweep();
     }
 }
@@ -180,25 +181,58 @@ fn rings_whose_names_begin_alike_and_long_directories_do_not_get_in_each_others_
 }
 
 #[test]
-fn more_dead_letters_than_are_kept_wait_in_their_slots_and_none_is_lost() {
+fn dead_letters_wait_in_their_slots_until_they_were_handed_out_and_none_is_lost_by_a_death() {
     let place = Place::new();
-    let mut producer = here(&place, "letters").max_attempts(1).slots(8).create().unwrap();
+    let start = || here(&place, "letters").max_attempts(1).slots(4);
+    let sequences =
+        |letters: Vec<forebay::DeadLetter>| letters.iter().map(|letter| letter.sequence).collect::<Vec<_>>();
+    let spec = [forebay::FieldSpec::new(ledger::FIELD, forebay::DType::U64, &[1])];
+    {
+        // Killed with letters in the ring that its owner was never handed, and with some that it was.
+        let mut feeder = actor(&place, "producer", "letters", "slots=4 max_attempts=1 schema=ledger", &[]);
+        let mut consumer = attach(&place, "letters").attach().unwrap();
+        feeder.ask("publish 2", "published 2");
+        next(&mut consumer).nack();
+        next(&mut consumer).nack();
+        assert_eq!(feeder.ask("letters", "letters"), "1:1 2:1");
+        feeder.ask("publish 1", "published 3");
+        next(&mut consumer).nack();
+        feeder.kill();
+    }
+    let mut producer = start().create().unwrap();
+    assert_eq!(producer.stats().dead_letters, 3);
+    assert_eq!(sequences(producer.take_dead_letters()), [1, 2, 3]);
     let mut consumer = attach(&place, "letters").attach().unwrap();
-    let count = forebay::DEAD_LETTER_LIMIT as u64 + 8;
-    for id in 1..=count {
+    // What was handed out makes room when room is needed.
+    for id in 4..=7 {
         publish(&mut producer, 1).unwrap();
         let message = next(&mut consumer);
         assert_eq!(message.sequence(), id);
         message.nack();
     }
-    let spec = [forebay::FieldSpec::new(ledger::FIELD, forebay::DType::U64, &[1])];
-    let error = producer.try_loan(&spec).map(drop).unwrap_err();
-    assert!(matches!(error, forebay::LoanError::Full { dead: 8, .. }), "{error}");
-    let mut letters: Vec<u64> = producer.take_dead_letters().iter().map(|letter| letter.sequence).collect();
-    letters.extend(producer.take_dead_letters().iter().map(|letter| letter.sequence));
-    letters.sort_unstable();
-    assert_eq!(letters, (1..=count).collect::<Vec<_>>());
+    // Nobody but this producer can make room now, so it does not wait, and says what to do.
+    let error = producer.loan(&spec).map(drop).unwrap_err();
+    assert!(matches!(error, forebay::LoanError::Full { dead: 4, .. }), "{error}");
+    assert!(error.to_string().contains("take_dead_letters"), "{error}");
+    drop(producer);
+    let mut producer = start().create().unwrap();
+    assert_eq!(sequences(producer.take_dead_letters()), [4, 5, 6, 7]);
+    assert!(producer.take_dead_letters().is_empty());
     audit::assert_all_free(&audit::posix_slots(&place, "letters"));
+    assert_eq!(producer.stats().dead_letters, 7);
+}
+
+#[test]
+fn a_producer_that_wants_no_dead_letters_never_runs_out_of_slots_by_them() {
+    let place = Place::new();
+    let mut producer =
+        here(&place, "thrown").max_attempts(1).slots(2).dead_letters(forebay::DeadLetters::Discard).create().unwrap();
+    let mut consumer = attach(&place, "thrown").attach().unwrap();
+    for _ in 0..10 {
+        publish(&mut producer, 1).unwrap();
+        next(&mut consumer).nack();
+    }
+    assert_eq!(producer.stats().dead_letters, 10);
 }
 
 #[test]

@@ -155,7 +155,8 @@ pub enum LoanError {
     /// No slot became free in time (`waited` is 0 if it was not to wait). Retrying helps once a consumer releases.
     #[error(
         "no free slot in {ring:?} after {waited:.1?}: of {slots}, {full} wait to be received, {loaned} are on loan, {dead} hold \
-         dead letters; {}; release tensors, start more consumers, or raise slots",
+         dead letters{}; {}; release tensors, start more consumers, or raise slots",
+        if *dead > 0 { " (take_dead_letters hands them over)" } else { "" },
         list(holders, "no consumer holds any")
     )]
     Full {

@@ -20,8 +20,6 @@ pub const DEFAULT_ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
 pub const DEFAULT_RECONNECT: Duration = Duration::from_secs(30);
 /// How long `recv` without a timeout waits when this consumer itself holds all it may.
 pub const QUOTA_PATIENCE: Duration = Duration::from_secs(1);
-/// Dead letters that a producer keeps for `take_dead_letters`; further ones wait in their slots.
-pub const DEAD_LETTER_LIMIT: usize = 1024;
 
 /// How a side waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -61,6 +59,45 @@ impl FromStr for WaitPolicy {
             .into_iter()
             .find(|policy| policy.name() == name)
             .ok_or(UnknownName { what: "wait policy", expected: "spin, adaptive, block" })
+    }
+}
+
+/// What becomes of messages that were delivered as often as allowed and never acked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum DeadLetters {
+    /// They stay in their slots until the producer was handed them: none is lost, whoever dies. A producer that never takes
+    /// them runs out of slots.
+    #[default]
+    Keep,
+    /// They are counted, and their slots used again when no other is free.
+    Discard,
+}
+
+impl DeadLetters {
+    /// The name, the same in Rust, Python and on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Keep => "keep",
+            Self::Discard => "discard",
+        }
+    }
+}
+
+impl fmt::Display for DeadLetters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for DeadLetters {
+    type Err = UnknownName;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        [Self::Keep, Self::Discard]
+            .into_iter()
+            .find(|choice| choice.name() == name)
+            .ok_or(UnknownName { what: "choice for dead letters", expected: "keep, discard" })
     }
 }
 

@@ -340,6 +340,7 @@ class Producer:
         full_timeout_s: float | None = 60.0,
         max_consumers: int = 8,
         max_attempts: int = 3,
+        dead_letters: Literal["keep", "discard"] = "keep",
         quota: int | None = None,
         wait: _Wait = "adaptive",
         writable: bool = False,
@@ -383,7 +384,7 @@ class Producer:
     def drain(self, timeout_s: float | None = None) -> None:
         """Wait until every message was finished with."""
     def take_dead_letters(self) -> list[DeadLetter]:
-        """The messages that were given up since the last call, oldest first."""
+        """The messages that were given up and not handed out yet, oldest first."""
     def close(self) -> None:
         """Close the ring; consumers receive what is there and then see the end."""
     def discard(self) -> None:

@@ -252,20 +252,23 @@ impl Feed {
     fn publish(&mut self, batch: &TokenBatch) -> Result<(), Failure> {
         let shape = [batch.rows() as u64, batch.cols() as u64];
         let fields = [FieldSpec::new(IDS, DType::I64, &shape), FieldSpec::new(MASK, DType::I64, &shape)];
-        let (stop, progress) = (&self.stop, &mut self.progress);
-        let mut interrupted = || {
-            progress.waiting();
-            stop.asked()
-        };
-        let mut loan = match self.producer.loan_within(&fields, self.args.full_timeout(), &mut interrupted) {
-            Ok(loan) => loan,
+        let timeout = self.args.full_timeout();
+        let mut room = self.make_room(&fields, timeout);
+        if let Err(LoanError::Full { dead: 1.., .. }) = room {
+            // Letters keep their slots until they are told.
+            self.tell_dead_letters();
+            room = self.make_room(&fields, timeout);
+        }
+        match room {
+            Ok(()) => {}
             Err(LoanError::Interrupted { .. }) => return Ok(()),
             Err(e @ LoanError::TooLarge { .. }) => return Err(too_large(&e, batch, &self.pipeline)),
             Err(e) => {
                 self.gave_up = matches!(e, LoanError::Full { .. });
                 return Err(Failure::failed(e));
             }
-        };
+        }
+        let mut loan = self.producer.try_loan(&fields).map_err(Failure::failed)?;
         let (ids, mask) = loan.tensors_mut::<i64, i64>(IDS, MASK).map_err(Failure::failed)?;
         batch.write_into(ids, mask).map_err(Failure::failed)?;
         loan.set_correlation_id(batch.first_item);
@@ -278,6 +281,16 @@ impl Feed {
         self.done.tokens += batch.tokens.token_count() as u64;
         self.done.padded_tokens += shape[0] * shape[1];
         Ok(())
+    }
+
+    /// Waits until there is a slot for a message of these fields.
+    fn make_room(&mut self, fields: &[FieldSpec<'_>], timeout: Option<Duration>) -> Result<(), LoanError> {
+        let (stop, progress) = (&self.stop, &mut self.progress);
+        let mut interrupted = || {
+            progress.waiting();
+            stop.asked()
+        };
+        self.producer.loan_within(fields, timeout, &mut interrupted).map(drop)
     }
 
     fn tell_dead_letters(&mut self) {

@@ -81,9 +81,16 @@ impl<W: Words> QueueProducer<W> {
 
     /// A slot that holds a dead letter, if one does.
     pub fn find_dead_letter(&self) -> Option<u32> {
-        self.publisher.shadows().find_map(|(slot, state, _)| {
-            let published = matches!(state, Outstanding::Published(_));
-            (published && self.word(slot).is_some_and(|word| word.state() == SlotState::Dead)).then_some(slot)
+        self.dead_letters().next().map(|(slot, _)| slot)
+    }
+
+    /// Slots that hold dead letters, and their sequences.
+    pub fn dead_letters(&self) -> impl Iterator<Item = (u32, u64)> + '_ {
+        self.publisher.shadows().filter_map(|(slot, state, _)| match state {
+            Outstanding::Published(sequence) => {
+                self.word(slot).is_some_and(|word| word.state() == SlotState::Dead).then_some((slot, sequence))
+            }
+            _ => None,
         })
     }
 
@@ -92,7 +99,7 @@ impl<W: Words> QueueProducer<W> {
         self.word(slot).map_or(0, SlotWord::attempts)
     }
 
-    /// Frees the slot of a dead letter that was taken out.
+    /// Frees the slot of a dead letter that was dealt with.
     pub fn bury(&mut self, slot: u32) {
         let (_, generation) = self.publisher.shadow(slot);
         // ORDER Release: as in `begin`, for a successor; to others DEAD and FREE are the same.

@@ -18,7 +18,6 @@ pub use loan::{DetachedLoan, FieldSpec, Loan, Mapped};
 pub use options::ProducerOptions;
 
 use std::{
-    collections::VecDeque,
     sync::{Arc, atomic::Ordering},
     thread::JoinHandle,
     time::Duration,
@@ -42,6 +41,7 @@ use self::{
 };
 use crate::{
     error::{CreateError, LoanError, PublishError},
+    options::DeadLetters,
     segment::Segment,
 };
 
@@ -56,7 +56,8 @@ pub struct Producer {
     schema: Option<Arc<Schema>>,
     reader: Reader<Segment>,
     thread: Option<JoinHandle<()>>,
-    letters: VecDeque<DeadLetter>,
+    /// Slots of dead letters that were handed out and are not used again yet.
+    handed: Vec<u32>,
     takeover: Option<Takeover>,
     turn: u8,
     closed: bool,
@@ -172,7 +173,7 @@ impl Producer {
             schema,
             reader,
             thread: Some(thread),
-            letters: VecDeque::new(),
+            handed: Vec::new(),
             takeover,
             turn: 31,
             closed: false,
@@ -327,49 +328,59 @@ impl Producer {
         }
     }
 
-    /// The messages that were given up since the last call, oldest first. Until they are taken, at most 1,024 are kept;
-    /// further ones wait in their slots.
+    /// The messages that were given up and not handed out yet, oldest first.
+    ///
+    /// Their slots are used again only after this call has returned: when it is made the next time, when a loan finds no
+    /// other slot, or when the ring is closed. So none is lost if this process dies meanwhile; a successor hands those out
+    /// once more.
     pub fn take_dead_letters(&mut self) -> Vec<DeadLetter> {
-        self.collect_dead_letters();
-        self.letters.drain(..).collect()
-    }
-
-    fn collect_dead_letters(&mut self) {
         if self.site.token.is_stale() {
-            return;
+            return Vec::new();
         }
-        while self.letters.len() < crate::options::DEAD_LETTER_LIMIT {
-            let Core::Queue(core) = &self.core else { return };
-            let Some(slot) = core.find_dead_letter() else { return };
-            self.take_letter(slot);
-        }
+        self.bury_letters(false);
+        let Core::Queue(core) = &self.core else { return Vec::new() };
+        let mut letters: Vec<_> = core.dead_letters().map(|(slot, sequence)| (sequence, slot)).collect();
+        letters.sort_unstable();
+        self.handed = letters.iter().map(|&(_, slot)| slot).collect();
+        letters.into_iter().map(|(sequence, slot)| self.read_letter(core, sequence, slot)).collect()
     }
 
-    /// Copies a dead letter out of its slot and frees the slot.
-    fn take_letter(&mut self, slot: u32) {
-        let Core::Queue(core) = &mut self.core else { return };
-        let (Outstanding::Published(sequence), generation) = core.publisher().shadow(slot) else { return };
-        let attempts = core.attempts(slot);
-        let claim = Claim { sequence, slot, generation, attempts, word: SlotWord::full(generation, attempts) };
-        // The descriptor is this producer's own writing: consumers map it read-only.
-        if let Ok(head) = self.reader.head_of(&claim) {
-            let data = &self.site.objects.data;
-            let tensors = (0..head.fields)
-                .filter_map(|index| self.reader.field_of(&claim, index).ok().map(|found| (index, found)))
-                .map(|(index, (meta, name))| DeadTensor {
-                    name: match &self.schema {
-                        Some(schema) => schema.fields()[usize::from(index)].name.to_string(),
-                        None => name.to_string(),
-                    },
-                    meta,
-                    bytes: data.leased(slot, meta.offset, meta.nbytes).to_vec(),
-                })
-                .collect();
-            let user = self.reader.user_of(&claim, &head);
-            let correlation_id = head.correlation_id;
-            self.letters.push_back(DeadLetter { sequence, correlation_id, attempts, user, tensors });
+    /// Frees the slots of letters that were handed out; with `all` those of the others too. True if there were any.
+    fn bury_letters(&mut self, all: bool) -> bool {
+        let Core::Queue(core) = &mut self.core else { return false };
+        if all {
+            self.handed = core.dead_letters().map(|(slot, _)| slot).collect();
         }
-        core.bury(slot);
+        let found = !self.handed.is_empty();
+        for slot in self.handed.drain(..) {
+            core.bury(slot);
+        }
+        found
+    }
+
+    /// Copies a dead letter. What cannot be read of it, because it was written over before a takeover, is left out.
+    fn read_letter(&self, core: &QueueProducer<Segment>, sequence: u64, slot: u32) -> DeadLetter {
+        let (_, generation) = core.publisher().shadow(slot);
+        let attempts = core.attempts(slot);
+        let mut letter = DeadLetter { sequence, correlation_id: 0, attempts, user: Vec::new(), tensors: Vec::new() };
+        let claim = Claim { sequence, slot, generation, attempts, word: SlotWord::full(generation, attempts) };
+        // The descriptor is this producer's own writing, or its predecessor's: consumers map it read-only.
+        let Ok(head) = self.reader.head_of(&claim) else { return letter };
+        let data = &self.site.objects.data;
+        letter.correlation_id = head.correlation_id;
+        letter.user = self.reader.user_of(&claim, &head);
+        letter.tensors = (0..head.fields)
+            .filter_map(|index| self.reader.field_of(&claim, index).ok().map(|found| (index, found)))
+            .map(|(index, (meta, name))| DeadTensor {
+                name: match &self.schema {
+                    Some(schema) => schema.fields()[usize::from(index)].name.to_string(),
+                    None => name.to_string(),
+                },
+                meta,
+                bytes: data.leased(slot, meta.offset, meta.nbytes).to_vec(),
+            })
+            .collect();
+        letter
     }
 
     /// The ring's name.
@@ -423,15 +434,24 @@ impl Producer {
             return ProducerStats::default();
         }
         let publisher = self.core.publisher();
+        let in_slots = self.letters() + self.handed.len();
         ProducerStats {
             published: publisher.next_sequence() - 1,
             dropped: publisher.counted(Counter::Dropped),
-            dead_letters: publisher.counted(Counter::DeadLetters),
+            dead_letters: publisher.counted(Counter::DeadLetters) + in_slots as u64,
             bytes: publisher.counted(Counter::Bytes),
             full_waits: publisher.counted(Counter::FullWaits),
             undelivered: self.undelivered(),
             outstanding: self.outstanding(),
             loaned: self.core.loaned(),
+        }
+    }
+
+    /// Dead letters that were not handed out.
+    fn letters(&self) -> usize {
+        match &self.core {
+            Core::Queue(core) => core.dead_letters().count().saturating_sub(self.handed.len()),
+            Core::Broadcast(_) => 0,
         }
     }
 
@@ -454,14 +474,15 @@ impl Producer {
     }
 
     /// Closes the ring: nothing more is published; consumers drain what is there. What no consumer is attached to
-    /// receive stays (posix), for a successor to take over.
+    /// receive stays (posix), for a successor to take over; so do dead letters that were never handed out.
     pub fn close(&mut self) {
         if self.closed || self.site.token.is_stale() {
             return;
         }
         self.announce_end();
+        self.bury_letters(self.options.dead_letters == DeadLetters::Discard);
         let waits = self.site.kind() == Kind::Queue && self.undelivered() > 0;
-        self.shut(waits && self.site.consumers() == 0);
+        self.shut(waits && self.site.consumers() == 0 || self.letters() > 0);
     }
 
     /// Closes the ring and removes it, with whatever nobody has received.
@@ -491,7 +512,7 @@ impl Producer {
 
     /// Ends the control thread; `keep` leaves the objects for a successor.
     fn shut(&mut self, keep: bool) {
-        self.site.stop.signal();
+        self.site.end();
         if let Some(thread) = self.thread.take() {
             // It panicked only if one of its own invariants broke, which it has reported.
             let _ = thread.join();

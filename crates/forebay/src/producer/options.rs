@@ -13,7 +13,7 @@ use crate::{
     error::CreateError,
     options::{
         DEFAULT_FULL_TIMEOUT, DEFAULT_MAX_ATTEMPTS, DEFAULT_MAX_CONSUMERS, DEFAULT_SLOT_BYTES, DEFAULT_SLOTS,
-        WaitPolicy,
+        DeadLetters, WaitPolicy,
     },
 };
 
@@ -33,6 +33,7 @@ pub struct ProducerOptions {
     pub(crate) full_timeout: Option<Duration>,
     pub(crate) max_consumers: u32,
     pub(crate) max_attempts: u32,
+    pub(crate) dead_letters: DeadLetters,
     pub(crate) quota: u32,
     pub(crate) wait: WaitPolicy,
     pub(crate) writable: bool,
@@ -59,6 +60,7 @@ impl ProducerOptions {
             full_timeout: Some(DEFAULT_FULL_TIMEOUT),
             max_consumers: DEFAULT_MAX_CONSUMERS,
             max_attempts: DEFAULT_MAX_ATTEMPTS,
+            dead_letters: DeadLetters::Keep,
             quota: 0,
             wait: WaitPolicy::Adaptive,
             writable: false,
@@ -134,6 +136,13 @@ impl ProducerOptions {
     /// Deliveries before a message becomes a dead letter; 0 means never. Default 3.
     pub fn max_attempts(mut self, max_attempts: u32) -> Self {
         self.max_attempts = max_attempts;
+        self
+    }
+
+    /// What becomes of messages that were given up. Default: they wait for
+    /// [`take_dead_letters`](crate::Producer::take_dead_letters).
+    pub fn dead_letters(mut self, dead_letters: DeadLetters) -> Self {
+        self.dead_letters = dead_letters;
         self
     }
 

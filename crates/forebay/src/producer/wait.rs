@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use super::{Core, Producer};
 use crate::{
     error::{LoanError, WaitError},
-    options::{DEAD_LETTER_LIMIT, WaitPolicy},
+    options::{DeadLetters, WaitPolicy},
     slice,
 };
 
@@ -32,9 +32,13 @@ impl Producer {
         if self.options.when_full == WhenFull::Fail || timeout == Some(Duration::ZERO) {
             return Err(self.full_error(class, Duration::ZERO));
         }
-        let slots = self.slots_from(class);
-        if self.loaned_from(class) == slots {
+        let (slots, loaned) = (self.slots_from(class), self.loaned_from(class));
+        if loaned == slots {
             return Err(LoanError::OwnLoans { ring: self.site.ring.clone(), loaned: slots });
+        }
+        // Only this producer can take letters and end loans: waiting could not help.
+        if loaned + self.letters_from(class) == slots {
+            return Err(self.full_error(class, Duration::ZERO));
         }
         self.core.count(Counter::FullWaits);
         loop {
@@ -55,17 +59,18 @@ impl Producer {
     fn try_acquire(&mut self, class: usize) -> Option<u32> {
         self.apply_news();
         loop {
-            let letters = self.letters.len() < DEAD_LETTER_LIMIT;
-            match &mut self.core {
-                Core::Queue(core) => match core.acquire(class, letters) {
-                    Acquired::Slot(slot) => return Some(slot),
-                    Acquired::DeadLetter(slot) => self.take_letter(slot),
-                    Acquired::Full => break,
+            let found = match &mut self.core {
+                Core::Queue(core) => match core.acquire(class, false) {
+                    Acquired::Slot(slot) => Some(slot),
+                    _ => None,
                 },
-                Core::Broadcast(core) => match core.acquire(class) {
-                    Some(slot) => return Some(slot),
-                    None => break,
-                },
+                Core::Broadcast(core) => core.acquire(class),
+            };
+            if found.is_some() {
+                return found;
+            }
+            if !self.bury_letters(self.options.dead_letters == DeadLetters::Discard) {
+                break;
             }
         }
         if self.options.when_full == WhenFull::DropOldest { self.core.drop_oldest(class) } else { None }
@@ -82,6 +87,14 @@ impl Producer {
             *slot >= first && *state == forebay_ring::Outstanding::Loaned
         };
         publisher.shadows().filter(loaned).count() as u32
+    }
+
+    fn letters_from(&self, class: usize) -> u32 {
+        let first = self.core.publisher().plan().classes.get(class).map_or(0, |class| class.first_slot);
+        match &self.core {
+            Core::Queue(core) => core.dead_letters().filter(|&(slot, _)| slot >= first).count() as u32,
+            Core::Broadcast(_) => 0,
+        }
     }
 
     fn full_error(&self, class: usize, waited: Duration) -> LoanError {
@@ -265,7 +278,6 @@ impl Producer {
             let left = timeout.map(|timeout| timeout.saturating_sub(start.elapsed()));
             let drained = self.wait_round(left, |this| {
                 this.apply_news();
-                this.collect_dead_letters();
                 (this.undelivered() == 0).then_some(())
             });
             if drained.is_some() {
