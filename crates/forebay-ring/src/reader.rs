@@ -196,6 +196,7 @@ impl<W: Words> Reader<W> {
         let head = Head::decode(&[a, b, c, d, e, f], self.max_fields, span.slot_bytes)?;
         match (head.fields, head.user_bytes) {
             (0, 0) => Ok(Some((head, None))),
+            (1, 0) if shape >> 16 != 0 => Err(Defect::new("position.shape", shape, "reserved bits 0")),
             (1, 0) => Ok(Some((head, Some(TensorMeta::checked(shape, offset, &dims, span.slot_bytes)?)))),
             _ => Ok(None),
         }
