@@ -434,6 +434,16 @@ pub fn object_len(fd: impl AsFd) -> Result<u64> {
     Ok(u64::try_from(stat.st_size).unwrap_or(0))
 }
 
+/// The bytes that an object has memory for. Less than its length means that it has holes, which take memory when they
+/// are read.
+///
+/// # Errors
+/// None is known for a valid descriptor.
+pub fn allocated_len(fd: impl AsFd) -> Result<u64> {
+    let stat = rustix::fs::fstat(fd).map_err(|e| OsError::new("fstat", "a memory object", e))?;
+    Ok(allocated(&stat))
+}
+
 /// The owner and the permission bits of an object.
 ///
 /// # Errors

@@ -7,18 +7,20 @@ use std::{
 };
 
 use forebay_layout::{
-    Defect, Kind, check_ring_name,
+    Backing, Defect, Kind, check_ring_name,
     control::{Control, FRAME_BYTES, FRAME_WORDS, Hello, Intent, Label, Welcome},
     header::{Header, MAJOR, Object, check_prefix},
 };
 use forebay_os::{
-    Access, Barrier, Dir, EventFd, Held, Mapping, Probe, barrier, fork, process,
+    Access, Barrier, Dir, EventFd, Held, Mapping, Probe, barrier, fork,
+    object::{self, memfd},
+    process,
     socket::{Conn, ConnectError, SocketError},
 };
 use forebay_ring::{Member, MemberId, Pool, ReadOnly, Reader, broadcast::BroadcastConsumer, queue::QueueConsumer};
 
 use super::{
-    locks::member_byte,
+    locks::{PRODUCER_BYTE, member_byte},
     objects::{self, HeaderError},
     socket_file,
 };
@@ -141,13 +143,21 @@ fn receive<R>(
 ) -> Result<R, TryError> {
     let mut buffer = [0; FRAME_BYTES];
     let start = Instant::now();
-    // The packet is decoded from a copy that `then` may keep.
-    let received = conn.recv_with(&mut buffer, MAX_FDS, Some(start + HELLO_TIMEOUT), |received| received);
-    match received {
-        Ok(received) => {
-            let message = decode(&buffer[..received.len]);
-            Ok(then(message, received.fds))
+    let deadline = start + HELLO_TIMEOUT;
+    let received = loop {
+        // Waited for outside of the section in which nobody forks; it may last a second.
+        if !conn.wait_readable(Some(deadline))? {
+            break Err(SocketError::TimedOut);
         }
+        let _inside = fork::critical();
+        match conn.try_recv(&mut buffer, MAX_FDS) {
+            Ok(Some(received)) => break Ok(then(decode(&buffer[..received.len]), received.fds)),
+            Ok(None) => {}
+            Err(e) => break Err(e),
+        }
+    };
+    match received {
+        Ok(then) => Ok(then),
         Err(SocketError::Hangup) => Err(TryError::NotYet("a producer that hung up".to_owned())),
         Err(SocketError::TimedOut) => {
             Err(AttachError::Silent { ring: ring.to_owned(), waited: start.elapsed() }.into())
@@ -167,11 +177,21 @@ fn unsent(ring: &str) -> impl Fn(SocketError) -> TryError + '_ {
 
 fn connect(dir: &Dir, ring: &str) -> Result<Conn, TryError> {
     match Conn::connect(dir, &socket_file(ring)) {
-        Ok(conn) => Ok(conn),
+        Ok(conn) => check_peer(dir, ring, conn),
         Err(ConnectError::NotYet { why, .. }) => Err(TryError::NotYet(why.to_owned())),
         Err(ConnectError::Os(e)) => Err(e.into()),
         Err(e) => Err(TryError::NotYet(e.to_string())),
     }
+}
+
+/// A producer of a user whom we do not trust is none of ours, whoever let it into the directory.
+fn check_peer(dir: &Dir, ring: &str, conn: Conn) -> Result<Conn, TryError> {
+    let uid = conn.peer()?.uid;
+    if dir.trust().accepts(uid) {
+        return Ok(conn);
+    }
+    let reason = format!("its producer runs as uid {uid}, which is not allowed here; run both sides as one user");
+    Err(AttachError::Refused { ring: ring.to_owned(), reason }.into())
 }
 
 fn expect_welcome(ring: &str, message: Result<Control, Defect>) -> Result<Welcome, AttachError> {
@@ -216,21 +236,22 @@ fn try_attach(dir: &Dir, options: &ConsumerOptions, barrier: Barrier) -> Result<
     let conn = connect(dir, ring)?;
     let hello = hello(options, Intent::Attach, barrier)?;
     send(&conn, &Control::Hello(hello), &[]).map_err(unsent(ring))?;
-    let welcomed = {
-        conn.wait_readable(Some(Instant::now() + HELLO_TIMEOUT))?;
-        // From the receipt of the lock's descriptor until it is mapped and closed, nobody forks.
-        let _inside = fork::critical();
-        receive(&conn, ring, |message, fds| unpack(ring, message, fds))??
-    };
+    // From the receipt of the lock's descriptor until it is mapped and closed, nobody forks.
+    let welcomed = receive(&conn, ring, |message, fds| unpack(ring, message, fds))??;
     let defect = |source| AttachError::Defect { ring: ring.to_owned(), source };
     let welcome = welcomed.welcome;
 
-    let (header, segment) = match objects::read_header(&welcomed.ring) {
-        Ok(found) => found,
-        Err(HeaderError::Os(e)) => return Err(e.into()),
-        Err(HeaderError::Defect(source)) => return Err(defect(source).into()),
+    let unread = |e: HeaderError| match e {
+        HeaderError::Os(e) => TryError::from(e),
+        HeaderError::Defect(source) => defect(source).into(),
     };
+    let (header, segment) = objects::read_header(&welcomed.ring).map_err(unread)?;
     check_identity(ring, &header, &welcome).map_err(defect)?;
+    let queue = header.geometry.kind == Kind::Queue;
+    let object = if queue { Object::Pool } else { Object::Member(welcome.index as u8) };
+    for (fd, object) in [(&welcomed.ring, Object::Ring), (&welcomed.data, Object::Data), (&welcomed.members, object)] {
+        check_object(fd, &header, object).map_err(unread)?;
+    }
     if !welcomed.probe.is_locked(welcome.lock_byte)? {
         let source = Defect::new("lock", welcome.lock_byte, "the byte that the producer locked for us");
         return Err(defect(source).into());
@@ -245,8 +266,6 @@ fn try_attach(dir: &Dir, options: &ConsumerOptions, barrier: Barrier) -> Result<
     let access = if options.writable { Access::ReadWrite } else { Access::ReadOnly };
     let data = Mapping::map(welcomed.data.as_fd(), header.plan.data_bytes as usize, access)?;
     data.dont_dump();
-    let queue = header.geometry.kind == Kind::Queue;
-    let object = if queue { Object::Pool } else { Object::Member(welcome.index as u8) };
     let members =
         Mapping::map(welcomed.members.as_fd(), objects::size_of(&header, object) as usize, Access::ReadWrite)?;
     let members = Segment::new(members);
@@ -316,6 +335,30 @@ fn check_identity(ring: &str, header: &Header, welcome: &Welcome) -> Result<(), 
     }
     if welcome.lock_byte != member_byte(welcome.index as u8) {
         return Err(Defect::new("welcome.lock_byte", welcome.lock_byte, "1 + the member's index"));
+    }
+    if welcome.producer_byte != PRODUCER_BYTE {
+        return Err(Defect::bounded("welcome.producer_byte", welcome.producer_byte, "byte", PRODUCER_BYTE));
+    }
+    if welcome.epoch == 0 {
+        return Err(Defect::new("welcome.epoch", 0, "at least 1"));
+    }
+    Ok(())
+}
+
+/// On a memfd ring nobody needs to trust its producer not to cut an object, or not to have filled it: it can be seen.
+fn check_object(fd: &OwnedFd, header: &Header, object: Object) -> Result<(), HeaderError> {
+    if header.geometry.backing != Backing::Memfd {
+        return Ok(());
+    }
+    if !memfd::seals(fd)?.contains(memfd::Seals::SHRINK) {
+        return Err(
+            Defect::bounded("seals", 0, "every object sealed against shrinking, as number", object.word()).into()
+        );
+    }
+    let (found, needed) = (object::allocated_len(fd)?, objects::size_of(header, object));
+    if found < needed {
+        // Reading a hole takes memory, a page at a time, for as long as there is some.
+        return Err(Defect::bounded("allocated bytes", found, "an object without holes, of", needed).into());
     }
     Ok(())
 }
