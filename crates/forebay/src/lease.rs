@@ -111,6 +111,12 @@ impl Attachment {
         self.held[class].load(Ordering::Relaxed)
     }
 
+    /// Whether this consumer holds `slot`. No peer that keeps to the protocol hands it out again before that is over.
+    pub(crate) fn holds(&self, slot: u32) -> bool {
+        // ORDER none, Relaxed: the last handle lowers it before the slot word is stored that lets somebody claim it again.
+        self.cells[slot as usize].refs.load(Ordering::Relaxed) > 0
+    }
+
     /// Leases this consumer holds.
     pub(crate) fn held(&self) -> Vec<HeldLease> {
         let now = clock::monotonic_ns();

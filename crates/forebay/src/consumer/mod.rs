@@ -279,6 +279,14 @@ impl Consumer {
             Ok(Next::AtQuota(class)) => return Ok(Look::AtQuota(class)),
             Err(defect) => return Err(self.poison(defect)),
         };
+        if attachment.holds(claim.slot) {
+            // Two leases on one slot could write it at the same time.
+            return Err(self.poison(Defect::new(
+                "slot",
+                claim.slot.into(),
+                "one that this consumer does not hold already",
+            )));
+        }
         let lease = Lease::begin(attachment, &claim, self.options.ack == AckMode::Manual);
         attachment.part.count(at::RECEIVED, 1);
         attachment.part.store(at::CURSOR, self.core.cursor());
