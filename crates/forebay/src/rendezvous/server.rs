@@ -175,9 +175,14 @@ impl Server<'_> {
                 return;
             }
         };
-        let next = match (guest.stage, message) {
-            (Stage::Silent { .. }, Ok(Control::Hello(hello))) => greet(self.site, &guest.conn, &hello),
-            (Stage::Joining { index, .. }, Ok(Control::Ready)) => admit(self.site, &guest.conn, index),
+        let next = match (self.guests[i].stage, message) {
+            (Stage::Silent { .. }, Ok(Control::Hello(hello))) if self.is_here(&hello) => {
+                // Its own connection says when a member goes; a second one would say so for it.
+                refuse(&self.guests[i].conn, RefuseCode::Stranger, "that member is connected already; attach anew");
+                Stage::Over
+            }
+            (Stage::Silent { .. }, Ok(Control::Hello(hello))) => greet(self.site, &self.guests[i].conn, &hello),
+            (Stage::Joining { index, .. }, Ok(Control::Ready)) => admit(self.site, &self.guests[i].conn, index),
             (Stage::Member { index }, Ok(Control::Leave)) => {
                 self.site.leaving(index);
                 Stage::Over
@@ -193,11 +198,19 @@ impl Server<'_> {
                     Err(defect) => defect.to_string(),
                     Ok(_) => "this packet does not belong here".to_owned(),
                 };
-                refuse(&guest.conn, RefuseCode::Version, &reason);
+                refuse(&self.guests[i].conn, RefuseCode::Version, &reason);
                 Stage::Over
             }
         };
         self.guests[i].stage = next;
+    }
+}
+
+impl Server<'_> {
+    /// Whether somebody asks to go on as a member that has a connection.
+    fn is_here(&self, hello: &Hello) -> bool {
+        let Intent::Rejoin { index, .. } = hello.intent else { return false };
+        self.guests.iter().any(|guest| matches!(guest.stage, Stage::Member { index: own } if u32::from(own) == index))
     }
 }
 
