@@ -92,17 +92,21 @@ impl Consumer {
         self.conn = None;
     }
 
-    pub(super) fn replace_conn(&mut self, conn: Conn, bell: EventFd) {
-        self.drop_conn();
+    /// Takes the successor's connection and bell. An error leaves everything as it was: the successor sees a hang-up
+    /// and greets anew.
+    pub(super) fn replace_conn(&mut self, conn: Conn, bell: EventFd) -> forebay_os::Result<()> {
         if let Some(ready) = &self.ready {
+            ready.epoll.add(bell.as_fd(), BELL)?;
+            // If this fails, closing the bell takes it out of the set again.
+            ready.epoll.add(conn.as_fd(), CONN)?;
             let _ = ready.epoll.remove(self.bell.as_fd());
-            let added = ready.epoll.add(bell.as_fd(), BELL).and_then(|()| ready.epoll.add(conn.as_fd(), CONN));
-            debug_assert!(added.is_ok(), "the epoll set took these descriptors before");
         }
+        self.drop_conn();
         self.bell = bell;
         self.conn = Some(conn);
         // Whatever was published in between rang the old bell, or none.
         self.bell.signal();
+        Ok(())
     }
 
     /// As [`try_recv`](Self::try_recv); at its quota it waits for a release, at most a second, as `recv` does.

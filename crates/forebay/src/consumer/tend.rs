@@ -103,11 +103,12 @@ impl Consumer {
         {
             return;
         }
-        match client::rejoin(&self.attachment, &self.options) {
-            Ok((conn, bell)) => {
+        let greeted = client::rejoin(&self.attachment, &self.options)
+            .and_then(|(conn, bell)| Ok(self.replace_conn(conn, bell)?));
+        match greeted {
+            Ok(()) => {
                 self.peer.epoch = epoch;
                 self.peer.greet_after = None;
-                self.replace_conn(conn, bell);
             }
             Err(_) => self.peer.greet_after = Some(Instant::now() + Duration::from_secs(1)),
         }

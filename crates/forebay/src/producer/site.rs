@@ -63,6 +63,8 @@ pub(crate) struct Site {
     pub(crate) barrier: Barrier,
     pub(crate) token: ForkToken,
     pub(crate) stop: EventFd,
+    /// The control thread is to end: looked at once a round, should the bell above not reach it.
+    over: AtomicBool,
     pool: Option<Pool<Segment>>,
     parts: Vec<Member<Segment>>,
     roster: Mutex<Roster>,
@@ -99,6 +101,7 @@ impl Site {
             barrier: barrier::register(),
             token: ForkToken::current(),
             stop,
+            over: AtomicBool::new(false),
             pool,
             parts,
             roster: Mutex::new(Roster { places: vec![Place::Empty; seats], changes: Vec::new() }),
@@ -114,6 +117,18 @@ impl Site {
             this.require_fences();
         }
         this
+    }
+
+    /// Tells the control thread to end.
+    pub(crate) fn end(&self) {
+        // ORDER none, Relaxed: nothing is read because of it; joining the thread is what orders.
+        self.over.store(true, Ordering::Relaxed);
+        self.stop.signal();
+    }
+
+    /// Whether the control thread is to end.
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
     }
 
     pub(crate) fn kind(&self) -> Kind {
@@ -265,11 +280,22 @@ impl Site {
         self.probe_members(false);
     }
 
-    /// Whether a member of a dead producer lives on here.
-    pub(crate) fn knows(&self, index: u8, incarnation: u16) -> bool {
-        usize::from(index) < self.parts.len()
-            && self.part(index).identity() == (incarnation, state::ACTIVE)
-            && self.locks.is_held(index)
+    /// A member of a dead producer that lives on here, or one of ours whose connection broke, is heard again. False for
+    /// one that is not known, or gone.
+    pub(crate) fn returned(&self, index: u8, incarnation: u16) -> bool {
+        let mut roster = lock(&self.roster);
+        let Some(place) = roster.places.get_mut(usize::from(index)) else { return false };
+        let (found, state) = self.part(index).identity();
+        let stays = matches!(*place, Place::Active | Place::Leaving) && matches!(state, state::ACTIVE | state::LEAVING);
+        if !stays || found != incarnation || !self.locks.is_held(index) {
+            return false;
+        }
+        if *place == Place::Leaving {
+            *place = Place::Active;
+            self.part(index).set_identity(incarnation, state::ACTIVE);
+            self.arrived.notify_all();
+        }
+        true
     }
 
     pub(crate) fn any_leaving(&self) -> bool {

@@ -78,9 +78,9 @@ impl Server<'_> {
         let Ok(events) = poll_fds(&fds, Some(self.nap())) else {
             // Out of memory in the kernel: the next round may find it better.
             std::thread::sleep(TICK);
-            return true;
+            return !self.site.is_over();
         };
-        if !events[0].is_empty() {
+        if !events[0].is_empty() || self.site.is_over() {
             return false;
         }
         for i in 0..self.guests.len() {
@@ -260,7 +260,7 @@ fn greet(site: &Arc<Site>, conn: &Conn, hello: &Hello) -> Stage {
         },
         Intent::Rejoin { instance, index, incarnation } => {
             let index = index as u8;
-            let known = site.objects.header.instance == instance && site.knows(index, incarnation as u16);
+            let known = site.objects.header.instance == instance && site.returned(index, incarnation as u16);
             if !known {
                 return refused(RefuseCode::Stranger, "this ring does not know that member; attach anew".to_owned());
             }
