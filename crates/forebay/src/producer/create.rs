@@ -37,35 +37,55 @@ pub(super) fn create(options: ProducerOptions) -> Result<Producer, CreateError> 
     };
     let care = Care { prefault: options.prefault, mlock: options.mlock, huge_pages: options.huge_pages };
     let (file, held) = if options.fresh { start_over(&dir, &ring, care, (file, held))? } else { (file, held) };
-    let locks = Locks::new(file, held, &geometry)?;
+    // Whatever fails from here on takes the name away again while it is still ours.
+    let locks = Locks::new(file, held, &geometry).map_err(|(e, held)| {
+        unname(&dir, &ring);
+        drop(held);
+        e
+    })?;
     let label = label_of(&options.label);
-    locks.write_note(&format!("pid {} ({label})", process::my_pid()))?;
-
-    let (objects, publisher, takeover) = match furnish(&dir, &options, name, geometry, (&locks, care)) {
+    let furnished = (|| {
+        locks.write_note(&format!("pid {} ({label})", process::my_pid()))?;
+        let stop = EventFd::new()?;
+        Ok((stop, furnish(&dir, &options, name, geometry, (&locks, care))?))
+    })();
+    let (stop, (objects, publisher, takeover)) = match furnished {
         Ok(furnished) => furnished,
         Err(e) => {
-            // Nothing stays of a ring that was not made; one that is there keeps its lock file.
-            if objects::names_of(&dir, &ring).is_ok_and(|names| names.is_empty()) {
-                let _ = dir.remove(&lock_file(&ring));
-            }
+            unname(&dir, &ring);
             return Err(e);
         }
     };
-    introduce(&objects, takeover.as_ref().map_or(1, |takeover| takeover.epoch), &label);
     let epoch = takeover.as_ref().map_or(1, |takeover| takeover.epoch);
-    let site = Arc::new(Site::new(ring.clone(), dir, objects, locks, epoch, EventFd::new()?));
+    introduce(&objects, epoch, &label);
+    let site = Arc::new(Site::new(ring, dir, objects, locks, epoch, stop));
     let core = open_core(&site, publisher);
-    // The socket last: who connects finds everything in place.
-    let mut listener = Listener::bind(&site.dir, &socket_file(&ring))?;
+    match serve(&site) {
+        Ok(thread) => Ok(Producer::assemble(site, core, options, thread, takeover)),
+        Err(e) => {
+            // What a predecessor left stays for the next who tries.
+            remove(&site, takeover.is_some());
+            Err(e.into())
+        }
+    }
+}
+
+/// Nothing stays of a ring that was not made; one that is there keeps its lock file. The caller holds its lock.
+fn unname(dir: &Dir, ring: &str) {
+    if objects::names_of(dir, ring).is_ok_and(|names| names.is_empty()) {
+        // The error that brought us here is the one to tell.
+        let _ = dir.remove(&lock_file(ring));
+    }
+}
+
+/// Starts the control thread. The socket comes last: who connects finds everything in place.
+fn serve(site: &Arc<Site>) -> forebay_os::Result<thread::JoinHandle<()>> {
+    let mut listener = Listener::bind(&site.dir, &socket_file(&site.ring))?;
     listener.unlink_on_drop(true);
-    let thread = {
-        let site = Arc::clone(&site);
-        thread::Builder::new()
-            .name(format!("forebay-{ring}"))
-            .spawn(move || server::run(&site, &listener))
-            .map_err(|e| forebay_os::OsError::new("clone", "the control thread", e))?
-    };
-    Ok(Producer::assemble(site, core, options, thread, takeover))
+    let name = format!("forebay-{}", site.ring);
+    let site = Arc::clone(site);
+    let thread = thread::Builder::new().name(name).spawn(move || server::run(&site, &listener));
+    thread.map_err(|e| forebay_os::OsError::new("clone", "the control thread", e))
 }
 
 type Furnished = (Objects, Publisher<crate::segment::Segment>, Option<Takeover>);
@@ -256,7 +276,7 @@ pub(super) fn remove(site: &Site, keep: bool) {
     if !keep && site.locks.is_current(&site.dir, &site.ring) {
         if site.objects.header.geometry.backing == Backing::Posix {
             // At the end of a producer's life there is nobody to tell; `forebay clean` finds what stays.
-            let _ = objects::unlink_all(&site.dir, &site.ring);
+            let _ = objects::unlink_own(&site.dir, &site.objects.header);
         }
         let _ = site.dir.remove(&lock_file(&site.ring));
     }

@@ -59,15 +59,29 @@ impl Locks {
         }
     }
 
-    /// The locks of a ring of this geometry, whose name was taken.
-    pub(crate) fn new(named: LockFile, name: Held, geometry: &Geometry) -> Result<Self> {
+    /// The locks of a ring of this geometry, whose name was taken. With an error the name's lock comes back.
+    pub(crate) fn new(
+        named: LockFile,
+        name: Held,
+        geometry: &Geometry,
+    ) -> std::result::Result<Self, (forebay_os::OsError, Held)> {
+        match Self::others(&named, geometry) {
+            Ok((own, mut held, probes)) => {
+                held.insert(0, name);
+                Ok(Self { named, own, probes, held: Mutex::new(held) })
+            }
+            Err(e) => Err((e, name)),
+        }
+    }
+
+    /// The files without a name, the producer's locks in them, and the probes of the members' bytes.
+    fn others(named: &LockFile, geometry: &Geometry) -> Result<(Vec<LockFile>, Vec<Held>, Vec<Probe>)> {
         let files = match (geometry.backing, geometry.kind) {
             (Backing::Posix, _) => 0,
             (Backing::Memfd, Kind::Queue) => 1,
             (Backing::Memfd, Kind::Broadcast) => geometry.max_consumers as usize,
         };
-        let mut own = Vec::with_capacity(files);
-        let mut held = vec![name];
+        let (mut own, mut held) = (Vec::with_capacity(files), Vec::with_capacity(files + 1));
         for _ in 0..files {
             let file = LockFile::anonymous()?;
             let _inside = fork::critical();
@@ -83,7 +97,7 @@ impl Locks {
         } else {
             own.iter().map(LockFile::probe).collect::<Result<_>>()?
         };
-        Ok(Self { named, own, probes, held: Mutex::new(held) })
+        Ok((own, held, probes))
     }
 
     /// The file that member `index`'s byte lies in.
