@@ -106,7 +106,7 @@ impl Dir {
         let failed = |e| self.error("readdir", suffix, e);
         let mut names = Vec::new();
         // `read_from` opens the directory anew, so that callers do not share a position.
-        for entry in rustix::fs::Dir::read_from(&*self.fd).map_err(failed)? {
+        for entry in retry(|| rustix::fs::Dir::read_from(&*self.fd)).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             if let Ok(name) = entry.file_name().to_str()
                 && name != "."
@@ -142,7 +142,11 @@ impl Dir {
             match open(flags | OFlags::CREATE | OFlags::EXCL) {
                 Ok(fd) => {
                     // The umask has no say in what an operator allowed.
-                    rustix::fs::fchmod(&fd, mode).map_err(|e| self.error("chmod", name, e))?;
+                    if let Err(e) = rustix::fs::fchmod(&fd, mode) {
+                        // Made by us just now (O_EXCL), and of no use to anybody.
+                        let _ = self.remove(name);
+                        return Err(self.error("chmod", name, e));
+                    }
                     return Ok(fd);
                 }
                 Err(Errno::EXIST) => {}

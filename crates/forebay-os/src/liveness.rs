@@ -31,6 +31,8 @@ use crate::{Dir, ForkToken, OsError, Result, fork, object, process};
 
 /// The note for people fills the file up to here, zero-padded.
 const NOTE_MAX: usize = 512;
+/// How often a lock file is looked for that others keep removing.
+const TRIES: u32 = 1000;
 /// Behind it, the mark: which objects the file belongs to. It is written once and never passes through another value.
 const MARK_AT: u64 = NOTE_MAX as u64;
 
@@ -50,10 +52,12 @@ impl LockFile {
     /// # Errors
     /// It is not a plain file of ours, or cannot be made.
     pub fn create_or_open(dir: &Dir, name: &str) -> Result<Self> {
+        let mut tries = 0..TRIES;
         let fd = loop {
             match dir.open_file(name, true, OFlags::RDWR) {
-                // Somebody removed it between our finding it and our opening it.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                // Somebody removed it between our finding it and our opening it. If it is the directory that is gone,
+                // the answer is the same for ever.
+                Err(e) if e.kind() == io::ErrorKind::NotFound && tries.next().is_some() => {}
                 other => break other?,
             }
         };
@@ -78,7 +82,7 @@ impl LockFile {
     }
 
     fn of(fd: OwnedFd, place: Option<(Dir, String)>) -> Result<Self> {
-        let identity = object::identity(&fd)?;
+        let identity = identity(&fd)?;
         Ok(Self { fd, identity, place })
     }
 
@@ -198,7 +202,7 @@ impl LockFile {
             (Err(_), Some((dir, name))) => dir.open_file(name, false, access)?,
             (Err(e), None) => return Err(e),
         };
-        if object::identity(&fresh)? != self.identity {
+        if identity(&fresh)? != self.identity {
             return Err(OsError::check(
                 "open",
                 "a lock file",
@@ -221,6 +225,11 @@ impl AsFd for LockFile {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Device and inode of a lock file.
+fn identity(fd: impl AsFd) -> Result<(u64, u64)> {
+    object::identity(fd).map_err(|e| OsError { what: "a lock file".to_owned(), ..e })
 }
 
 /// One byte, exclusively. `l_pid` must be 0 for every OFD call, or it is EINVAL.
@@ -275,7 +284,7 @@ impl Probe {
     /// # Errors
     /// None is known for a valid descriptor.
     pub fn identity(&self) -> Result<(u64, u64)> {
-        object::identity(&self.fd)
+        identity(&self.fd)
     }
 }
 

@@ -104,7 +104,13 @@ pub mod shm {
     pub fn list(prefix: &str) -> Result<Vec<String>> {
         let failed = |e| OsError::new("readdir", FOLDER, e);
         let mut names = Vec::new();
-        for entry in std::fs::read_dir(FOLDER).map_err(failed)? {
+        let folder = loop {
+            match std::fs::read_dir(FOLDER) {
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                other => break other.map_err(failed)?,
+            }
+        };
+        for entry in folder {
             let file = entry.map_err(failed)?.file_name();
             // A name that is not UTF-8 is not one of ours.
             let Some(file) = file.to_str() else { continue };

@@ -383,9 +383,14 @@ impl Conn {
             if !self.wait_readable(deadline)? {
                 return Err(SocketError::TimedOut);
             }
-            let _inside = fork::critical();
+            let inside = fork::critical();
             if let Some(received) = self.try_recv(buf, max_fds)? {
                 return Ok(then(received));
+            }
+            drop(inside);
+            // Readable, and nothing was there: asked again, but not beyond the deadline.
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Err(SocketError::TimedOut);
             }
         }
     }
