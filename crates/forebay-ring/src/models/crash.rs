@@ -3,8 +3,6 @@
 //! The successor runs in the thread of the dead: it holds the lock that the kernel took from them, so it sees all they
 //! did. Consumers run beside it.
 
-use std::sync::{Arc, atomic::AtomicUsize};
-
 use super::{
     memory::{Memory, until_death},
     rig::{Broadcast, Queue, check, spawn},
@@ -17,10 +15,6 @@ use crate::{
 
 /// More accesses than any one operation here makes; each test checks that.
 const STEPS: usize = 120;
-
-fn life(steps: usize) -> Arc<AtomicUsize> {
-    Arc::new(AtomicUsize::new(steps))
-}
 
 fn take_over(ring: &Queue, epoch: u64) -> (Publisher<Memory>, Recovered) {
     Publisher::take_over(ring.ring.clone(), ring.words.clone(), ring.plan.clone(), epoch).expect("nobody lies here")
@@ -42,7 +36,7 @@ fn publish_dies_beside_a_consumer(step: usize) {
     check(2, move || {
         let ring = Queue::new(2);
         let mut consumer = ring.consumer(0);
-        let dying = ring.mortal(&life(usize::MAX));
+        let dying = ring.mortal();
         let mut producer = dying.producer();
         dying.send_noted(&mut producer);
         dying.dies_in(step);
@@ -88,7 +82,7 @@ fn a_successor_of_a_queue_dies_anywhere_in_its_takeover() {
             check(0, move || {
                 let ring = Queue::new(2);
                 let mut consumer = ring.consumer(0);
-                let dying = ring.mortal(&life(usize::MAX));
+                let dying = ring.mortal();
                 let mut producer = dying.producer();
                 for _ in 0..2 {
                     dying.send_noted(&mut producer);
@@ -97,7 +91,8 @@ fn a_successor_of_a_queue_dies_anywhere_in_its_takeover() {
                 queue::finish(&ring.pool(), &one);
                 dying.dies_in(step);
                 let lived = until_death(|| _ = dying.send_noted(&mut producer));
-                let again = ring.mortal(&life(second));
+                let again = ring.mortal();
+                again.dies_in(second);
                 let took = until_death(|| drop(take_over(&again, 2)));
                 assert!(took || second + 1 < STEPS, "raise STEPS");
                 // Messages 2 and 3 may be taken in between.
@@ -150,7 +145,7 @@ fn a_broadcast_producer_and_its_successor_die_anywhere() {
         for second in 0..STEPS {
             check(0, move || {
                 let ring = Broadcast::new(2, false);
-                let dying = ring.mortal(&life(usize::MAX));
+                let dying = ring.mortal();
                 let mut producer = dying.producer();
                 producer.admit(0, 1, ring.part(0));
                 let mut member = ring.consumer(0, 1);
@@ -158,7 +153,8 @@ fn a_broadcast_producer_and_its_successor_die_anywhere() {
                 let mut next = follow(&ring, &mut member, 1, false);
                 dying.dies_in(step);
                 let lived = until_death(|| _ = dying.send_noted(&mut producer));
-                let again = ring.mortal(&life(second));
+                let again = ring.mortal();
+                again.dies_in(second);
                 let took = until_death(|| drop(broadcast_producer(&again, 2)));
                 assert!(took || second + 1 < STEPS, "raise STEPS");
                 // The member lives on in between, and neither loses the message nor takes it twice.
@@ -183,7 +179,7 @@ fn a_member_that_looks_during_a_takeover_loses_nothing() {
     for step in 0..30 {
         check(2, move || {
             let ring = Broadcast::new(2, false);
-            let dying = ring.mortal(&life(usize::MAX));
+            let dying = ring.mortal();
             let mut producer = dying.producer();
             producer.admit(0, 1, ring.part(0));
             let mut member = ring.consumer(0, 1);

@@ -1,31 +1,11 @@
 //! E4 return: a message that was given back, by its reader or after its reader's death, reaches the next one whole.
 
-use loom::sync::Arc;
-
-use super::rig::{Queue, check, race, spawn};
+use super::rig::{LockByte, Queue, check, race, spawn};
 use crate::{
     MemberId, SlotState, SlotWord,
     queue::{self, mend},
-    sync::{AtomicU64, Ordering},
+    sync::Ordering,
 };
-
-/// The lock byte of a member: freed by its death, which orders all it did before whoever sees the byte free.
-#[derive(Clone)]
-struct LockByte(Arc<AtomicU64>);
-
-impl LockByte {
-    fn held() -> Self {
-        Self(Arc::new(AtomicU64::new(1)))
-    }
-
-    fn die(&self) {
-        self.0.store(0, Ordering::Release);
-    }
-
-    fn lives(&self) -> bool {
-        self.0.load(Ordering::Acquire) != 0
-    }
-}
 
 #[test]
 fn what_one_reader_gives_back_the_next_may_write() {
@@ -242,8 +222,7 @@ fn mend_beside_a_new_life(by_store: bool, ack: bool) {
         let living = {
             let (ring, byte) = (ring.clone(), byte.clone());
             move || {
-                // ORDER none, Relaxed: a lock orders nothing that comes after it.
-                byte.0.store(1, Ordering::Relaxed);
+                byte.take();
                 let claim = ring.receive(&mut member, false).unwrap();
                 if ack {
                     queue::ack(&ring.pool(), &claim);

@@ -1,4 +1,5 @@
-//! Memory as models see it: the words that a small ring touches, a payload that is checked for races, and a death.
+//! Memory as models see it: the words that a small ring touches, a payload that is checked for races, and what happens
+//! to its user between two accesses: it dies, or a membarrier of somebody else hits it.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
@@ -10,14 +11,31 @@ use std::{
 
 use loom::cell::UnsafeCell;
 
+use super::membarrier::Target;
 use crate::{sync::AtomicU64, words::Words};
+
+/// What befalls whoever uses a handle, just before one of its accesses.
+#[derive(Clone, Debug)]
+pub(super) enum Fate {
+    /// It dies when so many accesses are over, counted from 0 over all handles that share this.
+    Death(Arc<AtomicUsize>),
+    /// A membarrier hits it.
+    Barrier(Arc<Target>),
+}
+
+impl Fate {
+    /// An end that is not set yet.
+    pub(super) fn death() -> Self {
+        Self::Death(Arc::new(AtomicUsize::new(usize::MAX)))
+    }
+}
 
 /// Some words of an object, by their number in it. All are made before the threads start, as loom demands.
 #[derive(Clone, Debug)]
 pub(super) struct Memory {
     words: Arc<Vec<(usize, AtomicU64)>>,
-    /// Accesses left before whoever uses this handle dies; without one it lives for ever.
-    life: Option<Arc<AtomicUsize>>,
+    /// What befalls who uses this handle; without it nothing does.
+    fate: Option<Fate>,
 }
 
 /// What a thread unwinds with when its life is over.
@@ -29,28 +47,30 @@ impl Memory {
         let mut numbers: Vec<_> = numbers.into_iter().collect();
         numbers.sort_unstable();
         numbers.dedup();
-        Self { words: Arc::new(numbers.into_iter().map(|n| (n, AtomicU64::new(0))).collect()), life: None }
+        Self { words: Arc::new(numbers.into_iter().map(|n| (n, AtomicU64::new(0))).collect()), fate: None }
     }
 
-    /// Another handle, whose user dies instead of making access number `life`, counted from 0 over all handles that
-    /// share `life`.
-    pub(super) fn mortal(&self, life: &Arc<AtomicUsize>) -> Self {
-        Self { words: Arc::clone(&self.words), life: Some(Arc::clone(life)) }
+    /// Another handle, whose user has this fate.
+    pub(super) fn under(&self, fate: &Fate) -> Self {
+        Self { words: Arc::clone(&self.words), fate: Some(fate.clone()) }
     }
 
-    /// Who uses this handle, or one that shares its life, has this many accesses left.
+    /// Who uses this handle, or one that shares its end, has this many accesses left.
     pub(super) fn dies_in(&self, accesses: usize) {
-        self.life.as_ref().expect("a mortal's handle").store(accesses, Relaxed);
+        let Some(Fate::Death(left)) = &self.fate else { panic!("only a mortal dies") };
+        left.store(accesses, Relaxed);
     }
 }
 
 impl Words for Memory {
     fn word(&self, index: usize) -> &AtomicU64 {
-        if let Some(life) = &self.life {
-            match life.load(Relaxed) {
+        match &self.fate {
+            Some(Fate::Death(left)) => match left.load(Relaxed) {
                 0 => resume_unwind(Box::new(Died)),
-                left => life.store(left - 1, Relaxed),
-            }
+                more => left.store(more - 1, Relaxed),
+            },
+            Some(Fate::Barrier(target)) => target.step(),
+            None => {}
         }
         let at = self.words.binary_search_by_key(&index, |&(number, _)| number);
         &self.words[at.unwrap_or_else(|_| panic!("word {index} is not in this model"))].1

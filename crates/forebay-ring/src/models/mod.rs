@@ -14,15 +14,25 @@
 #![allow(clippy::unwrap_used, reason = "a thread of a model that panicked has failed it")]
 
 #[cfg(loom)]
+mod asleep;
+#[cfg(loom)]
 mod claim;
 #[cfg(loom)]
 mod commit;
 #[cfg(loom)]
 mod crash;
 #[cfg(loom)]
+mod death;
+#[cfg(loom)]
 mod give_back;
 #[cfg(loom)]
+mod handover;
+#[cfg(loom)]
 mod join;
+#[cfg(loom)]
+mod leave;
+#[cfg(loom)]
+mod membarrier;
 #[cfg(loom)]
 mod memory;
 #[cfg(loom)]

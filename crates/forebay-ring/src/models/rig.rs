@@ -3,7 +3,10 @@
 use std::{
     cell::Cell,
     iter,
-    sync::{Arc, atomic::AtomicUsize},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use forebay_layout::{
@@ -15,11 +18,12 @@ use forebay_layout::{
 };
 use loom::thread::{self, JoinHandle};
 
-use super::memory::{Memory, Payload};
+use super::memory::{Fate, Memory, Payload};
 use crate::{
     Claim, Draft, Member, MemberId, Pool, Publisher, ReadOnly, Reader,
     broadcast::{BroadcastConsumer, BroadcastProducer},
     queue::{Acquired, Next, QueueConsumer, QueueProducer},
+    sync::{AtomicU64, Ordering},
 };
 
 /// Members that a model has at most.
@@ -50,6 +54,24 @@ pub(super) fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static
     }
 }
 
+/// Runs `model` once for each access before which a life may end, in every order as [`check`] does. The model says
+/// whether the life came to its own end; once it always does, there are no more accesses.
+pub(super) fn every_step(preemptions: usize, model: impl Fn(usize) -> bool + Send + Sync + Clone + 'static) {
+    for step in 0.. {
+        let died = Arc::new(AtomicBool::new(false));
+        let (model, seen) = (model.clone(), Arc::clone(&died));
+        check(preemptions, move || {
+            if !model(step) {
+                seen.store(true, Relaxed);
+            }
+        });
+        if !died.load(Relaxed) {
+            assert!(step > 1, "a life without accesses");
+            break;
+        }
+    }
+}
+
 /// Starts a thread of a model; its caller is the other one.
 pub(super) fn spawn<T: 'static>(side: impl FnOnce() -> T + 'static) -> JoinHandle<T> {
     let handle = thread::spawn(side);
@@ -70,6 +92,30 @@ pub(super) fn race<A: 'static, B: 'static>(a: impl FnOnce() -> A + 'static, b: i
         (thread::spawn(a), b)
     };
     (a.join().expect("it panicked"), b.join().expect("it panicked"))
+}
+
+/// The lock byte of a member: freed by its death, which orders all it did before whoever sees the byte free.
+#[derive(Clone)]
+pub(super) struct LockByte(loom::sync::Arc<AtomicU64>);
+
+impl LockByte {
+    pub(super) fn held() -> Self {
+        Self(loom::sync::Arc::new(AtomicU64::new(1)))
+    }
+
+    /// The next life of the same index.
+    pub(super) fn take(&self) {
+        // ORDER none, Relaxed: a lock orders nothing that comes after it.
+        self.0.store(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn die(&self) {
+        self.0.store(0, Ordering::Release);
+    }
+
+    pub(super) fn lives(&self) -> bool {
+        self.0.load(Ordering::Acquire) != 0
+    }
 }
 
 fn plan(kind: Kind, slots: u32) -> Plan {
@@ -145,9 +191,14 @@ impl Queue {
         Self { ring: ring(&plan, Kind::Queue), words, payload: (0..slots).map(|_| Payload::default()).collect(), plan }
     }
 
-    /// The same ring, as somebody sees it who dies when `life` accesses are over.
-    pub(super) fn mortal(&self, life: &Arc<AtomicUsize>) -> Self {
-        Self { ring: self.ring.mortal(life), words: self.words.mortal(life), ..self.clone() }
+    /// The same ring, as somebody sees it who has this fate.
+    pub(super) fn under(&self, fate: &Fate) -> Self {
+        Self { ring: self.ring.under(fate), words: self.words.under(fate), ..self.clone() }
+    }
+
+    /// The same ring, as somebody sees it who will die.
+    pub(super) fn mortal(&self) -> Self {
+        self.under(&Fate::death())
     }
 
     /// Who uses this handle, which is mortal, has this many accesses left.
@@ -254,13 +305,14 @@ impl Broadcast {
         Self { ring: ring(&plan, Kind::Broadcast), parts, lossy, payload, plan }
     }
 
+    /// As [`Queue::under`].
+    pub(super) fn under(&self, fate: &Fate) -> Self {
+        Self { ring: self.ring.under(fate), parts: self.parts.each_ref().map(|part| part.under(fate)), ..self.clone() }
+    }
+
     /// As [`Queue::mortal`].
-    pub(super) fn mortal(&self, life: &Arc<AtomicUsize>) -> Self {
-        Self {
-            ring: self.ring.mortal(life),
-            parts: self.parts.each_ref().map(|part| part.mortal(life)),
-            ..self.clone()
-        }
+    pub(super) fn mortal(&self) -> Self {
+        self.under(&Fate::death())
     }
 
     /// As [`Queue::dies_in`].
