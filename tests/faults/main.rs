@@ -1,0 +1,38 @@
+//! What the library does when the system says no: every system call of every operation fails in turn, descriptors run
+//! out, signals interrupt everything, file systems are full, descriptors are closed behind its back, clocks jump.
+//!
+//! ```text
+//!   victim/        the process that is maltreated: operations, and what must be afterwards as before
+//!   tracer.rs      makes one chosen call fail, by ptrace         errnos.rs   which errors which call returns
+//!   matrix.rs      every call, one after the other               limits.rs   few descriptors, many signals
+
+//! ```
+//!
+//! `FOREBAY_FAULTS=full` runs all of it (`make faults`); without it every call still fails at every place, with fewer
+//! errors each.
+#![allow(clippy::print_stdout, reason = "figures are printed")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail the test that calls them")]
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "the tracer knows one machine's registers"))]
+
+#[cfg(target_arch = "x86_64")]
+mod errnos;
+mod limits;
+#[cfg(target_arch = "x86_64")]
+mod matrix;
+mod report;
+#[cfg(target_arch = "x86_64")]
+mod tracer;
+
+/// The process that faults are put into.
+const VICTIM: &str = env!("CARGO_BIN_EXE_forebay-victim");
+
+/// Whether everything is to be run.
+fn full() -> bool {
+    std::env::var("FOREBAY_FAULTS").is_ok_and(|value| value == "full")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+#[test]
+fn system_calls_are_made_to_fail_on_x86_64_only() {
+    eprintln!("skipped: making system calls fail needs x86_64, whose registers the tracer knows");
+}
