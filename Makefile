@@ -23,7 +23,7 @@ PACKAGES    := python-client python-client/ingest
 export PYO3_PYTHON := $(PY)
 export FOREBAY_BIN := $(FOREBAY)
 
-.PHONY: help setup build binary python examples demo test check rust-test python-test docs-test model mutants conformance bench dist docs clean
+.PHONY: help setup build binary python examples demo test check rust-test python-test docs-test model crash mutants conformance bench dist docs clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -67,6 +67,10 @@ docs-test: ## what README, docs and the manifests promise
 
 model: ## loom: every ordering of the protocol, and that weakening it is noticed
 	ci/model.sh
+
+crash: ## every instruction of every operation as a point of death: POINTS (200000) audited, from SEED (1)
+	cargo build $(CARGO_FLAGS) --profile crash -p forebay-tests --bin forebay-crash
+	$(TARGET)/crash/forebay-crash --points $(or $(POINTS),200000) --seed $(or $(SEED),1)
 
 conformance: python ## the one suite over kind x backing x wake x language, as a matrix; an empty cell fails
 	cargo build $(CARGO_FLAGS) --release -p forebay-tests --bin forebay-conformance

@@ -1,0 +1,143 @@
+//! A crash at every instruction: steps the compiled library through its operations, takes a picture of the shared memory
+//! after each instruction that changed it, and asks whether what is left can be recovered exactly.
+//!
+//! ```text
+//!   main.rs      arguments, workers, the table          oracle.rs   what must be true after each operation, in sequence
+//!   trace.rs     ptrace: start, step, stop, kill        audit.rs    THE AUDIT of one picture; short, to be believed
+//!   actor.rs     the process that is stepped            walk.rs     a seeded walk over operations, deaths and takeovers
+//!   board.rs     orders and answers between the two     place.rs    pictures of a whole ring: objects, names, locks
+//!   memory.rs    the ring's memory as the tracer sees it, and copies of it on the heap
+//!   setup.rs     the ring of a seed, and what its messages contain
+//!   tally.rs     what was counted, and how it is printed
+//! ```
+//! See "A crash at every instruction" in `docs/testing.md`.
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test program: it reports on stdout and fails by panicking"
+)]
+
+mod actor;
+mod audit;
+mod board;
+mod memory;
+mod oracle;
+mod setup;
+mod tally;
+mod trace;
+mod walk;
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Command, ExitCode, Stdio},
+    time::Instant,
+};
+
+use tally::Tally;
+
+/// What the program was told.
+struct Options {
+    points: u64,
+    seed: u64,
+    scenario: Option<u64>,
+    worker: Option<u64>,
+    workers: u64,
+}
+
+fn options() -> Options {
+    let mut options = Options { points: 200_000, seed: 1, scenario: None, worker: None, workers: 0 };
+    let mut args = std::env::args().skip(1);
+    while let Some(name) = args.next() {
+        let value = args.next().and_then(|value| value.parse().ok());
+        let value = value.unwrap_or_else(|| panic!("{name} needs a number"));
+        match name.as_str() {
+            "--points" => options.points = value,
+            "--seed" => options.seed = value,
+            "--scenario" => options.scenario = Some(value),
+            "--worker" => options.worker = Some(value),
+            "--workers" => options.workers = value,
+            other => panic!("{other} is none of --points, --seed, --scenario, --workers"),
+        }
+    }
+    if options.workers == 0 {
+        options.workers = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    }
+    options
+}
+
+fn main() -> ExitCode {
+    if let Some(orders) = actor::orders() {
+        actor::run(&orders);
+        return ExitCode::SUCCESS;
+    }
+    if cfg!(not(all(target_arch = "x86_64", target_os = "linux"))) {
+        eprintln!("stepping instruction by instruction is written for Linux on x86_64; this is neither");
+        return ExitCode::from(2);
+    }
+    let options = options();
+    if let Err(why) = trace::permitted() {
+        eprintln!("this process may not trace its children: {why}");
+        return ExitCode::from(2);
+    }
+    match options.worker {
+        Some(worker) => work(&options, worker),
+        None => lead(&options),
+    }
+}
+
+/// Walks one scenario after the other until enough points are found, and says what was counted on stdout.
+fn work(options: &Options, worker: u64) -> ExitCode {
+    trace::stay_on_cpu(worker);
+    let mut tally = Tally::default();
+    match options.scenario {
+        Some(scenario) => walk::walk(options.seed, scenario, &mut tally),
+        None => {
+            let mut scenario = worker;
+            while tally.points() < options.points / options.workers.max(1) && tally.failures() == 0 {
+                walk::walk(options.seed, scenario, &mut tally);
+                scenario += options.workers;
+            }
+        }
+    }
+    tally.write();
+    ExitCode::SUCCESS
+}
+
+/// Starts a worker for each CPU, adds up what they counted, prints the table.
+fn lead(options: &Options) -> ExitCode {
+    let start = Instant::now();
+    let myself = std::env::current_exe().unwrap();
+    let workers = if options.scenario.is_some() { 1 } else { options.workers };
+    let started: Vec<_> = (0..workers)
+        .map(|worker| {
+            let mut command = Command::new(&myself);
+            for (name, value) in [
+                ("--points", Some(options.points)),
+                ("--seed", Some(options.seed)),
+                ("--workers", Some(workers)),
+                ("--worker", Some(worker)),
+                ("--scenario", options.scenario),
+            ] {
+                if let Some(value) = value {
+                    command.args([name, &value.to_string()]);
+                }
+            }
+            command.stdout(Stdio::piped()).spawn().unwrap()
+        })
+        .collect();
+    let mut tally = Tally::default();
+    let mut died = false;
+    for mut worker in started {
+        for line in BufReader::new(worker.stdout.take().unwrap()).lines() {
+            tally.read(&line.unwrap());
+        }
+        let status = worker.wait().unwrap();
+        if !status.success() {
+            println!("a worker ended with {status}");
+            died = true;
+        }
+    }
+    println!("{}", tally.table(options.seed, start.elapsed()));
+    let enough = options.scenario.is_some() || tally.points() >= options.points;
+    if tally.failures() == 0 && enough && !died { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,485 @@
+//! A seeded walk: operations of a producer and its consumers, each stepped; now and then somebody really dies in the
+//! middle of one, and the others, and a successor, go on with what is left.
+
+use std::{collections::BTreeMap, hash::Hasher};
+
+use forebay_layout::{Kind, member};
+use forebay_ring::MemberId;
+use forebay_testkit::{Place, watchdog};
+
+use crate::{
+    actor,
+    audit::{self, Fates, Scene},
+    board::{Answer, Order, Status},
+    memory::{Copy, Memory},
+    oracle::{Model, Who},
+    setup::{Random, Setup},
+    tally::Tally,
+    trace::{Actor, MOST_STEPS},
+};
+
+/// Operations of one walk.
+const OPERATIONS: u64 = 60;
+/// Who the producer is, among those who do operations.
+const PRODUCER: Who = u8::MAX;
+
+/// One change of the shared memory by a stepped operation.
+struct Shot {
+    step: u64,
+    ip: u64,
+    changes: Vec<(u32, u64)>,
+}
+
+struct Walk<'a> {
+    seed: u64,
+    scenario: u64,
+    setup: Setup,
+    random: Random,
+    place: Place,
+    memory: Option<Memory>,
+    model: Model,
+    actors: BTreeMap<Who, Actor>,
+    copy: Option<Copy>,
+    tally: &'a mut Tally,
+    handle: u8,
+    named: Who,
+    deaths: u64,
+    /// Steps that each operation took last, to die somewhere in it.
+    lengths: BTreeMap<String, u64>,
+    /// What is being done, for the report.
+    doing: String,
+}
+
+/// Walks one scenario; what fails is in the tally.
+pub(crate) fn walk(seed: u64, scenario: u64, tally: &mut Tally) {
+    let setup = Setup::of(seed, scenario);
+    let mut walk = Walk {
+        seed,
+        scenario,
+        random: Random::new(seed ^ 0x5eed, scenario),
+        setup,
+        place: Place::new(),
+        memory: None,
+        model: Model::new(),
+        actors: BTreeMap::new(),
+        copy: None,
+        tally,
+        handle: 0,
+        named: 0,
+        deaths: 0,
+        lengths: BTreeMap::new(),
+        doing: String::new(),
+    };
+    if let Err(why) = walk.run() {
+        let text = format!(
+            "{}\n  {why}\n  ring: {}\n  again: forebay-crash --seed {seed} --scenario {scenario}",
+            walk.doing,
+            walk.setup.describe()
+        );
+        walk.actors.clear();
+        walk.place.sweep();
+        walk.tally.failed("scenario", text);
+    }
+    let deaths = walk.deaths;
+    drop(walk);
+    tally.walked(deaths);
+}
+
+type Result<T = ()> = std::result::Result<T, String>;
+
+impl Walk<'_> {
+    fn run(&mut self) -> Result {
+        self.start_producer()?;
+        let consumers = if self.random.one_in(8) { 0 } else { self.setup.max_consumers };
+        for _ in 0..consumers {
+            self.attach()?;
+        }
+        for _ in 0..OPERATIONS {
+            let (who, order) = self.choose();
+            match order {
+                Order::Create => self.start_producer()?,
+                Order::Attach => self.attach()?,
+                Order::Leave => self.leave(who)?,
+                _ if self.random.one_in(12) && self.deaths < 6 => self.die_in(who, order)?,
+                _ => self.step(who, order).map(drop)?,
+            }
+        }
+        self.end()
+    }
+
+    /// An operation that somebody can do now.
+    fn choose(&mut self) -> (Who, Order) {
+        self.handle = self.handle.wrapping_add(1);
+        let handle = self.handle;
+        let producer = self.actors.contains_key(&PRODUCER);
+        let consumers: Vec<Who> = self.model.members.keys().copied().collect();
+        let loans: Vec<u8> = self.model.loans.iter().copied().collect();
+        loop {
+            let dice = self.random.below(100);
+            if producer && (dice < 45 || consumers.is_empty() && dice < 90) {
+                let order = match self.random.below(20) {
+                    0 => Order::LoanAndDrop,
+                    1 => Order::WaitLoan(handle),
+                    2 => Order::TakeLetters,
+                    3 if !loans.is_empty() => Order::Abandon(self.random.pick(&loans)),
+                    4..=13 if !loans.is_empty() => Order::Publish(self.random.pick(&loans)),
+                    _ => Order::Loan(handle),
+                };
+                return (PRODUCER, order);
+            }
+            if dice < 90 && !consumers.is_empty() {
+                let who = self.random.pick(&consumers);
+                let held: Vec<(u8, bool)> =
+                    self.model.members[&who].held.iter().map(|(&which, &(_, acked))| (which, acked)).collect();
+                let order = match self.random.below(20) {
+                    0..=1 => Order::Wait(handle),
+                    2 if held.is_empty() => Order::Leave,
+                    3..=12 if !held.is_empty() => {
+                        let (which, acked) = self.random.pick(&held);
+                        match self.random.below(4) {
+                            0 if !acked => Order::Ack(which),
+                            1..=2 if !acked => Order::Nack(which),
+                            _ => Order::Release(which),
+                        }
+                    }
+                    _ => Order::Recv(handle),
+                };
+                return (who, order);
+            }
+            if producer && (consumers.len() as u32) < self.setup.max_consumers {
+                return (PRODUCER, Order::Attach);
+            }
+            if !producer && self.random.one_in(3) {
+                return (PRODUCER, Order::Create);
+            }
+        }
+    }
+
+    fn start(&self) -> Result<Actor> {
+        let mut env = vec![("FOREBAY_SLICE_MS", "1")];
+        if !self.setup.membarrier {
+            env.push(("FOREBAY_NO_MEMBARRIER", "1"));
+        }
+        let (seed, scenario) = (self.seed, self.scenario);
+        Actor::start(|board| actor::arguments(board, self.place.path(), seed, scenario), &env)
+    }
+
+    /// The first producer, or a successor.
+    fn start_producer(&mut self) -> Result {
+        let mut actor = self.start()?;
+        if self.memory.is_some() {
+            self.actors.insert(PRODUCER, actor);
+            self.model.loans.clear();
+            return self.step(PRODUCER, Order::Create).map(drop);
+        }
+        self.doing = "create".into();
+        actor.prepare(Order::Create)?;
+        let answer = actor.finish()?;
+        self.model = self.model.effect(&self.setup, PRODUCER, Order::Create, &answer)?.after;
+        self.actors.insert(PRODUCER, actor);
+        self.memory = Some(Memory::open(&self.place));
+        Ok(())
+    }
+
+    fn attach(&mut self) -> Result {
+        let who = self.named;
+        self.named += 1;
+        let mut actor = self.start()?;
+        self.doing = format!("{} attaches", self.name(who));
+        actor.prepare(Order::Attach)?;
+        let answer = actor.finish()?;
+        self.actors.insert(who, actor);
+        if answer.status == Status::Fault {
+            return Err(answer.text);
+        }
+        let index = answer.results[0] as u8;
+        let incarnation = (self.identity(index) >> 8) as u16;
+        let id = MemberId { index, incarnation };
+        let membership = crate::oracle::Membership { id, cursor: 0, held: BTreeMap::new() };
+        self.model.members.insert(who, membership);
+        Ok(())
+    }
+
+    fn leave(&mut self, who: Who) -> Result {
+        self.step(who, Order::Leave)?;
+        self.gone(who);
+        if let Some(actor) = self.actors.remove(&who) {
+            actor.kill();
+        }
+        Ok(())
+    }
+
+    /// A member is no more; the producer, if there is one, notices.
+    fn gone(&mut self, who: Who) {
+        let Some(member) = self.model.members.remove(&who) else { return };
+        let index = member.id.index;
+        self.model.fates.retain(|key, _| key.0 != index);
+    }
+
+    /// Waits until the producer's control thread has done what the end of a member asks of it.
+    fn settled(&self, id: MemberId) {
+        if self.actors.contains_key(&PRODUCER) {
+            watchdog::until("the producer noticing the end of a member", || {
+                let named = self.words_of(id);
+                self.identity(id.index) & 0xff == member::state::EMPTY && !named
+            });
+        }
+    }
+
+    fn memory(&self) -> &Memory {
+        self.memory.as_ref().unwrap()
+    }
+
+    fn identity(&self, index: u8) -> u64 {
+        let (picture, plan) = (self.memory().picture(), &self.memory().header.plan);
+        let ring = (plan.ring_bytes / 8) as usize;
+        let part = match self.setup.kind {
+            Kind::Queue => plan.member_word + plan.member_words * usize::from(index),
+            Kind::Broadcast => (plan.member_bytes / 8) as usize * usize::from(index) + plan.member_word,
+        };
+        picture[ring + part + member::IDENTITY]
+    }
+
+    /// Whether a slot word names a member.
+    fn words_of(&self, id: MemberId) -> bool {
+        let named = |fate: &audit::Fate| matches!(*fate, audit::Fate::Held(owner, _) | audit::Fate::Acked(owner) if owner == id);
+        self.setup.kind == Kind::Queue && self.found().is_ok_and(|found| found.values().any(named))
+    }
+
+    /// Where each message stands by the shared words now.
+    fn found(&self) -> Result<Fates> {
+        let seats = self.model.seats(None);
+        let scene = self.scene(&[], self.model.next, &seats, false);
+        audit::found(&scene, &self.memory().copy(&self.memory().picture(), None))
+    }
+
+    fn scene<'s>(
+        &'s self,
+        stages: &'s [Fates],
+        next: u64,
+        living: &'s [audit::Seat],
+        successor_first: bool,
+    ) -> Scene<'s> {
+        let memory = self.memory();
+        Scene { setup: &self.setup, header: &memory.header, memory, stages, next, living, successor_first }
+    }
+
+    /// Steps one operation from its first instruction to its last, and audits every picture of it.
+    fn step(&mut self, who: Who, order: Order) -> Result<Answer> {
+        self.doing = format!("{} does {order:?}", self.name(who));
+        let mut actor = self.actors.remove(&who).ok_or("no such actor")?;
+        let stepped = self.shoot(&mut actor, order, MOST_STEPS);
+        self.actors.insert(who, actor);
+        let (base, shots, steps, over) = stepped?;
+        if !over {
+            return Err(format!("no end after {steps} steps"));
+        }
+        self.lengths.insert(operation(order, self.setup.kind), steps);
+        let now = self.memory().picture();
+        let answer = self.actors.get_mut(&who).unwrap().finish()?;
+        let effect = self.model.effect(&self.setup, who, order, &answer)?;
+        let operation = operation(order, self.setup.kind);
+        self.tally.ran(&operation, steps);
+        let dying = (who != PRODUCER).then_some(who);
+        let survivors = self.model.seats(dying);
+        let next = self.model.next;
+        let mut picture = base;
+        for shot in &shots {
+            for &(at, word) in &shot.changes {
+                picture[at as usize] = word;
+            }
+            if !self.tally.is_new(&operation, hash(self.setup.seed, &picture)) {
+                continue;
+            }
+            self.audit(&picture, &effect.stages, next, &survivors, &operation).map_err(|why| {
+                let place = self.actors.get(&who).map(|actor| actor.place_of(shot.ip)).unwrap_or_default();
+                format!("crash after step {} of {steps}, before {place}:\n  {why}", shot.step)
+            })?;
+        }
+        // What the operation left, once it is over, is exactly what its twin says.
+        let everybody = effect.after.seats((order == Order::Leave).then_some(who));
+        let last = std::slice::from_ref(&effect.after.fates);
+        // Whether somebody who looks for a message mends the dead on the way, and which dead letters a loan meets, is for
+        // the operation to choose; what it did with the messages is not.
+        let stages = match order {
+            Order::Create | Order::Recv(_) | Order::Wait(_) => &effect.stages[..],
+            Order::Loan(_) | Order::WaitLoan(_) | Order::LoanAndDrop => &effect.stages[..],
+            _ => last,
+        };
+        self.audit(&now, stages, effect.after.next, &everybody, &operation)
+            .map_err(|why| format!("after its end: {why}"))?;
+        self.model = effect.after;
+        if matches!(order, Order::Recv(_) | Order::Wait(_) | Order::Create) && self.setup.kind == Kind::Queue {
+            self.model.fates = self.found()?;
+        }
+        Ok(answer)
+    }
+
+    fn audit(
+        &mut self,
+        picture: &[u64],
+        stages: &[Fates],
+        next: u64,
+        survivors: &[audit::Seat],
+        operation: &str,
+    ) -> Result {
+        let mut spare = self.copy.take();
+        let mut result = Ok(());
+        let mut audits = 0;
+        for (living, successor_first) in [(survivors, false), (survivors, true), (&[][..], true)] {
+            let copy = self.memory().copy(picture, spare.take());
+            let scene = self.scene(stages, next, living, successor_first);
+            let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| audit::audit(&scene, &copy)));
+            let found = found.unwrap_or_else(|_| Err("recovery panicked".to_owned()));
+            audits += 1;
+            let how = match (living.is_empty(), successor_first) {
+                (_, false) => "peers first, then a successor",
+                (false, true) => "a successor first, then peers",
+                (true, true) => "everybody dead",
+            };
+            result = result.and(found.map_err(|why| format!("{why}\n  ({how})")));
+            spare = Some(copy);
+        }
+        self.copy = spare;
+        self.tally.audited(operation, audits);
+        result
+    }
+
+    /// Steps `order` up to `most` instructions: the picture before, what changed, the steps, whether it is over.
+    fn shoot(&self, actor: &mut Actor, order: Order, most: u64) -> Result<(Vec<u64>, Vec<Shot>, u64, bool)> {
+        actor.prepare(order)?;
+        let memory = self.memory();
+        let base = memory.picture();
+        let mut picture = base.clone();
+        let mut shots = Vec::new();
+        for step in 1..=most {
+            let more = actor.step()?;
+            let changes = memory.changes(&mut picture);
+            if !changes.is_empty() {
+                shots.push(Shot { step, ip: actor.ip(), changes });
+            }
+            if !more {
+                return Ok((base, shots, step, true));
+            }
+        }
+        Ok((base, shots, most, false))
+    }
+
+    /// Somebody is killed in the middle of an operation; who is left goes on from there.
+    fn die_in(&mut self, who: Who, order: Order) -> Result {
+        let length = self.lengths.get(&operation(order, self.setup.kind)).copied().unwrap_or(800);
+        let most = 1 + self.random.below(length);
+        self.doing = format!("{} dies within {most} steps of {order:?}", self.name(who));
+        let may = self.model.may(&self.setup, who, order)?;
+        let mut actor = self.actors.remove(&who).ok_or("no such actor")?;
+        let shot = self.shoot(&mut actor, order, most);
+        actor.kill();
+        shot?;
+        self.deaths += 1;
+        let dying = (who != PRODUCER).then_some(who);
+        let survivors = self.model.seats(dying);
+        let picture = self.memory().picture();
+        self.audit(&picture, &may, self.model.next, &survivors, "death")?;
+        match self.model.members.get(&who).map(|member| member.id) {
+            Some(id) => {
+                self.gone(who);
+                self.settled(id);
+                if self.actors.contains_key(&PRODUCER) && self.setup.kind == Kind::Queue {
+                    // The producer's control thread has mended what was left.
+                    let mended: Vec<Fates> = may
+                        .into_iter()
+                        .map(|fates| Model { fates, ..self.model.clone() }.mended(&self.setup))
+                        .collect();
+                    let picture = self.memory().picture();
+                    let everybody = self.model.seats(None);
+                    self.audit(&picture, &mended, self.model.next, &everybody, "death")?;
+                }
+            }
+            None => {
+                self.model.loans.clear();
+                let seats = self.model.seats(None);
+                let scene = self.scene(&may, self.model.next, &seats, false);
+                let next = audit::next(&scene, &self.memory().copy(&picture, None))?;
+                self.model.next = next;
+            }
+        }
+        self.model.fates = self.found()?;
+        Ok(())
+    }
+
+    fn name(&self, who: Who) -> String {
+        if who == PRODUCER { "the producer".to_owned() } else { format!("consumer {who}") }
+    }
+
+    /// Everything is received for real, everybody leaves, nothing stays.
+    fn end(&mut self) -> Result {
+        if !self.actors.contains_key(&PRODUCER) {
+            self.start_producer()?;
+        }
+        if self.model.members.is_empty() && self.setup.kind == Kind::Queue {
+            self.attach()?;
+        }
+        let members: Vec<Who> = self.model.members.keys().copied().collect();
+        for _ in 0..=self.setup.max_attempts {
+            for &who in &members {
+                for (which, _) in self.model.members[&who].held.clone() {
+                    self.step(who, Order::Release(which))?;
+                }
+                loop {
+                    self.handle = self.handle.wrapping_add(1);
+                    let answer = self.step(who, Order::Recv(self.handle))?;
+                    if answer.status != Status::Done {
+                        break;
+                    }
+                    self.step(who, Order::Release(self.handle))?;
+                }
+            }
+        }
+        self.step(PRODUCER, Order::TakeLetters)?;
+        if !self.model.fates.is_empty() {
+            return Err(format!("after all was received there is left {:?}", self.model.fates));
+        }
+        for who in members {
+            self.leave(who)?;
+        }
+        let mut producer = self.actors.remove(&PRODUCER).ok_or("no producer")?;
+        self.doing = "close".into();
+        producer.prepare(Order::Close)?;
+        producer.finish()?;
+        producer.kill();
+        let left = self.place.objects();
+        if left.is_empty() { Ok(()) } else { Err(format!("left behind: {left:?}")) }
+    }
+}
+
+/// What the table calls an operation.
+fn operation(order: Order, kind: Kind) -> String {
+    let name = match order {
+        Order::Create => "takeover",
+        Order::Attach => "attach",
+        Order::Loan(_) => "loan",
+        Order::WaitLoan(_) => "loan_waiting",
+        Order::LoanAndDrop => "loan_and_drop",
+        Order::Publish(_) => "publish",
+        Order::Abandon(_) => "abandon",
+        Order::TakeLetters => "take_letters",
+        Order::Recv(_) => "recv",
+        Order::Wait(_) => "recv_waiting",
+        Order::Ack(_) => "ack",
+        Order::Nack(_) => "nack",
+        Order::Release(_) => "release",
+        Order::Leave => "leave",
+        Order::Close => "close",
+        Order::Suspend => "suspend",
+    };
+    format!("{kind}/{name}")
+}
+
+fn hash(seed: u64, picture: &[u64]) -> u64 {
+    let mut hasher = std::collections::hash_map::DefaultHasher::new();
+    hasher.write_u64(seed);
+    for &word in picture {
+        hasher.write_u64(word);
+    }
+    hasher.finish()
+}
