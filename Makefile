@@ -23,7 +23,7 @@ PACKAGES    := python-client python-client/ingest
 export PYO3_PYTHON := $(PY)
 export FOREBAY_BIN := $(FOREBAY)
 
-.PHONY: help setup build binary python examples demo test check rust-test python-test docs-test model crash mutants conformance bench dist docs clean
+.PHONY: help setup build binary python examples demo test check rust-test python-test docs-test model crash fuzz mutants conformance bench dist docs clean hostile
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -67,6 +67,12 @@ docs-test: ## what README, docs and the manifests promise
 
 model: ## loom: every ordering of the protocol, and that weakening it is noticed
 	ci/model.sh
+
+hostile: ## peers that lie about every word, scribble for SCRIBBLE_S seconds, squat and flood; prints what came of it
+	ci/hostile.sh
+
+fuzz: ## cargo-fuzz under AddressSanitizer, FUZZ_SECONDS (60) a target; prints executions, coverage, crashes
+	ci/fuzz.sh
 
 crash: ## every instruction of every operation as a point of death: POINTS (200000) audited, from SEED (1)
 	cargo build $(CARGO_FLAGS) --profile crash -p forebay-tests --bin forebay-crash

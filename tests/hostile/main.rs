@@ -3,8 +3,16 @@
 //! panic, a fault, a hang, or damage to a third one. See `README.md` beside this file.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test that calls them")]
 
+mod control;
+mod header;
+mod impostor;
+mod members;
+mod messages;
+mod rig;
 mod scribble;
 mod segment;
 #[path = "../process/stage.rs"]
 #[allow(dead_code, reason = "the process tests use the rest of it")]
 mod stage;
+mod tables;
+mod words;

@@ -1,0 +1,128 @@
+//! A producer that lies in its handshake: it stands between a consumer and an honest producer in another directory, and
+//! changes what it passes on.
+
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use forebay::Producer;
+use forebay_layout::control::{Control, FRAME_BYTES, Frame, Intent};
+use forebay_os::{Conn, Dir, Listener, SocketError, poll};
+use forebay_testkit::{Place, WATCHDOG, ledger::publish};
+
+use crate::{
+    control::{bytes, frame, hello},
+    header::attached,
+    messages,
+    rig::Outcome,
+    stage::attach,
+};
+
+/// Which packet is changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    Welcome,
+    Admitted,
+}
+
+/// An honest producer and the place in which somebody else pretends to be it.
+#[derive(Debug)]
+pub(crate) struct Impostor {
+    honest: Place,
+    posing: Place,
+    producer: std::cell::RefCell<Producer>,
+    listener: Listener,
+}
+
+impl Impostor {
+    pub(crate) fn new(create: impl FnOnce(&Place) -> Producer) -> Self {
+        let (honest, posing) = (Place::new(), Place::new());
+        let producer = create(&honest);
+        let dir = Dir::open(Some(posing.path())).unwrap();
+        let listener = Listener::bind(&dir, &format!("{}.sock", producer.ring())).unwrap();
+        Self { honest, posing, producer: producer.into(), listener }
+    }
+
+    fn ring(&self) -> String {
+        self.producer.borrow().ring().to_owned()
+    }
+
+    /// A welcome of the honest producer, to see what stands in it.
+    pub(crate) fn welcome(&self) -> Control {
+        let dir = Dir::open(Some(self.honest.path())).unwrap();
+        let conn = Conn::connect(&dir, &format!("{}.sock", self.ring())).unwrap();
+        conn.send(&bytes(&hello(&self.ring(), Intent::Attach).encode()), &[]).unwrap();
+        crate::control::answer(&conn).unwrap().0
+    }
+
+    /// A consumer attaches by way of the impostor, which changes the packet of `step` and the descriptors with it. If it
+    /// gets in, it receives what is published then.
+    pub(crate) fn attach(&self, step: Step, change: impl FnOnce(&mut Frame, &mut Vec<OwnedFd>) + Send) -> Outcome {
+        let ring = self.ring();
+        let options = attach(&self.posing, &ring).timeout(Some(Duration::ZERO));
+        thread::scope(|scope| {
+            let (done, over) = mpsc::channel::<()>();
+            let honest = Dir::open(Some(self.honest.path())).unwrap();
+            let (listener, file) = (&self.listener, format!("{ring}.sock"));
+            let relay = scope.spawn(move || relay(listener, &honest, &file, step, change, &over));
+            let attached_now = options.attach();
+            let outcome = match attached_now {
+                Ok(mut consumer) => {
+                    let mut producer = self.producer.borrow_mut();
+                    let _ = publish(&mut producer, 8);
+                    messages::receive(&mut consumer)
+                }
+                Err(e) => attached(&e),
+            };
+            drop(done);
+            relay.join().unwrap();
+            outcome
+        })
+    }
+
+    pub(crate) fn end(self) {
+        let Self { honest, producer, .. } = self;
+        let mut producer = producer.into_inner();
+        crate::control::serves(&honest, &mut producer).unwrap();
+        producer.discard();
+    }
+}
+
+fn received(conn: &Conn) -> Result<(Vec<u8>, Vec<OwnedFd>), SocketError> {
+    let mut buffer = [0; FRAME_BYTES];
+    let received = conn.recv(&mut buffer, 8, Some(Instant::now() + WATCHDOG))?;
+    Ok((buffer[..received.len].to_vec(), received.fds))
+}
+
+/// One handshake, passed on. Ends when either side does, or the test is over.
+fn relay(
+    listener: &Listener,
+    honest: &Dir,
+    file: &str,
+    step: Step,
+    change: impl FnOnce(&mut Frame, &mut Vec<OwnedFd>),
+    over: &mpsc::Receiver<()>,
+) {
+    poll::poll_one(listener.as_fd(), poll::Events::READ, Some(WATCHDOG)).unwrap();
+    let consumer = listener.accept().unwrap().unwrap();
+    let producer = Conn::connect(honest, file).unwrap();
+    let mut change = Some(change);
+    for now in [Step::Welcome, Step::Admitted] {
+        let Ok((asked, _)) = received(&consumer) else { return };
+        producer.send(&asked, &[]).unwrap();
+        let Ok((answer, mut fds)) = received(&producer) else { return };
+        let mut answer = frame(&answer).unwrap();
+        if now == step {
+            change.take().unwrap()(&mut answer, &mut fds);
+        }
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        if consumer.send(&bytes(&answer), &fds).is_err() {
+            return;
+        }
+    }
+    // The connection stays as long as the consumer may want it.
+    let _ = over.recv();
+}
