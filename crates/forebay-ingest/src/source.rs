@@ -15,6 +15,8 @@ use crate::position::Position;
 
 /// Most inputs that a list may have.
 const MAX_INPUTS: usize = 1 << 20;
+/// The numbers of a position stay below this, so that counting on from them never overflows.
+const COUNTS: u64 = 1 << 62;
 
 /// How often the list of inputs is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,11 +150,22 @@ impl Source {
     /// A source that goes on at `position`, which a source over the same list gave.
     ///
     /// # Errors
-    /// Those of [`open`](Self::open), and [`IngestError::OtherInputs`]. That the files are still the same is checked
-    /// here for regular files, by the first [`next_line`](Self::next_line) for streams:
+    /// Those of [`open`](Self::open), and [`IngestError::OtherInputs`]; [`BadOption`](IngestError::BadOption) for a
+    /// position that no run can reach. That the files are still the same is checked here for regular files, by the
+    /// first [`next_line`](Self::next_line) for streams:
     /// [`Shrunk`](IngestError::Shrunk), [`Changed`](IngestError::Changed), [`GrownLine`](IngestError::GrownLine).
     pub fn resume(inputs: &[Input], options: SourceOptions, position: &Position) -> Result<Self, IngestError> {
         let mut source = Self::open(inputs, options)?;
+        // A position travels through a ring, where others may have written it.
+        let counts = [position.pass, position.offset, position.line, position.items];
+        if let Some(found) = counts.into_iter().find(|&count| count >= COUNTS) {
+            let expected = "numbers below 2^62, as of a run that was";
+            return Err(IngestError::BadOption {
+                option: "a number of the position",
+                found: found.to_string(),
+                expected,
+            });
+        }
         if position.inputs != source.position.inputs || position.file as usize >= inputs.len() {
             return Err(IngestError::OtherInputs {
                 found: position.inputs,

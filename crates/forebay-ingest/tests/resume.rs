@@ -247,3 +247,23 @@ proptest! {
         prop_assert_eq!(found, whole);
     }
 }
+
+/// Went wrong: a position that somebody had written with a pass of 2⁶⁴ − 1 overflowed at the end of that pass.
+#[test]
+fn a_position_that_no_run_reaches_is_refused() {
+    let folder = tempdir().unwrap();
+    let inputs = [write(folder.path(), "lines", "0\n1\n")];
+    let honest = position_after(&inputs, 1);
+    assert!(resume(&inputs, &honest).is_ok());
+    for far in [1 << 62, u64::MAX] {
+        for position in [
+            Position { pass: far, ..honest },
+            Position { line: far, ..honest },
+            Position { items: far, ..honest },
+            Position { offset: far, ..honest },
+        ] {
+            let refused = resume(&inputs, &position).unwrap_err();
+            assert!(refused.to_string().contains(&far.to_string()), "{refused}");
+        }
+    }
+}
