@@ -78,6 +78,9 @@ crash: ## every instruction of every operation as a point of death: POINTS (2000
 	cargo build $(CARGO_FLAGS) --profile crash -p forebay-tests --bin forebay-crash
 	$(TARGET)/crash/forebay-crash --points $(or $(POINTS),200000) --seed $(or $(SEED),1)
 
+fuzz: ## cargo-fuzz under AddressSanitizer, FUZZ_SECONDS (60) a target; prints executions, coverage, crashes
+	ci/fuzz.sh
+
 conformance: python ## the one suite over kind x backing x wake x language, as a matrix; an empty cell fails
 	cargo build $(CARGO_FLAGS) --release -p forebay-tests --bin forebay-conformance
 	-$(PY) tests/conformance/runner.py $(TARGET)/release/forebay-conformance $(TARGET)/conformance-python.jsonl

@@ -1,0 +1,40 @@
+//! What `make fuzz` runs: one function a target, from bytes to a panic or none.
+//!
+//! ```text
+//!   schema     bytes → schema → bytes; names; element types
+//!   control    packets of the rendezvous socket, decoded, and sent to a living producer and to a living consumer
+//!   attach     a ring's objects with words that lie: attached to, looked at, taken over, through the crate `forebay`
+//!   image      the ring protocol on memory in which a peer changes words at any moment
+//!   machine    the ring protocol, sequences of operations and deaths, against an account of every message
+//!   feed       the lines of `forebay feed`: cut, decoded, tokenized, resumed
+//! ```
+//!
+//! The functions live in a library so that two things run the same: the fuzzing engine (`fuzz_targets/`, feature
+//! `engine`, `ci/fuzz.sh`) and an ordinary test that replays `corpus/` on the stable compiler. The code under test is the
+//! published crates as they are: nothing in them knows that it is fuzzed.
+//!
+//! A target may panic only where the product is wrong. An input means something whatever its bytes are.
+#![allow(clippy::unwrap_used, reason = "a fuzz target fails by panicking")]
+
+pub mod attach;
+mod bytes;
+pub mod control;
+pub mod feed;
+pub mod image;
+pub mod machine;
+mod memory;
+pub mod schema;
+mod server;
+
+/// A target's function.
+pub type Body = fn(&[u8]);
+
+/// Every target by its name, which is that of its folder in `corpus/`.
+pub const TARGETS: [(&str, Body); 6] = [
+    ("attach", attach::run),
+    ("control", control::run),
+    ("feed", feed::run),
+    ("image", image::run),
+    ("machine", machine::run),
+    ("schema", schema::run),
+];
