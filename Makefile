@@ -23,7 +23,7 @@ PACKAGES    := python-client python-client/ingest
 export PYO3_PYTHON := $(PY)
 export FOREBAY_BIN := $(FOREBAY)
 
-.PHONY: help setup build binary python examples demo test check rust-test python-test docs-test model crash fuzz mutants conformance bench dist docs clean hostile
+.PHONY: help setup build binary python examples demo test check rust-test python-test docs-test model model-short cargo-mutants crash fuzz mutants conformance bench dist docs clean hostile
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -48,6 +48,7 @@ demo: binary python ## feed the bundled corpus through a ring, check every batch
 test: setup ## every check and every test
 	@$(MAKE) --no-print-directory check
 	@$(MAKE) --no-print-directory rust-test
+	@$(MAKE) --no-print-directory model-short
 	@$(MAKE) --no-print-directory build
 	@$(MAKE) --no-print-directory python-test docs-test
 
@@ -65,8 +66,17 @@ python-test: ## tests of the Python packages, and the examples (after `make buil
 docs-test: ## what README, docs and the manifests promise
 	$(PY) -m pytest ci/tests
 
-model: ## loom: every ordering of the protocol, and that weakening it is noticed
+model: ## loom and shuttle: the protocol in every interleaving of a few steps, and in SHUTTLE_ITERATIONS (3000) long ones
 	ci/model.sh
+
+model-short: ## the same with small bounds
+	ci/model.sh --short
+
+mutants: ## the ring with one fault at a time, each of which a test notices; writes the table of docs/protocol.md
+	ci/mutants.py
+
+cargo-mutants: ## cargo-mutants on the layout and the ring; survivors are those of ci/mutants.survivors, or it fails
+	ci/cargo-mutants.py
 
 hostile: ## peers that lie about every word, scribble for SCRIBBLE_S seconds, squat and flood; prints what came of it
 	ci/hostile.sh
@@ -77,9 +87,6 @@ fuzz: ## cargo-fuzz under AddressSanitizer, FUZZ_SECONDS (60) a target; prints e
 crash: ## every instruction of every operation as a point of death: POINTS (200000) audited, from SEED (1)
 	cargo build $(CARGO_FLAGS) --profile crash -p forebay-tests --bin forebay-crash
 	$(TARGET)/crash/forebay-crash --points $(or $(POINTS),200000) --seed $(or $(SEED),1)
-
-fuzz: ## cargo-fuzz under AddressSanitizer, FUZZ_SECONDS (60) a target; prints executions, coverage, crashes
-	ci/fuzz.sh
 
 conformance: python ## the one suite over kind x backing x wake x language, as a matrix; an empty cell fails
 	cargo build $(CARGO_FLAGS) --release -p forebay-tests --bin forebay-conformance

@@ -58,7 +58,10 @@ fn a_sleeper_dies_anywhere_and_its_wake_is_passed_on() {
         let waiting = SlotWord::checked(ring.pool().peek_slot(0)).expect("nobody lies here").state() == SlotState::Full;
         let (woken, taken) = (bell(&ring, 1) != slept_at, ring.pool().parked() & 2 == 0);
         // A mark that was taken by who died before it rang the bell costs its sleeper the rest of a slice.
-        assert!(if lived { woken == taken } else { !woken || taken }, "a mark without a wake, or a wake without a mark");
+        assert!(
+            if lived { woken == taken } else { !woken || taken },
+            "a mark without a wake, or a wake without a mark"
+        );
         assert!(!waiting || taken, "member 1 sleeps beside a message, and nobody would look for it");
         assert_eq!(ring.pool().parked() & 1, 0, "the dead one is still said to sleep");
         lived

@@ -156,7 +156,8 @@ fn a_single_consumer_dies_anywhere_beside_the_producer() {
         };
         let ((lived, ended, left), (mended, sent, mut producer)) = race(dying, living);
         let again = mend_now(&ring, &byte);
-        let found: Vec<_> = drain(&ring, &mut ring.consumer_of(1, true)).iter().map(|c| (c.sequence, c.attempts)).collect();
+        let found: Vec<_> =
+            drain(&ring, &mut ring.consumer_of(1, true)).iter().map(|c| (c.sequence, c.attempts)).collect();
         let (returned, released, first) = expected(ended, left, None);
         assert_eq!((mended.returned + again.returned, mended.released + again.released), (returned, released));
         let all = first.map(|attempts| (1, attempts)).into_iter().chain(sent.map(|sequence| (sequence, 0)));

@@ -9,8 +9,10 @@ use std::{
     },
 };
 
+#[cfg(loom)]
 use loom::cell::UnsafeCell;
 
+#[cfg(loom)]
 use super::membarrier::Target;
 use crate::{sync::AtomicU64, words::Words};
 
@@ -20,6 +22,7 @@ pub(super) enum Fate {
     /// It dies when so many accesses are over, counted from 0 over all handles that share this.
     Death(Arc<AtomicUsize>),
     /// A membarrier hits it.
+    #[cfg(loom)]
     Barrier(Arc<Target>),
 }
 
@@ -69,6 +72,7 @@ impl Words for Memory {
                 0 => resume_unwind(Box::new(Died)),
                 more => left.store(more - 1, Relaxed),
             },
+            #[cfg(loom)]
             Some(Fate::Barrier(target)) => target.step(),
             None => {}
         }
@@ -87,14 +91,17 @@ pub(super) fn until_death(live: impl FnOnce()) -> bool {
 }
 
 /// A slot's payload. Reading and writing it without an edge in between fails the model.
+#[cfg(loom)]
 #[derive(Debug, Default)]
 pub(super) struct Payload(UnsafeCell<u64>);
 
+#[cfg(loom)]
 #[allow(unsafe_code, reason = "loom's cell is not Sync; that it is used as if it were is what models check")]
 // SAFETY: loom checks each access of `with` and `with_mut` against all others and fails the model on a race, before the
 // access takes place.
 unsafe impl Sync for Payload {}
 
+#[cfg(loom)]
 impl Payload {
     pub(super) fn write(&self, value: u64) {
         #[allow(unsafe_code, reason = "how loom's cell is written")]

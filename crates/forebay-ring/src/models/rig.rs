@@ -2,32 +2,28 @@
 
 use std::{
     cell::Cell,
-    iter,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
+    time::Instant,
 };
 
-use forebay_layout::{
-    Backing, Defect, Kind, WhenFull,
-    descriptor::{ENTRY_WORDS, FIELD_WORDS, HEAD_WORDS, USER_WORDS},
-    geometry::{Geometry, Plan, SlotClass},
-    header::{LAST_STRIDE, W_BYTES, W_DEAD, W_DROPPED, W_HEAD, W_LAST, W_PARKED, W_STATE},
-    member as at, pool,
-};
+use forebay_layout::{Defect, Kind, geometry::Plan};
 use loom::thread::{self, JoinHandle};
 
-use super::memory::{Fate, Memory, Payload};
+use super::{
+    figures,
+    memory::{Fate, Memory, Payload},
+    small::{self, MEMBERS, part, pool_words, ring},
+};
 use crate::{
     Claim, Draft, Member, MemberId, Pool, Publisher, ReadOnly, Reader,
     broadcast::{BroadcastConsumer, BroadcastProducer},
     queue::{Acquired, Next, QueueConsumer, QueueProducer},
-    sync::{AtomicU64, Ordering},
+    sync::{self, Ordering},
 };
 
-/// Members that a model has at most.
-const MEMBERS: usize = 3;
 /// Position entries, so that the third message meets the entry of the first.
 const POSITIONS: u64 = 2;
 
@@ -44,14 +40,21 @@ thread_local! {
 /// hence every model runs twice, beginning with either side.
 pub(super) fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     let model = Arc::new(model);
+    let (start, runs) = (Instant::now(), Arc::new(AtomicU64::new(0)));
+    let mut bound = Some(preemptions);
     for spawned_first in [false, true] {
         SPAWNED_FIRST.set(spawned_first);
         let mut builder = loom::model::Builder::new();
-        builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
+        bound = builder.preemption_bound.or(bound);
+        builder.preemption_bound = bound;
         builder.max_branches = 10_000;
-        let model = Arc::clone(&model);
-        builder.check(move || model());
+        let (model, runs) = (Arc::clone(&model), Arc::clone(&runs));
+        builder.check(move || {
+            runs.fetch_add(1, Relaxed);
+            model();
+        });
     }
+    figures::report(&format!("{} switches", bound.unwrap_or(preemptions)), runs.load(Relaxed), start);
 }
 
 /// Runs `model` once for each access before which a life may end, in every order as [`check`] does. The model says
@@ -96,11 +99,11 @@ pub(super) fn race<A: 'static, B: 'static>(a: impl FnOnce() -> A + 'static, b: i
 
 /// The lock byte of a member: freed by its death, which orders all it did before whoever sees the byte free.
 #[derive(Clone)]
-pub(super) struct LockByte(loom::sync::Arc<AtomicU64>);
+pub(super) struct LockByte(loom::sync::Arc<sync::AtomicU64>);
 
 impl LockByte {
     pub(super) fn held() -> Self {
-        Self(loom::sync::Arc::new(AtomicU64::new(1)))
+        Self(loom::sync::Arc::new(sync::AtomicU64::new(1)))
     }
 
     /// The next life of the same index.
@@ -116,55 +119,6 @@ impl LockByte {
     pub(super) fn lives(&self) -> bool {
         self.0.load(Ordering::Acquire) != 0
     }
-}
-
-fn plan(kind: Kind, slots: u32) -> Plan {
-    let geometry = Geometry {
-        kind,
-        backing: Backing::Posix,
-        when_full: WhenFull::Block,
-        writable: false,
-        max_consumers: MEMBERS as u32,
-        max_attempts: 0,
-        quota: 0,
-        max_fields: 1,
-        schema_bytes: 0,
-        classes: iter::once(SlotClass { slots, slot_bytes: 64 }).collect(),
-    };
-    let mut plan = geometry.plan().expect("the geometry is whole");
-    // Every offset stays; only the mask changes.
-    plan.positions = POSITIONS;
-    plan
-}
-
-/// The words of the ring object that a message without tensors touches.
-fn ring(plan: &Plan, kind: Kind) -> Memory {
-    let entries = (0..POSITIONS as usize).flat_map(|i| (0..ENTRY_WORDS).map(move |w| i * ENTRY_WORDS + w));
-    // The head, the first field, which a successor copies, and the first word of the user data.
-    let words = || (0..6).chain(HEAD_WORDS..HEAD_WORDS + FIELD_WORDS).chain([plan.descriptor_words - USER_WORDS]);
-    let descriptors = (0..plan.slots as usize).flat_map(|i| words().map(move |w| i * plan.descriptor_words + w));
-    let joins = (0..2 * MEMBERS).map(|i| plan.join_word + i);
-    let slot_words = (0..if kind == Kind::Broadcast { plan.slots as usize } else { 0 })
-        .map(|i| plan.slot_word + i * pool::SLOT_WORD_STRIDE);
-    let lasts = (0..2).flat_map(|i| (0..3).map(move |w| W_LAST + i * LAST_STRIDE + w));
-    Memory::of(
-        [W_STATE, W_PARKED, W_HEAD, W_DROPPED, W_DEAD, W_BYTES]
-            .into_iter()
-            .chain(lasts)
-            .chain(joins)
-            .chain(entries.map(|w| plan.position_word + w))
-            .chain(descriptors.map(|w| plan.descriptor_word + w))
-            .chain(slot_words),
-    )
-}
-
-/// The words of a member's part that models touch, from `base` on.
-fn part(base: usize, plan: &Plan) -> impl Iterator<Item = usize> {
-    let grants = (0..plan.slots as usize * 2).map(move |i| base + at::SINCE + i);
-    [at::FLAGS, at::WAKE, at::PARKED, at::MISSED, at::LEFT, at::PRODUCER_WAKE]
-        .map(|w| base + w)
-        .into_iter()
-        .chain(grants)
 }
 
 /// The message that models publish under `sequence`: its correlation id and its user data follow from that.
@@ -183,12 +137,13 @@ pub(super) struct Queue {
 
 impl Queue {
     pub(super) fn new(slots: u32) -> Self {
-        let plan = plan(Kind::Queue, slots);
-        let slot_words = (0..slots as usize).map(|i| plan.slot_word + i * pool::SLOT_WORD_STRIDE);
-        let parts = (0..MEMBERS).flat_map(|m| part(plan.member_word + m * plan.member_words, &plan));
-        let words =
-            Memory::of([pool::PRODUCER_WAKE, pool::PARKED, pool::RETURNS].into_iter().chain(slot_words).chain(parts));
-        Self { ring: ring(&plan, Kind::Queue), words, payload: (0..slots).map(|_| Payload::default()).collect(), plan }
+        let plan = small::plan(Kind::Queue, slots, POSITIONS);
+        Self {
+            ring: Memory::of(ring(&plan, Kind::Queue)),
+            words: Memory::of(pool_words(&plan)),
+            payload: (0..slots).map(|_| Payload::default()).collect(),
+            plan,
+        }
     }
 
     /// The same ring, as somebody sees it who has this fate.
@@ -299,10 +254,10 @@ pub(super) struct Broadcast {
 
 impl Broadcast {
     pub(super) fn new(slots: u32, lossy: bool) -> Self {
-        let plan = plan(Kind::Broadcast, slots);
+        let plan = small::plan(Kind::Broadcast, slots, POSITIONS);
         let parts = [(); MEMBERS].map(|()| Memory::of(part(plan.member_word, &plan)));
         let payload = (0..slots).map(|_| Payload::default()).collect();
-        Self { ring: ring(&plan, Kind::Broadcast), parts, lossy, payload, plan }
+        Self { ring: Memory::of(ring(&plan, Kind::Broadcast)), parts, lossy, payload, plan }
     }
 
     /// As [`Queue::under`].
