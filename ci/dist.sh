@@ -56,7 +56,7 @@ else
 fi
 
 say "crates, each built from its package alone"
-published=(forebay-layout forebay-os forebay-ring forebay forebay-ingest forebay-cli)
+published=(forebay-layout forebay-os forebay-ring forebay forebay-ingest forebay-bench forebay-cli)
 cargo package $flags --allow-dirty "${published[@]/#/--package=}"
 for crate in "${published[@]}"; do
     cp "$target/package/$crate"-[0-9]*.crate "$out"

@@ -3,11 +3,13 @@
 //! ```text
 //!   feed/     text → tokens → a ring                  ls.rs      what rings there are
 //!   clean.rs  removes what nobody holds any more      doctor.rs  what the host allows, and what to change
+//!   bench.rs  how fast it is here
 //!   stop.rs   SIGINT, SIGTERM                         units.rs   sizes and times on the command line
 //! ```
 //!
 //! Exit codes: 0 done, 1 it failed while running, 64 the command line or a file it names cannot be used.
 
+mod bench;
 mod clean;
 mod doctor;
 mod failure;
@@ -22,6 +24,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, error::ErrorKind};
 
 use crate::failure::{EXIT_USAGE, Failure};
+
+/// What was built.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 const ABOUT: &str = "Hands tensors from one process to others on the same host, without a copy.";
 
@@ -57,6 +62,9 @@ enum Command {
     Ls(ls::Args),
     Clean(clean::Args),
     Doctor(doctor::Args),
+    Bench(Box<bench::Args>),
+    #[command(hide = true)]
+    BenchPeer(bench::PeerArgs),
 }
 
 fn main() -> ExitCode {
@@ -74,6 +82,8 @@ fn main() -> ExitCode {
         Command::Ls(args) => ls::run(&args),
         Command::Clean(args) => clean::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::BenchPeer(args) => bench::run_peer(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

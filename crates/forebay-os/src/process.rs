@@ -62,9 +62,39 @@ pub fn page_size() -> usize {
     rustix::param::page_size()
 }
 
+/// The CPUs that this thread may run on, ascending.
+#[must_use]
+pub fn allowed_cpus() -> Vec<usize> {
+    let set = rustix::thread::sched_getaffinity(None).unwrap_or_else(|_| rustix::thread::CpuSet::new());
+    (0..rustix::thread::CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect()
+}
+
+/// Keeps this thread on one CPU; `None` leaves it as it is. False if it was not to be, and the thread runs where it may.
+#[must_use = "a thread that is not pinned still runs"]
+pub fn pin(cpu: Option<usize>) -> bool {
+    let Some(cpu) = cpu else { return true };
+    let mut set = rustix::thread::CpuSet::new();
+    if cpu < rustix::thread::CpuSet::MAX_CPU {
+        set.set(cpu);
+    }
+    rustix::thread::sched_setaffinity(None, &set).is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pinned_thread_may_run_there_and_nowhere_else() {
+        std::thread::spawn(|| {
+            let last = *allowed_cpus().last().unwrap();
+            assert!(pin(Some(last)) && pin(None));
+            assert_eq!(allowed_cpus(), [last]);
+            assert!(!pin(Some(usize::MAX)));
+        })
+        .join()
+        .unwrap();
+    }
 
     #[test]
     fn own_process_is_found_by_pid() {
