@@ -361,4 +361,75 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn a_frame_lies_as_the_module_draws_it() {
+        assert_eq!(FRAME_BYTES, 512);
+        let [rejoin, attach, welcome, refuse, ..] = samples().map(|message| message.encode());
+        assert_eq!(rejoin[..8], [FRAME_MAGIC, 1, 2, 1, 2, 31 | 9 << 32, 1 | 1 << 16, 77]);
+        assert_eq!(rejoin[8..10], [pack(b"tokens"), 0]);
+        assert_eq!(rejoin[16..18], [pack(b"python w"), pack(b"orker.py")]);
+        assert_eq!(attach[2..6], [1, 0, 0, 0]);
+        assert_eq!(welcome[..8], [FRAME_MAGIC, 2, 3, 4, 5, 6 | 7 << 32, 8, 9]);
+        assert_eq!(refuse[..4], [FRAME_MAGIC, 3, 3, pack(b"8 of 8 p")]);
+        let observe = Control::decode(&{
+            let mut frame = attach;
+            frame[2] = 3;
+            frame[6] = 1;
+            frame
+        });
+        let Ok(Control::Hello(hello)) = observe else { panic!("{observe:?}") };
+        assert_eq!((hello.intent, hello.membarrier), (Intent::Observe, false));
+    }
+
+    #[test]
+    fn the_longest_texts_fit() {
+        let long = [b'x'; MAX_REASON];
+        let text = ArrayString::from(core::str::from_utf8(&long).unwrap()).unwrap();
+        let refuse = Control::Refuse(RefuseCode::Failed, text);
+        assert_eq!(Control::decode(&refuse.encode()), Ok(refuse));
+    }
+
+    #[test]
+    fn every_word_of_a_packet_that_lies_is_named() {
+        let [rejoin, attach, welcome, refuse, ready, ..] = samples().map(|message| message.encode());
+        let cases = [
+            (rejoin, 0, 1, "control.magic", Some(FRAME_MAGIC)),
+            (rejoin, 1, 7, "control.type", None),
+            (attach, 2, 0, "hello.intent", None),
+            (rejoin, 5, 32, "hello.index", Some(32)),
+            (attach, 3, 1, "hello.member", None),
+            (attach, 4, 1, "hello.member", None),
+            (attach, 5, 1, "hello.member", None),
+            (attach, 5, 1 << 32, "hello.member", None),
+            (rejoin, 6, 1 << 17, "hello.version", None),
+            (rejoin, 7, 1 << 32, "hello.pid", None),
+            (rejoin, 8, 0, "hello.ring", None),
+            (rejoin, 9, 1 << 8, "hello.ring", None),
+            (rejoin, 16, 0xff, "hello.label", None),
+            (rejoin, 24, 1, "control.rest", None),
+            (welcome, 5, 32, "welcome.index", Some(32)),
+            (welcome, 6, (1 << 32) + 1, "welcome.lock_byte", Some(1 << 32)),
+            (welcome, 7, (1 << 32) + 1, "welcome.lock_byte", Some(1 << 32)),
+            (refuse, 2, 7, "refuse.code", None),
+            (refuse, 3, 0xff, "refuse.text", None),
+            (ready, 63, 1, "control.rest", None),
+        ];
+        for (mut frame, word, value, field, bound) in cases {
+            frame[word] = value;
+            let defect = Control::decode(&frame).unwrap_err();
+            assert_eq!((defect.field, defect.bound), (field, bound), "word {word} = {value:#x}");
+        }
+        // Two words that are equal, and must both be 0.
+        let mut frame = attach;
+        (frame[3], frame[4]) = (5, 5);
+        assert_eq!(Control::decode(&frame).unwrap_err().field, "hello.member");
+        (frame[3], frame[4], frame[5]) = (5, 0, 5);
+        assert_eq!(Control::decode(&frame).unwrap_err().field, "hello.member");
+        frame[3..6].copy_from_slice(&[0, 0, 5 | 5 << 32]);
+        assert_eq!(Control::decode(&frame).unwrap_err().field, "hello.member");
+        let mut frame = welcome;
+        (frame[6], frame[7]) = (1 << 32, 1 << 32);
+        assert!(Control::decode(&frame).is_ok(), "the last byte of the lock file");
+    }
 }

@@ -299,4 +299,35 @@ mod tests {
             assert_eq!(TensorMeta::decode(&words, 96).unwrap_err().field, field, "word {word} = {value:#x}");
         }
     }
+
+    #[test]
+    fn sizes_are_those_of_the_page() {
+        assert_eq!((ENTRY_WORDS, HEAD_WORDS, FIELD_WORDS, USER_WORDS), (16, 16, 16, 32));
+        assert_eq!((words(0), words(2), words(usize::MAX)), (Some(48), Some(80), None));
+        let head = Head { sequence: 9, slot: 3, generation: 7, fields: 1, user_bytes: 4, ..Head::default() };
+        assert_eq!(head.encode(), [9, 3 | 7 << 32, 0, 0, 0, 1 | 4 << 16]);
+        let meta = TensorMeta::new(DType::F32, &[2, 3], 64).unwrap();
+        assert_eq!((meta.rank(), meta.elements(), meta.type_word()), (2, 6, 12 | 2 << 8));
+        assert_eq!(meta.encode("ids")[..5], [12 | 2 << 8 | 3 << 16, 64, 24, 2, 3]);
+        assert_eq!(meta.encode("ids")[11], pack(b"ids"));
+    }
+
+    #[test]
+    fn every_number_of_a_head_that_lies_is_named() {
+        let head = Head { sequence: 9, payload_bytes: 64, fields: 32, user_bytes: 256, ..Head::default() };
+        assert_eq!(Head::decode(&head.encode(), 32, 64), Ok(head), "all at their limits");
+        let cases = [
+            (0, 0, 32, "descriptor.sequence"),
+            (5, 2, 1, "descriptor.fields"),
+            (5, 33, 40, "descriptor.fields"),
+            (5, 257 << 16, 32, "descriptor.user_bytes"),
+            (5, 1 << 32, 32, "descriptor.counts"),
+            (3, 65, 32, "descriptor.payload_bytes"),
+        ];
+        for (word, value, max_fields, field) in cases {
+            let mut words = head.encode();
+            words[word] = value;
+            assert_eq!(Head::decode(&words, max_fields, 64).unwrap_err().field, field, "word {word} = {value:#x}");
+        }
+    }
 }

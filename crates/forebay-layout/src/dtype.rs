@@ -145,7 +145,9 @@ impl FromStr for DType {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
     use super::*;
+    use std::string::ToString;
 
     #[test]
     fn codes_and_names_lead_back_to_the_same_dtype() {
@@ -156,5 +158,13 @@ mod tests {
         assert_eq!(DType::from_code(0), None);
         assert_eq!(DType::from_code(18), None);
         assert_eq!("float31".parse::<DType>(), Err(UnknownDType));
+    }
+
+    #[test]
+    fn an_unknown_name_is_answered_with_all_there_are() {
+        let text = UnknownDType.to_string();
+        assert!(text.starts_with("unknown dtype; expected one of bool, uint8, uint16,"), "{text}");
+        assert!(text.ends_with(" complex64, complex128"), "{text}");
+        assert_eq!(std::format!("{:>6}|", DType::U8), " uint8|");
     }
 }

@@ -325,4 +325,84 @@ mod tests {
         let g = geometry(Kind::Queue, &[(MAX_SLOTS, 1 << 46)]);
         assert!(g.plan().is_err());
     }
+
+    #[test]
+    fn a_queue_lies_where_it_always_lay() {
+        let plan = geometry(Kind::Queue, &[(4, 100), (2, 9000)]).plan().unwrap();
+        assert_eq!((plan.slots, plan.positions), (6, 64));
+        // 100 bytes of schema are 13 words; everything starts at a line of 16 words, the positions at a part of 512.
+        assert_eq!((plan.schema_word, plan.class_word, plan.join_word), (512, 528, 560));
+        assert_eq!((plan.position_word, plan.descriptor_word, plan.descriptor_words), (1024, 2048, 80));
+        assert_eq!((plan.slot_word, plan.member_word, plan.member_words), (512, 1024, 512));
+        assert_eq!((plan.ring_bytes, plan.data_bytes), (5 * 4096, 5 * 4096));
+        assert_eq!((plan.pool_bytes, plan.member_bytes), (6 * 4096, 0));
+        assert_eq!(plan.classes[1].data_offset, 4 * 128);
+        assert_eq!((plan.total_bytes(9), plan.largest_slot()), (16 * 4096, 9000));
+    }
+
+    #[test]
+    fn a_broadcast_ring_lies_where_it_always_lay() {
+        let plan = geometry(Kind::Broadcast, &[(300, 64)]).plan().unwrap();
+        assert_eq!((plan.slots, plan.positions), (300, 1024));
+        assert_eq!((plan.position_word, plan.descriptor_word), (1024, 1024 + 1024 * 16));
+        assert_eq!(plan.slot_word, 1024 + 1024 * 16 + 300 * 80);
+        assert_eq!((plan.member_word, plan.member_words), (512, 1024), "664 words, in whole parts");
+        assert_eq!((plan.pool_bytes, plan.member_bytes), (0, 3 * 4096));
+        assert_eq!(plan.total_bytes(2), plan.ring_bytes + plan.data_bytes + 6 * 4096);
+    }
+
+    #[test]
+    fn what_follows_from_the_policy() {
+        let mut g = geometry(Kind::Queue, &[(2, 64)]);
+        assert!(!g.claims_by_store() && !g.is_lossy());
+        g.max_consumers = 1;
+        assert!(g.claims_by_store());
+        g.when_full = WhenFull::DropOldest;
+        assert!(!g.claims_by_store() && g.is_lossy());
+        assert_eq!([0, 1, 2, 5].map(|slots| g.quota_of(slots)), [1, 1, 1, 4]);
+        g.quota = 3;
+        assert_eq!([1, 2, 5].map(|slots| g.quota_of(slots)), [1, 2, 3]);
+    }
+
+    #[test]
+    fn every_number_may_reach_its_limit_and_not_pass_it() {
+        type Change = fn(&mut Geometry);
+        let reach: [Change; 8] = [
+            |g| g.max_consumers = 32,
+            |g| g.max_consumers = 1,
+            |g| g.max_fields = 32,
+            |g| g.max_attempts = 255,
+            |g| g.schema_bytes = 1 << 16,
+            |g| g.classes[0].slots = MAX_SLOTS,
+            |g| g.classes[0].slot_bytes = 1 << 46,
+            |g| g.writable = true,
+        ];
+        for (i, change) in reach.into_iter().enumerate() {
+            let mut g = geometry(Kind::Queue, &[(2, 64)]);
+            change(&mut g);
+            assert!(g.plan().is_ok(), "case {i}");
+        }
+        let pass: [(Change, &str, Option<u64>); 10] = [
+            (|g| g.max_consumers = 0, "max_consumers", Some(32)),
+            (|g| g.max_fields = 0, "max_fields", Some(32)),
+            (|g| g.max_fields = 33, "max_fields", Some(32)),
+            (|g| g.max_attempts = 256, "max_attempts", Some(255)),
+            (|g| g.schema_bytes = (1 << 16) + 1, "schema_bytes", Some(1 << 16)),
+            (|g| g.classes.clear(), "classes", None),
+            (|g| g.classes[0].slots = 0, "slots", None),
+            (|g| g.classes[0].slots = MAX_SLOTS + 1, "slots", Some(MAX_SLOTS.into())),
+            (|g| g.classes[0].slot_bytes = (1 << 46) + 1, "slot_bytes", Some(0)),
+            (|g| g.classes[0].slot_bytes = 0, "slot_bytes", Some(0)),
+        ];
+        for (i, (change, field, bound)) in pass.into_iter().enumerate() {
+            let mut g = geometry(Kind::Queue, &[(2, 64)]);
+            change(&mut g);
+            let defect = g.plan().unwrap_err();
+            assert_eq!((defect.field, defect.bound), (field, bound), "case {i}");
+        }
+        let mut g = geometry(Kind::Broadcast, &[(2, 64)]);
+        assert!(g.plan().is_ok());
+        g.writable = true;
+        assert_eq!(g.plan().unwrap_err().field, "writable");
+    }
 }

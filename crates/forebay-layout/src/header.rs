@@ -459,4 +459,95 @@ mod tests {
             assert_eq!(found.unwrap_err().field, field, "word {word}");
         }
     }
+
+    /// As unlike [`header`] as it can be.
+    fn other() -> Header {
+        let classes = (0..MAX_CLASSES as u64).map(|i| SlotClass { slots: 1, slot_bytes: 64 + i }).collect();
+        let geometry = Geometry {
+            kind: Kind::Broadcast,
+            backing: Backing::Memfd,
+            when_full: WhenFull::DropOldest,
+            writable: false,
+            max_consumers: 32,
+            max_attempts: 255,
+            quota: 9,
+            max_fields: 32,
+            schema_bytes: 1 << 16,
+            classes,
+        };
+        let plan = geometry.plan().unwrap();
+        let name = check_ring_name(core::str::from_utf8(&[b'x'; 64]).unwrap()).unwrap();
+        Header { instance: [1, 2], minor: 0, created_unix_ns: 3, name, geometry, plan }
+    }
+
+    #[test]
+    fn all_that_a_header_can_say_reads_back() {
+        let header = other();
+        assert_eq!(decode(&encoded(&header), &header), Ok(header));
+        let mut header = self::header();
+        header.geometry.writable = true;
+        assert_eq!(decode(&encoded(&header), &header), Ok(header));
+    }
+
+    #[test]
+    fn a_header_lies_as_the_module_draws_it() {
+        let words = other().encode();
+        assert_eq!(
+            words[..12],
+            [0, 1, 1, 2, 1, 0, 0, 3, 2 | 2 << 8 | 3 << 16, 32 | 255 << 32, 9 | 32 << 32, 8 | 1 << 48]
+        );
+        let mut writable = header();
+        writable.geometry.writable = true;
+        assert_eq!(writable.encode()[8], 1 | 1 << 8 | 1 << 16 | 1 << 24);
+        assert_eq!(header().encode()[W_NAME..W_NAME + 2], [pack(b"tokens"), 0]);
+        assert_eq!(
+            [Object::Ring, Object::Data, Object::Pool, Object::Member(31)].map(Object::word),
+            [1, 2, 3, 4 | 31 << 8]
+        );
+    }
+
+    #[test]
+    fn a_minor_version_is_read_and_unknown_features_are_weighed() {
+        let header = header();
+        let mut words = encoded(&header);
+        words[W_VERSION] |= 5 << 16;
+        words[5] = u64::MAX;
+        assert_eq!(decode(&words, &header).map(|read| read.minor), Ok(5), "compatible features are anybody's");
+    }
+
+    #[test]
+    fn objects_of_two_rings_are_never_mixed_up() {
+        let prefix = [MAGIC, Object::Pool.word(), 7, 9];
+        assert_eq!(check_prefix(&prefix, Object::Pool, None), Ok(()));
+        assert_eq!(check_prefix(&prefix, Object::Pool, Some([7, 9])), Ok(()));
+        for other in [[7, 8], [8, 9]] {
+            assert_eq!(check_prefix(&prefix, Object::Pool, Some(other)).unwrap_err().field, "instance");
+        }
+        assert_eq!(check_prefix(&prefix, Object::Ring, None).unwrap_err().field, "object");
+    }
+
+    #[test]
+    fn codes_and_counts_out_of_range_are_named_with_what_was_found() {
+        let header = header();
+        let cases = [
+            (8, 1 | 9 << 8 | 1 << 16, "backing", 9, None),
+            (8, 1 | 1 << 8 | 9 << 16, "when_full", 9, None),
+            (8, 9 | 1 << 8 | 1 << 16, "kind", 9, None),
+            (11, 9 | 77 << 32, "classes", 9, Some(8)),
+            (11, 0, "classes", 0, Some(8)),
+            (11, 2 | (1 << 16 | 1) << 32, "schema_bytes", 1 << 16 | 1, Some(1 << 16)),
+        ];
+        for (word, value, field, found, bound) in cases {
+            let mut words = encoded(&header);
+            words[word] = value;
+            let defect = decode(&words, &header).unwrap_err();
+            assert_eq!((defect.field, defect.found, defect.bound), (field, found, bound), "word {word}");
+        }
+        let words = encoded(&header);
+        assert_eq!(Header::decode(&words, u64::MAX, |_| None).unwrap_err().field, "ring_bytes", "no class table");
+        let mut wide = header.encode_classes();
+        wide[0] = 1 << 32;
+        assert_eq!(Header::decode(&words, u64::MAX, |_| Some(wide)).unwrap_err().field, "class.slots");
+        assert_eq!(wide[4..8], [2, 9000, header.plan.classes[1].stride, header.plan.classes[1].data_offset]);
+    }
 }

@@ -88,3 +88,21 @@ named! {
     /// Take the slot of the oldest message that nobody has claimed; it is counted as dropped.
     DropOldest = 3 "drop-oldest",
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use std::string::ToString;
+
+    #[test]
+    fn names_and_codes_lead_back_to_the_same_value() {
+        for kind in [Kind::Queue, Kind::Broadcast] {
+            assert_eq!((kind.name().parse(), Kind::from_code(kind.code().into())), (Ok(kind), Some(kind)));
+        }
+        assert_eq!(WhenFull::from_code(4), None);
+        assert_eq!(WhenFull::DropOldest.to_string(), "drop-oldest");
+        let unknown = "ring".parse::<Backing>().unwrap_err();
+        assert_eq!(unknown.to_string(), "unknown backing; expected one of posix, memfd");
+    }
+}

@@ -117,3 +117,24 @@ pub const fn round_up(value: u64, to: u64) -> Option<u64> {
         None => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use std::string::ToString;
+
+    #[test]
+    fn a_defect_reads_as_a_sentence_with_its_numbers() {
+        let plain = Defect::new("kind", 9, "1 (queue) or 2");
+        assert_eq!(plain.to_string(), "kind is 9, expected 1 (queue) or 2");
+        let bounded = Defect::bounded("magic", 1 << 48, "below", (1 << 48) - 1);
+        assert_eq!(bounded.to_string(), "magic is 0x1000000000000, expected below 281474976710655");
+    }
+
+    #[test]
+    fn rounding_up_ends_at_the_end_of_all_numbers() {
+        assert_eq!([0, 1, 64, 65].map(|value| round_up(value, 64)), [Some(0), Some(64), Some(64), Some(128)]);
+        assert_eq!((round_up(u64::MAX - 63, 64), round_up(u64::MAX, 64)), (Some(u64::MAX - 63), None));
+    }
+}

@@ -73,3 +73,14 @@ pub const fn words(slots: u64, grants: bool) -> Option<u64> {
         None => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_has_a_word_a_slot_and_two_with_grants() {
+        assert_eq!((words(3, false), words(3, true), words(0, true)), (Some(67), Some(70), Some(64)));
+        assert_eq!((words(u64::MAX, false), words(1 << 63, true)), (None, None));
+    }
+}

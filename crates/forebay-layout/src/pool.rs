@@ -22,3 +22,13 @@ pub const RETURNS: usize = 48;
 /// Words from one slot word to the next: each has a cache line of its own, because different consumers claim
 /// neighbouring slots at the same time.
 pub const SLOT_WORD_STRIDE: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_producers_bit_is_none_of_a_members() {
+        assert_eq!(PARKED_PRODUCER, 0x8000_0000_0000_0000);
+    }
+}

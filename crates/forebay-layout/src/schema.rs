@@ -379,4 +379,104 @@ mod tests {
         assert!(matches!(twice.build(), Err(SchemaError::Duplicate(_))));
         assert_eq!(Schema::builder("a", 1, 0).build(), Err(SchemaError::NoFields));
     }
+
+    #[test]
+    fn what_a_schema_says_of_itself() {
+        let schema = schema();
+        assert_eq!((schema.name(), schema.version(), schema.index_of("mask")), ("tokens", (1, 2), Some(1)));
+        assert_eq!(schema.fields()[0].max_bytes(), Some(8 * 32 * 128));
+        assert_eq!((schema.fields()[1].max_bytes(), schema.max_bytes()), (None, None), "one has no bound");
+        let bounded = Schema::builder("a", 0, 0).field("x", DType::F32, &[3, 5]).field("y", DType::U8, &[65]);
+        assert_eq!(bounded.build().unwrap().max_bytes(), Some(64 + 128));
+        let huge = Field::new("x", DType::F64, &[u64::MAX - 1]).unwrap();
+        assert_eq!(huge.max_bytes(), None, "beyond 64 bits");
+        assert_eq!(schema.to_string(), "tokens 1.2 { input_ids: int64[32, 128], mask: bool[any] }");
+    }
+
+    #[test]
+    fn the_longest_schema_is_encoded_whole() {
+        assert_eq!(MAX_BYTES, 12 + 64 + 32 * 108);
+        let mut builder = Schema::builder(core::str::from_utf8(&[b'n'; 64]).unwrap(), u16::MAX, 7);
+        for i in 0..MAX_FIELDS as u8 {
+            let mut name = [b'f'; 40];
+            name[0] = b'A' + i;
+            builder = builder.field(core::str::from_utf8(&name).unwrap(), DType::C128, &[u64::from(i); MAX_RANK]);
+        }
+        let schema = builder.clone().build().unwrap();
+        let mut bytes = [0; MAX_BYTES];
+        assert_eq!(schema.encode(&mut bytes), MAX_BYTES);
+        assert_eq!(Schema::decode(&bytes), Ok(schema));
+        assert_eq!(builder.field("more", DType::U8, &[]).build(), Err(SchemaError::TooManyFields));
+    }
+
+    #[test]
+    fn every_byte_of_a_schema_that_lies_is_named() {
+        let mut good = [0; MAX_BYTES];
+        let len = schema().encode(&mut good);
+        let name = 12 + 6;
+        let cases = [
+            (0, b'X', "schema.mark"),
+            (4, 2, "schema.format"),
+            (5, 0, "schema.bytes"),
+            (7, 1, "schema.format"),
+            (12, 0xff, "schema.name"),
+            (name, 18, "schema.dtype"),
+            (name + 3, 1, "schema.reserved"),
+            (name + 4 + 16, 0xff, "schema.field_name"),
+            (name + 4 + 16, 7, "schema"),
+        ];
+        for (at, value, field) in cases {
+            let mut bytes = good;
+            bytes[at] = value;
+            assert_eq!(Schema::decode(&bytes[..len]).unwrap_err().field, field, "byte {at} = {value}");
+        }
+        let mut bytes = good;
+        bytes[name + 1] = 9;
+        assert_eq!(Schema::decode(&bytes).unwrap_err().field, "schema.rank");
+        assert_eq!(Schema::decode(&good[..=len]).unwrap_err().field, "schema.bytes", "one byte more");
+    }
+
+    #[test]
+    fn every_difference_that_matters_is_a_mismatch() {
+        let ours = || Schema::builder("tokens", 1, 2).field("x", DType::U8, &[4, 4]);
+        let with = |name, major, field, dtype, dims: &[u64]| {
+            Schema::builder(name, major, 9).field(field, dtype, dims).build().unwrap()
+        };
+        let ours = ours().build().unwrap();
+        assert!(ours.mismatch(&with("tokens", 1, "x", DType::U8, &[4, 4])).is_none(), "another minor version");
+        assert!(ours.mismatch(&with("tokens", 1, "x", DType::U8, &[3, 4])).is_none(), "a narrower bound");
+        for theirs in [
+            with("other", 1, "x", DType::U8, &[4, 4]),
+            with("tokens", 2, "x", DType::U8, &[4, 4]),
+            with("tokens", 1, "y", DType::U8, &[4, 4]),
+            with("tokens", 1, "x", DType::I8, &[4, 4]),
+            with("tokens", 1, "x", DType::U8, &[4, 5]),
+            with("tokens", 1, "x", DType::U8, &[4]),
+            Schema::builder("tokens", 1, 2).field("x", DType::U8, &[4, 4]).field("y", DType::U8, &[]).build().unwrap(),
+        ] {
+            assert!(ours.mismatch(&theirs).is_some(), "{theirs}");
+        }
+        let theirs = Schema::builder("other", 3, 0).field("x", DType::U8, &[4, 4]).field("y", DType::U8, &[]);
+        let theirs = theirs.build().unwrap();
+        assert_eq!(
+            ours.mismatch(&theirs).unwrap().to_string(),
+            "- schema tokens 1.2\n+ schema other 3.0\n  x: uint8[4, 4]\n+ y: uint8[]\n"
+        );
+        assert_eq!(
+            theirs.mismatch(&ours).unwrap().to_string(),
+            "- schema other 3.0\n+ schema tokens 1.2\n  x: uint8[4, 4]\n- y: uint8[]\n"
+        );
+    }
+
+    #[test]
+    fn every_error_of_the_builder_says_what_to_do() {
+        let text = |error: SchemaError| error.to_string();
+        assert_eq!(text(Field::new("", DType::U8, &[]).unwrap_err()), "schema: the name is empty");
+        let rank = Field::new("x", DType::U8, &[1; 9]).unwrap_err();
+        assert_eq!(text(rank), "schema: a field has 9 dims, at most 8 are allowed");
+        assert!(text(SchemaError::TooManyFields).contains("more than 32 fields"));
+        assert!(text(SchemaError::NoFields).contains("leave the schema out"));
+        let twice = SchemaError::Duplicate(check_field_name("x").unwrap());
+        assert_eq!(text(twice), "schema: two fields are named \"x\"; names must differ");
+    }
 }

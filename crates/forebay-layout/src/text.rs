@@ -74,7 +74,9 @@ fn check_length<const N: usize>(name: &str) -> Result<ArrayString<N>, NameError>
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
     use super::*;
+    use std::string::ToString;
 
     #[test]
     fn ring_names_are_safe_as_file_names() {
@@ -87,5 +89,19 @@ mod tests {
         let long = [b'a'; 65];
         let long = core::str::from_utf8(&long).unwrap();
         assert_eq!(check_ring_name(long), Err(NameError::TooLong { found: 65, limit: 64 }));
+    }
+
+    #[test]
+    fn field_names_are_any_text_without_control_characters() {
+        let longest = [b'x'; MAX_FIELD_NAME];
+        assert!(check_field_name(core::str::from_utf8(&longest).unwrap()).is_ok());
+        assert!(check_field_name("ä b/C").is_ok());
+        assert_eq!(check_field_name("a\n"), Err(NameError::BadCharacter('\n')));
+        assert_eq!(check_field_name(""), Err(NameError::Empty));
+        let long = [b'x'; MAX_FIELD_NAME + 1];
+        let long = check_field_name(core::str::from_utf8(&long).unwrap()).unwrap_err();
+        assert_eq!(long.to_string(), "the name has 41 bytes, at most 40 are allowed");
+        assert_eq!(NameError::Empty.to_string(), "the name is empty");
+        assert_eq!(NameError::BadCharacter('/').to_string(), "the name holds '/', which is not allowed there");
     }
 }
