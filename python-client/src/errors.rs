@@ -79,6 +79,11 @@ pub(crate) fn create(py: Python<'_>, e: CreateError) -> PyErr {
             a.set_item("difference", difference)?;
             a.set_item("outstanding", outstanding)
         }),
+        CreateError::Damaged { ring, source, outstanding } => make(py, "RingDiffers", text, |a| {
+            a.set_item("ring", ring)?;
+            a.set_item("difference", source.to_string())?;
+            a.set_item("outstanding", outstanding)
+        }),
         CreateError::Name { ring, .. } | CreateError::Geometry { ring, .. } | CreateError::Options { ring, .. } => {
             ring_only(py, "InvalidOptions", text, &ring)
         }

@@ -292,6 +292,21 @@ impl<W: Words> Publisher<W> {
         self.plan.position_word + (sequence & (self.plan.positions - 1)) as usize * ENTRY_WORDS
     }
 
+    /// Messages that a dead producer left, of which a slot word says so that can be right. Changes nothing.
+    pub fn count_left(ring: &W, slot_words: &W, plan: &Plan) -> u64 {
+        let is_left = |&slot: &u32| {
+            // ORDER none, Relaxed: a number for people.
+            let raw = slot_words.word(plan.slot_word + slot as usize * SLOT_WORD_STRIDE).load(Ordering::Relaxed);
+            let sequence =
+                ring.word(plan.descriptor_word + slot as usize * plan.descriptor_words).load(Ordering::Relaxed);
+            let published = |word: SlotWord| {
+                !matches!(word.state(), SlotState::Free | SlotState::Done | SlotState::Writing) && sequence != 0
+            };
+            SlotWord::checked(raw).is_ok_and(published)
+        };
+        (0..plan.slots).filter(is_left).count() as u64
+    }
+
     /// The producer of a ring whose last producer died: rebuilds the shadow from the shared words, which are read as
     /// hostile input, frees what was being written, and fills the position entries that are missing.
     ///
@@ -304,11 +319,18 @@ impl<W: Words> Publisher<W> {
         let mut highest = head.saturating_sub(1);
         for slot in 0..this.plan.slots {
             // ORDER E2 release, Acquire: what the readers of a DONE slot read is over.
-            let word = SlotWord::checked(this.slot_word(slot).load(Ordering::Acquire))?;
+            let word = SlotWord::checked(this.slot_word(slot).load(Ordering::Acquire)).map_err(|defect| Defect {
+                expected: "a state from 0 to 6, in slot",
+                bound: Some(slot.into()),
+                ..defect
+            })?;
             let sequence = bounded("descriptor.sequence", this.get(this.descriptor(slot)))?;
             let state = match word.state() {
                 SlotState::Free | SlotState::Done | SlotState::Writing => Outstanding::Free,
-                _ if sequence == 0 => return Err(Defect::new("descriptor.sequence", 0, "at least 1 once published")),
+                _ if sequence == 0 => {
+                    let slot = slot.into();
+                    return Err(Defect::bounded("descriptor.sequence", 0, "at least 1 once published, in slot", slot));
+                }
                 _ => Outstanding::Published(sequence),
             };
             // The head is stored after the commit and before the slot is WRITING again: a sequence from the head on,

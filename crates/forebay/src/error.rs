@@ -123,6 +123,20 @@ pub enum CreateError {
         /// Messages that `fresh` discards.
         outstanding: u64,
     },
+    /// Objects of a dead producer are there, with a word in them that nobody writes who keeps to the protocol. Taking
+    /// them over could lose or repeat messages, so nothing was changed.
+    #[error(
+        "ring {ring:?} was left by a dead producer and cannot be taken over: {source}; a peer wrote over it. Pass `fresh` \
+         to discard what is left ({outstanding} messages), or `forebay clean`"
+    )]
+    Damaged {
+        /// The ring.
+        ring: String,
+        /// Which word, and of which slot.
+        source: Defect,
+        /// Messages that `fresh` discards, as far as that can be told.
+        outstanding: u64,
+    },
     /// The system said no.
     #[error(transparent)]
     Os(#[from] OsError),

@@ -80,7 +80,9 @@ fn leave(producer: Producer) {
 fn created(error: CreateError) -> Failure {
     match error {
         CreateError::Name { .. } | CreateError::Geometry { .. } | CreateError::Options { .. } => Failure::usage(error),
-        CreateError::Different { .. } => Failure::usage(format!("{error}. On the command line that is --fresh")),
+        CreateError::Different { .. } | CreateError::Damaged { .. } => {
+            Failure::usage(format!("{error}. On the command line that is --fresh"))
+        }
         CreateError::Memory { .. } => Failure::failed(format!("{error}; `forebay doctor` shows what there is")),
         _ => Failure::failed(error),
     }

@@ -175,24 +175,17 @@ fn predecessor(
         return Ok(None);
     };
     let epoch = objects.ring.word(W_EPOCH).load(Ordering::Relaxed).wrapping_add(1).max(1);
-    let outstanding = || {
-        let words = (slot_words(&objects), objects.header.plan.clone());
-        Publisher::take_over(objects.ring.clone(), words.0, words.1, epoch)
-    };
+    // Whoever is refused has changed nothing: another may be the right successor.
+    let left = || Publisher::count_left(&objects.ring, &slot_words(&objects), &objects.header.plan);
     if let Some(difference) = differs(&objects, schema.as_ref(), options, geometry) {
-        let outstanding = outstanding().map_or(0, |(_, recovered)| recovered.outstanding);
-        return Err(CreateError::Different { ring: ring.to_owned(), difference, outstanding });
+        return Err(CreateError::Different { ring: ring.to_owned(), difference, outstanding: left() });
     }
-    match outstanding() {
+    match Publisher::take_over(objects.ring.clone(), slot_words(&objects), objects.header.plan.clone(), epoch) {
         Ok((publisher, Recovered { last_sequence, last_user, outstanding })) => {
             let takeover = Takeover { epoch, last_sequence, last_user, outstanding };
             Ok(Some((objects, publisher, takeover)))
         }
-        Err(defect) => Err(CreateError::Different {
-            ring: ring.to_owned(),
-            difference: format!("words that no producer writes ({defect})"),
-            outstanding: 0,
-        }),
+        Err(source) => Err(CreateError::Damaged { ring: ring.to_owned(), source, outstanding: left() }),
     }
 }
 
