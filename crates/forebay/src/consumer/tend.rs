@@ -61,8 +61,11 @@ impl Consumer {
 
     fn tend(&mut self) -> Result<(), RecvError> {
         self.usable()?;
-        if self.conn.as_ref().is_some_and(Conn::is_hung_up) {
-            // In an epoll set a hung-up socket would be readable for ever.
+        // Nothing comes on it after the handshake but its end. Only looked at, not read: should a daemonizer have closed
+        // it, its number may be somebody else's by now.
+        let said = |conn: &Conn| conn.wait_readable(Some(Instant::now())).is_ok_and(|said| said);
+        if self.conn.as_ref().is_some_and(said) {
+            // In an epoll set a hung-up socket, or one of a peer that talks, would be readable for ever.
             self.drop_conn();
         }
         let alive = self.attachment.probe.is_locked(self.attachment.producer_byte)?;
@@ -98,13 +101,12 @@ impl Consumer {
     /// without that too, so a failure only means another try later.
     fn greet_successor(&mut self) {
         let epoch = self.core.reader().epoch();
-        if epoch == self.peer.epoch && self.conn.is_some()
-            || self.peer.greet_after.is_some_and(|after| Instant::now() < after)
-        {
+        // A producer that hung up on us knows us no more.
+        if epoch == self.peer.epoch || self.peer.greet_after.is_some_and(|after| Instant::now() < after) {
             return;
         }
-        let greeted = client::rejoin(&self.attachment, &self.options)
-            .and_then(|(conn, bell)| Ok(self.replace_conn(conn, bell)?));
+        let greeted =
+            client::rejoin(&self.attachment, &self.options).and_then(|(conn, bell)| Ok(self.replace_conn(conn, bell)?));
         match greeted {
             Ok(()) => {
                 self.peer.epoch = epoch;

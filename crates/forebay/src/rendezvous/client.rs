@@ -249,6 +249,7 @@ fn try_attach(dir: &Dir, options: &ConsumerOptions, barrier: Barrier) -> Result<
     check_identity(ring, &header, &welcome).map_err(defect)?;
     let queue = header.geometry.kind == Kind::Queue;
     let object = if queue { Object::Pool } else { Object::Member(welcome.index as u8) };
+    check_different([&welcomed.ring, &welcomed.data, &welcomed.members]).map_err(unread)?;
     for (fd, object) in [(&welcomed.ring, Object::Ring), (&welcomed.data, Object::Data), (&welcomed.members, object)] {
         check_object(fd, &header, object).map_err(unread)?;
     }
@@ -314,6 +315,8 @@ fn finish(conn: &Conn, ring: &str) -> Result<(), TryError> {
     send(conn, &Control::Ready, &[]).map_err(unsent(ring))?;
     receive(conn, ring, |message, _| match message {
         Ok(Control::Admitted) => Ok(()),
+        // A second welcome is no admission.
+        Ok(Control::Welcome(_)) => expect_welcome(ring, Ok(Control::Ready)).map(drop),
         other => expect_welcome(ring, other).map(drop),
     })?
     .map_err(TryError::from)
@@ -341,6 +344,15 @@ fn check_identity(ring: &str, header: &Header, welcome: &Welcome) -> Result<(), 
     }
     if welcome.epoch == 0 {
         return Err(Defect::new("welcome.epoch", 0, "at least 1"));
+    }
+    Ok(())
+}
+
+/// What is written as words must not also be handed out as bytes.
+fn check_different([ring, data, members]: [&OwnedFd; 3]) -> Result<(), HeaderError> {
+    let [ring, data, members] = [object::identity(ring)?, object::identity(data)?, object::identity(members)?];
+    if ring == data || data == members || members == ring {
+        return Err(Defect::bounded("welcome.descriptors", 2, "different objects, of which there are", 3).into());
     }
     Ok(())
 }
