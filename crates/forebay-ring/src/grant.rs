@@ -64,3 +64,22 @@ impl Grant {
         self.generation == generation && matches!(self.state, GrantState::Done | GrantState::Revoked)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_reads_back_and_only_an_end_settles() {
+        for (code, state) in
+            [GrantState::Never, GrantState::Done, GrantState::Held, GrantState::Revoked].into_iter().enumerate()
+        {
+            let grant = Grant { state, generation: 7 };
+            assert_eq!((grant.raw(), Grant::checked(grant.raw())), (code as u64 | 7 << 32, Ok(grant)));
+            assert_eq!(grant.settles(7), matches!(state, GrantState::Done | GrantState::Revoked));
+            assert!(!grant.settles(6) && !grant.settles(8));
+        }
+        assert_eq!(Grant::checked(4).unwrap_err().field, "grant");
+        assert!(Grant::checked(1 << 31).is_err());
+    }
+}

@@ -58,6 +58,8 @@ mod hostile;
 mod models;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests_words;
 
 pub use grant::{Grant, GrantState};
 pub use member::{Member, MemberId};

@@ -138,3 +138,79 @@ impl<W: Words> Member<W> {
         self.store(at::IDENTITY, u64::from(incarnation) << 8 | state);
     }
 }
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+    use crate::{tests::Rig, words::heap::Heap};
+    use forebay_layout::Kind;
+
+    /// The words of `part` that are not 0, by their place in it.
+    fn set(words: &Heap, base: usize, end: usize) -> Vec<(usize, u64)> {
+        (base..end)
+            .filter_map(|i| Some((i - base, words.word(i).load(Ordering::Relaxed))).filter(|w| w.1 != 0))
+            .collect()
+    }
+
+    #[test]
+    fn every_word_lies_where_the_layout_says_in_the_members_part() {
+        let rig = Rig::queue(3);
+        let (base, next) =
+            (rig.plan.member_word + 2 * rig.plan.member_words, rig.plan.member_word + 3 * rig.plan.member_words);
+        let part = rig.pool().member(&rig.plan, 2);
+        part.ring_bell();
+        part.ring_bell();
+        part.producer_wake_word().store(5, Ordering::Relaxed);
+        part.set_identity(0x1234, 2);
+        part.set_parked(true);
+        part.count(at::RECEIVED, 3);
+        part.count(at::RECEIVED, 4);
+        part.count_shared(at::NACKED, 6);
+        part.count_shared(at::NACKED, 6);
+        part.set_since(2, 99);
+        assert_eq!(part.wake_word().load(Ordering::Relaxed), 2);
+        assert_eq!((part.identity(), part.since(2), part.since(1)), ((0x1234, 2), 99, 0));
+        let expected = [
+            (at::IDENTITY, 0x1234 << 8 | 2),
+            (at::WAKE, 2),
+            (at::PARKED, 1),
+            (at::RECEIVED, 7),
+            (at::NACKED, 12),
+            (at::PRODUCER_WAKE, 5),
+            (at::SINCE + 2, 99),
+        ];
+        assert_eq!(set(&rig.pool, base, next), expected);
+        assert_eq!(set(&rig.pool, 0, base), [], "of another member");
+        part.clear(false);
+        assert_eq!(set(&rig.pool, base, next), []);
+    }
+
+    #[test]
+    fn a_part_is_cleared_to_its_end_and_no_further() {
+        for grants in [false, true] {
+            let rig = Rig::of(Kind::Broadcast, 3);
+            let words = Heap::bytes(rig.plan.member_bytes);
+            let part = Member::in_object(words.clone(), &rig.plan);
+            let all = rig.plan.member_word..(rig.plan.member_bytes / 8) as usize;
+            all.clone().for_each(|i| words.word(i).store(7, Ordering::Relaxed));
+            part.grant(2).store(9, Ordering::Relaxed);
+            assert_eq!(words.word(rig.plan.member_word + at::SINCE + 3 + 2).load(Ordering::Relaxed), 9);
+            part.clear(grants);
+            let left = set(&words, all.start, all.end).len();
+            assert_eq!(all.len() - left, at::SINCE + if grants { 6 } else { 3 });
+        }
+    }
+
+    #[test]
+    fn a_mark_is_taken_once() {
+        let part = Rig::queue(1).pool().member(&Rig::queue(1).plan, 0);
+        assert!(!part.take_parked());
+        part.set_parked(true);
+        assert!(part.take_parked());
+        assert!(!part.take_parked());
+        part.set_parked(true);
+        part.set_parked(false);
+        assert!(!part.take_parked());
+        assert_eq!(MemberId { index: 3, incarnation: u16::MAX }.successor(), MemberId { index: 3, incarnation: 1 });
+    }
+}

@@ -137,3 +137,62 @@ impl<W: Words> Pool<W> {
         true
     }
 }
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::*;
+    use crate::tests::Rig;
+
+    #[test]
+    fn sleepers_are_picked_in_turn_among_those_that_are_meant() {
+        let pool = Rig::queue(1).pool();
+        assert_eq!(pool.pick_sleeper(31, u32::MAX), None);
+        for index in [0, 2, 3] {
+            pool.park(index);
+        }
+        // Nobody has the index 4 on a ring for four.
+        pool.words.word(PARKED).fetch_or(1 << 4 | 1 << 31, Ordering::Relaxed);
+        assert_eq!(pool.pick_sleeper(0, u32::MAX), Some(2), "the next after 0");
+        assert_eq!(pool.pick_sleeper(2, 1 << 2), None, "its mark is taken");
+        assert_eq!(pool.pick_sleeper(3, u32::MAX), Some(0), "around the end");
+        assert_eq!(pool.pick_sleeper(31, 1 << 3), Some(3));
+        assert_eq!(pool.pick_sleeper(31, u32::MAX), None);
+        assert_eq!(pool.parked(), 1 << 4 | 1 << 31);
+    }
+
+    #[test]
+    fn a_mark_that_is_gone_was_a_wake() {
+        let pool = Rig::queue(1).pool();
+        pool.park(3);
+        pool.park(1);
+        assert_eq!(pool.parked(), 0b1010);
+        assert!(pool.unpark(3));
+        assert!(!pool.unpark(3));
+        assert_eq!(pool.parked(), 0b10, "the other's stays");
+    }
+
+    #[test]
+    fn the_producer_is_called_only_while_it_sleeps_and_once() {
+        let rig = Rig::queue(1);
+        let pool = rig.pool();
+        pool.park(0);
+        assert!(!pool.call_producer());
+        pool.park_producer();
+        assert_eq!(pool.parked(), PARKED_PRODUCER | 1);
+        assert!(pool.call_producer());
+        assert!(!pool.call_producer());
+        assert_eq!((pool.parked(), pool.producer_wake_word().load(Ordering::Relaxed)), (1, 1));
+        assert_eq!(rig.pool.word(PRODUCER_WAKE).load(Ordering::Relaxed), 1);
+        pool.park_producer();
+        pool.unpark_producer();
+        assert_eq!(pool.parked(), 1);
+    }
+
+    #[test]
+    fn returns_are_counted_where_the_layout_says() {
+        let rig = Rig::queue(1);
+        rig.pool().count_return();
+        rig.pool().count_return();
+        assert_eq!((rig.pool().returns(), rig.pool.word(RETURNS).load(Ordering::Relaxed)), (2, 2));
+    }
+}

@@ -17,13 +17,13 @@ use crate::{
     words::heap::Heap,
 };
 
-struct Rig {
-    plan: Plan,
-    ring: Heap,
-    pool: Heap,
+pub(crate) struct Rig {
+    pub(crate) plan: Plan,
+    pub(crate) ring: Heap,
+    pub(crate) pool: Heap,
 }
 
-fn geometry(kind: Kind, slots: u32, when_full: WhenFull) -> Geometry {
+pub(crate) fn geometry(kind: Kind, slots: u32, when_full: WhenFull) -> Geometry {
     Geometry {
         kind,
         backing: Backing::Posix,
@@ -39,42 +39,46 @@ fn geometry(kind: Kind, slots: u32, when_full: WhenFull) -> Geometry {
 }
 
 impl Rig {
-    fn queue(slots: u32) -> Self {
-        let plan = geometry(Kind::Queue, slots, WhenFull::Block).plan().unwrap();
+    pub(crate) fn queue(slots: u32) -> Self {
+        Self::of(Kind::Queue, slots)
+    }
+
+    pub(crate) fn of(kind: Kind, slots: u32) -> Self {
+        let plan = geometry(kind, slots, WhenFull::Block).plan().unwrap();
         Self { ring: Heap::bytes(plan.ring_bytes), pool: Heap::bytes(plan.pool_bytes), plan }
     }
 
-    fn producer(&self) -> QueueProducer<Heap> {
+    pub(crate) fn producer(&self) -> QueueProducer<Heap> {
         QueueProducer::new(Publisher::new(self.ring.clone(), self.pool.clone(), self.plan.clone(), 1))
     }
 
-    fn reader(&self) -> Reader<Heap> {
+    pub(crate) fn reader(&self) -> Reader<Heap> {
         Reader::new(ReadOnly::new(self.ring.clone()), self.plan.clone(), 2)
     }
 
-    fn pool(&self) -> Pool<Heap> {
+    pub(crate) fn pool(&self) -> Pool<Heap> {
         Pool::new(self.pool.clone(), &self.plan)
     }
 
-    fn consumer(&self, index: u8) -> QueueConsumer<Heap> {
+    pub(crate) fn consumer(&self, index: u8) -> QueueConsumer<Heap> {
         QueueConsumer::new(self.reader(), self.pool(), MemberId { index, incarnation: 1 }, false)
     }
 }
 
-fn draft<'a>(fields: &'a [TensorMeta], user: &'a [u8]) -> Draft<'a> {
+pub(crate) fn draft<'a>(fields: &'a [TensorMeta], user: &'a [u8]) -> Draft<'a> {
     Draft { correlation_id: 7, timestamp_ns: 0, payload_bytes: 64, fields, names: &[], user }
 }
 
-fn field() -> [TensorMeta; 1] {
+pub(crate) fn field() -> [TensorMeta; 1] {
     [TensorMeta::new(DType::I64, &[2, 4], 0).unwrap()]
 }
 
-fn publish(producer: &mut QueueProducer<Heap>) -> u64 {
+pub(crate) fn publish(producer: &mut QueueProducer<Heap>) -> u64 {
     let Acquired::Slot(slot) = producer.acquire(0, true) else { panic!("no slot is free") };
     producer.publish(slot, &draft(&field(), b"user"))
 }
 
-fn take(consumer: &mut QueueConsumer<Heap>) -> Option<Claim> {
+pub(crate) fn take(consumer: &mut QueueConsumer<Heap>) -> Option<Claim> {
     match consumer.next(true, |_| true).unwrap() {
         Next::Claimed(claim) => Some(claim),
         Next::Empty => None,
@@ -296,7 +300,9 @@ fn see(member: &mut BroadcastConsumer<Heap>) -> Option<Claim> {
 }
 
 fn done(member: &BroadcastConsumer<Heap>, claim: &Claim) {
-    let _ = settle(member.part(), member.reader(), claim.slot, claim.generation, false);
+    // With the fence and without: what is done is the same.
+    let fences = claim.sequence % 2 == 0;
+    let _ = settle(member.part(), member.reader(), claim.slot, claim.generation, fences);
 }
 
 #[test]
