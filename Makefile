@@ -23,7 +23,7 @@ PACKAGES    := python-client python-client/ingest
 export PYO3_PYTHON := $(PY)
 export FOREBAY_BIN := $(FOREBAY)
 
-.PHONY: help setup build binary python examples demo test check rust-test python-test docs-test model model-short cargo-mutants crash fuzz mutants conformance bench dist docs clean hostile
+.PHONY: help setup build binary python examples demo test check rust-test python-test docs-test model model-short cargo-mutants crash fuzz mutants conformance bench dist docs clean hostile soak
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -92,6 +92,11 @@ conformance: python ## the one suite over kind x backing x wake x language, as a
 	cargo build $(CARGO_FLAGS) --release -p forebay-tests --bin forebay-conformance
 	-$(PY) tests/conformance/runner.py $(TARGET)/release/forebay-conformance $(TARGET)/conformance-python.jsonl
 	$(TARGET)/release/forebay-conformance --merge $(TARGET)/conformance-python.jsonl --languages rust,python
+
+soak: python ## MINUTES=n of kills, hundreds a second, with a book outside of the transport; SEED=n repeats one
+	cargo build $(CARGO_FLAGS) --release -p forebay-tests --bin forebay-soak
+	$(TARGET)/release/forebay-soak --minutes $(or $(MINUTES),1) $(if $(SEED),--seed $(SEED)) \
+		--python $(PY) tests/soak/actor.py $(SOAK_FLAGS)
 
 dist: ## wheels, static program and crates in dist/, the wheels installed and tried in an empty environment
 	ci/dist.sh $(TARGET) dist
