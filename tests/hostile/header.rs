@@ -48,7 +48,7 @@ fn successor(place: &Place, ring: &str) -> Outcome {
                 _ => Outcome::Harmless,
             }
         }
-        Err(e @ CreateError::Different { .. }) => Outcome::Refused(e.to_string()),
+        Err(e @ (CreateError::Different { .. } | CreateError::Damaged { .. })) => Outcome::Refused(e.to_string()),
         Err(e) => Outcome::Damage(e.to_string()),
     }
 }

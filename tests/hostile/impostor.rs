@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use forebay::Producer;
+use forebay::{Consumer, Producer};
 use forebay_layout::control::{Control, FRAME_BYTES, Frame, Intent};
 use forebay_os::{Conn, Dir, Listener, SocketError, poll};
 use forebay_testkit::{Place, WATCHDOG, ledger::publish};
@@ -83,6 +83,63 @@ impl Impostor {
         })
     }
 
+    /// A consumer attaches, and is never told that it is admitted.
+    pub(crate) fn silent(&self) -> Outcome {
+        match self.with_server(pass_welcome, |_| ()) {
+            Ok(()) => Outcome::Damage("it attached".to_owned()),
+            Err(e) => attached(&e),
+        }
+    }
+
+    /// A consumer attaches; then the server says things that belong nowhere, while `then` uses the consumer.
+    pub(crate) fn talks_on(&self, then: impl FnOnce(&mut Consumer)) {
+        let (said, heard) = mpsc::channel();
+        let attached = self.with_server(
+            |consumer, producer| {
+                pass_welcome(consumer, producer);
+                let (ready, _) = received(consumer).unwrap();
+                producer.send(&ready, &[]).unwrap();
+                let (admitted, _) = received(producer).unwrap();
+                consumer.send(&admitted, &[]).unwrap();
+                for _ in 0..3 {
+                    consumer.send(&bytes(&Control::Admitted.encode()), &[]).unwrap();
+                }
+                said.send(()).unwrap();
+            },
+            |consumer| {
+                heard.recv_timeout(WATCHDOG).unwrap();
+                then(consumer);
+            },
+        );
+        attached.unwrap();
+    }
+
+    /// A consumer attaches to who does `serve` with its connection and one to the honest producer, which both stay
+    /// until `then` has run.
+    fn with_server<R>(
+        &self,
+        serve: impl FnOnce(&Conn, &Conn) + Send,
+        then: impl FnOnce(&mut Consumer) -> R,
+    ) -> Result<R, forebay::AttachError> {
+        let ring = self.ring();
+        let options = attach(&self.posing, &ring).timeout(Some(Duration::ZERO));
+        thread::scope(|scope| {
+            let (done, over) = mpsc::channel::<()>();
+            let (listener, place) = (&self.listener, self.honest.path());
+            let file = format!("{ring}.sock");
+            scope.spawn(move || {
+                poll::poll_one(listener.as_fd(), poll::Events::READ, Some(WATCHDOG)).unwrap();
+                let consumer = listener.accept().unwrap().unwrap();
+                let producer = Conn::connect(&Dir::open(Some(place)).unwrap(), &file).unwrap();
+                serve(&consumer, &producer);
+                let _ = over.recv();
+            });
+            let attached = options.attach().map(|mut consumer| then(&mut consumer));
+            drop(done);
+            attached
+        })
+    }
+
     pub(crate) fn end(self) {
         let Self { honest, producer, .. } = self;
         let mut producer = producer.into_inner();
@@ -95,6 +152,14 @@ fn received(conn: &Conn) -> Result<(Vec<u8>, Vec<OwnedFd>), SocketError> {
     let mut buffer = [0; FRAME_BYTES];
     let received = conn.recv(&mut buffer, 8, Some(Instant::now() + WATCHDOG))?;
     Ok((buffer[..received.len].to_vec(), received.fds))
+}
+
+fn pass_welcome(consumer: &Conn, producer: &Conn) {
+    let (hello, _) = received(consumer).unwrap();
+    producer.send(&hello, &[]).unwrap();
+    let (welcome, fds) = received(producer).unwrap();
+    let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+    consumer.send(&welcome, &fds).unwrap();
 }
 
 /// One handshake, passed on. Ends when either side does, or the test is over.

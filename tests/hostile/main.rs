@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test that calls them")]
 
 mod control;
+mod descriptors;
+mod flood;
 mod header;
 mod impostor;
 mod members;
@@ -11,8 +13,12 @@ mod messages;
 mod rig;
 mod scribble;
 mod segment;
+mod servers;
+mod squat;
 #[path = "../process/stage.rs"]
 #[allow(dead_code, reason = "the process tests use the rest of it")]
 mod stage;
 mod tables;
+mod takeover;
+mod truncate;
 mod words;

@@ -151,7 +151,7 @@ fn a_successor_takes_over_or_refuses_whatever_a_dead_producer_left_and_never_pan
             let options = here(&place, "odd").kind(kind).max_consumers(2).full_timeout(Some(soon));
             let mut successor = match options.create() {
                 Ok(successor) => successor,
-                Err(CreateError::Different { .. }) => {
+                Err(CreateError::Different { .. } | CreateError::Damaged { .. }) => {
                     refused += 1;
                     continue;
                 }
