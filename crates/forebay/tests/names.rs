@@ -75,3 +75,17 @@ fn what_an_earlier_life_of_the_directory_left_is_no_predecessor() {
     drop(consumer);
     producer.discard();
 }
+
+#[test]
+fn a_socket_that_a_dead_producer_had_not_named_yet_goes_with_its_successor() {
+    let dir = tempfile::tempdir().unwrap();
+    let others = dir.path().join(".other.sock.00000001.tmp");
+    let left = [".ring.sock.00000001.tmp", ".ring.sock.0badcafe.tmp"].map(|name| dir.path().join(name));
+    for path in left.iter().chain([&others]) {
+        drop(std::os::unix::net::UnixListener::bind(path).unwrap());
+    }
+    let producer = Producer::options("ring").dir(dir.path()).slots(1).slot_bytes(64).create().unwrap();
+    assert!(!left.iter().any(|path| path.exists()), "left behind by whoever died before");
+    assert!(others.exists(), "another ring's producer may be in the middle of it");
+    drop(producer);
+}

@@ -12,11 +12,11 @@ use std::path::Path;
 use forebay_layout::MAX_CONSUMERS;
 use forebay_os::{Access, Dir, LockFile, Result, object, process};
 
-use super::{look, names, temporary_of};
+use super::{look, names};
 use crate::rendezvous::{
     lock_file,
     locks::{Locks, PRODUCER_BYTE, Taken, member_byte},
-    objects, socket_file,
+    objects, socket_file, temporary_of,
 };
 use forebay_os::object::shm;
 

@@ -35,7 +35,7 @@ pub use clean::{Cleaned, Kept, Removed, clean, would_clean};
 pub use doctor::{Check, Severity, doctor};
 pub use report::{ConsumerReport, HeldSlot, ProducerReport, RingReport, RingState, RingView, SlotCounts};
 
-use crate::rendezvous::{LOCK_SUFFIX, objects};
+use crate::rendezvous::{LOCK_SUFFIX, SOCKET_SUFFIX, objects, temporary_of};
 
 /// Every ring of a directory, by name, with or without a living producer. `None` is the default directory, as for
 /// [`ProducerOptions::dir`](crate::ProducerOptions::dir).
@@ -73,13 +73,4 @@ fn names(dir: &Dir) -> Result<BTreeSet<String>> {
         }
     }
     Ok(names)
-}
-
-/// Ends the name of every rendezvous socket.
-const SOCKET_SUFFIX: &str = ".sock";
-
-/// The ring whose socket was being made under this temporary name.
-fn temporary_of(file: &str) -> Option<&str> {
-    let inner = file.strip_prefix('.')?.strip_suffix(forebay_os::socket::TEMPORARY_SUFFIX)?;
-    inner.rsplit_once('.')?.0.strip_suffix(SOCKET_SUFFIX)
 }

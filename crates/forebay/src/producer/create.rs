@@ -21,7 +21,7 @@ use crate::{
         lock_file,
         locks::{Locks, Taken},
         objects::{self, Care, Found, Objects},
-        server, socket_file,
+        remove_temporaries, server, socket_file,
     },
 };
 
@@ -80,6 +80,7 @@ fn unname(dir: &Dir, ring: &str) {
 
 /// Starts the control thread. The socket comes last: who connects finds everything in place.
 fn serve(site: &Arc<Site>) -> forebay_os::Result<thread::JoinHandle<()>> {
+    remove_temporaries(&site.dir, &site.ring)?;
     let mut listener = Listener::bind(&site.dir, &socket_file(&site.ring))?;
     listener.unlink_on_drop(true);
     let name = format!("forebay-{}", site.ring);
