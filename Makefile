@@ -23,7 +23,7 @@ PACKAGES    := python-client python-client/ingest
 export PYO3_PYTHON := $(PY)
 export FOREBAY_BIN := $(FOREBAY)
 
-.PHONY: help setup build binary python examples demo test check rust-test python-test docs-test model model-short cargo-mutants crash fuzz mutants conformance bench dist docs clean hostile soak
+.PHONY: help setup build binary python examples demo test check rust-test fence-test python-test docs-test model model-short cargo-mutants crash fuzz tsan mutants conformance bench dist docs clean hostile soak
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -58,6 +58,10 @@ check: setup ## formatting and lints
 
 rust-test: ## unit, process, hostile and documentation tests in Rust
 	cargo test $(CARGO_FLAGS) $(RUST)
+	@$(MAKE) --no-print-directory fence-test
+
+fence-test: ## what goes to sleep and wakes once more, with fences in membarrier's stead
+	FOREBAY_NO_MEMBARRIER=1 cargo test $(CARGO_FLAGS) -p forebay -p forebay-tests --test hand_over --test process --test conformance
 
 python-test: ## tests of the Python packages, and the examples (after `make build`)
 	for folder in $(PACKAGES); do (cd $$folder && $(PY) -m pytest) || exit 1; done
@@ -87,6 +91,9 @@ fuzz: ## cargo-fuzz under AddressSanitizer, FUZZ_SECONDS (60) a target; prints e
 crash: ## every instruction of every operation as a point of death: POINTS (200000) audited, from SEED (1)
 	cargo build $(CARGO_FLAGS) --profile crash -p forebay-tests --bin forebay-crash
 	$(TARGET)/crash/forebay-crash --points $(or $(POINTS),200000) --seed $(or $(SEED),1)
+
+tsan: ## the ring's threads under ThreadSanitizer, then AddressSanitizer; any report fails
+	ci/tsan.sh
 
 conformance: python ## the one suite over kind x backing x wake x language, as a matrix; an empty cell fails
 	cargo build $(CARGO_FLAGS) --release -p forebay-tests --bin forebay-conformance

@@ -301,7 +301,7 @@ fn see(member: &mut BroadcastConsumer<Heap>) -> Option<Claim> {
 
 fn done(member: &BroadcastConsumer<Heap>, claim: &Claim) {
     // With the fence and without: what is done is the same.
-    let fences = claim.sequence % 2 == 0;
+    let fences = claim.sequence.is_multiple_of(2);
     let _ = settle(member.part(), member.reader(), claim.slot, claim.generation, fences);
 }
 
