@@ -11,7 +11,6 @@ mod event_loop;
 mod fork;
 mod policy;
 mod producer_death;
-mod soak;
 mod space;
 mod stage;
 mod wake;

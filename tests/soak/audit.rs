@@ -53,6 +53,8 @@ struct Book<'a> {
     witnesses: HashMap<(u64, u64), Witness>,
     /// Deliveries that nobody noted: (the latest it can have been, cell, attempts).
     unnoted: Vec<(u64, u64, u64)>,
+    /// Attempts, as the last delivery or the dead letter of each message says.
+    spent: u64,
     found: Vec<String>,
 }
 
@@ -93,6 +95,7 @@ impl<'a> Book<'a> {
             takers: Vec::new(),
             witnesses: HashMap::new(),
             unnoted: Vec::new(),
+            spent: 0,
             found: Vec::new(),
         };
         for life in 0..lives {
@@ -145,10 +148,16 @@ impl<'a> Book<'a> {
         {
             self.wrong(last, "was delivered and never published");
         }
+        let before = tally.by_nack + tally.by_death;
         for at in 1..=highest {
             self.message(at, tally);
         }
         self.match_unnoted();
+        let explained = tally.by_nack + tally.by_death - before + self.unnoted.len() as u64;
+        if self.found.is_empty() && explained != self.spent {
+            let (name, spent) = (self.mix.name, self.spent);
+            self.found.push(format!("{name}: {spent} attempts were spent, {explained} are explained"));
+        }
         tally.by_unnoted += self.unnoted.len() as u64;
         tally.witnessed += self.witnesses.len() as u64;
         self.found
@@ -202,6 +211,7 @@ impl<'a> Book<'a> {
     fn outcome(&mut self, at: u64, letter: u64, deliveries: &[Delivery], deliveries_noted: u64, tally: &mut Tally) {
         if letter != 0 {
             tally.letters += 1;
+            self.spent += u64::from(self.mix.max_attempts);
             tally.letters_again += (letter >> 24) - 1;
             let most = u64::from(self.mix.max_attempts);
             for unnoted in deliveries_noted..most {
@@ -233,6 +243,7 @@ impl<'a> Book<'a> {
             return self.wrong(at, "MISSING: given back or its holder died, and never received again");
         }
         tally.acked += 1;
+        self.spent += last.record.attempts;
         tally.settled_by_absence += u64::from(!acked);
         if let Err(what) = self.agrees(at, last.record.attempts, true, false) {
             self.wrong(at, &what);

@@ -37,6 +37,7 @@ use crate::{
     ledger::{Ledger, ring},
     process::{Dice, Namespaces},
     python::Python,
+    states::State,
     supervisor::Round,
     tally::Tally,
 };
@@ -54,6 +55,8 @@ struct Options {
     python: Option<(PathBuf, PathBuf)>,
     /// Every state must have been died in this often.
     least: u64,
+    /// Recovery must not take longer, in 99 of 100 cases, while the ring's producer lives.
+    recovery: Option<Duration>,
     /// Only rings whose name contains this.
     only: String,
 }
@@ -68,6 +71,7 @@ fn options() -> Result<Options, String> {
         json: None,
         python: None,
         least: 0,
+        recovery: None,
         only: String::new(),
     };
     let mut args = std::env::args().skip(1);
@@ -81,13 +85,14 @@ fn options() -> Result<Options, String> {
             "--seed" => options.seed = value()?.parse().map_err(|e| format!("--seed: {e}"))?,
             "--rate" => options.rate = number(value()?)?,
             "--least" => options.least = number(value()?)? as u64,
+            "--recovery-ms" => options.recovery = Some(Duration::from_secs_f64(number(value()?)? / 1000.0)),
             "--json" => options.json = Some(value()?.into()),
             "--only" => options.only = value()?,
             "--python" => options.python = Some((value()?.into(), value()?.into())),
             _ => {
                 return Err(format!(
                     "{name:?}? It takes --minutes N or --seconds N, --seed N, --json FILE, --python INTERPRETER \
-                     actor.py, --least KILLS, --rate PER-SECOND, --round SECONDS, --only RING"
+                     actor.py, --least KILLS, --recovery-ms N, --rate PER-SECOND, --round SECONDS, --only RING"
                 ));
             }
         }
@@ -129,11 +134,27 @@ fn run(options: &Options) -> Result<Tally, String> {
         }
     }
     drop(python);
+    promises(options, &mut tally);
     report::print(&tally, options.least, namespaces.is_some(), options.seed);
     if let Some(path) = &options.json {
         report::json(&tally, options.seed, path).map_err(|e| format!("{}: {e}", path.display()))?;
     }
     Ok(tally)
+}
+
+/// What is asked of the run as a whole.
+fn promises(options: &Options, tally: &mut Tally) {
+    let few = |state: &&State| tally.kills_of(**state, false) < options.least;
+    let few: Vec<&str> = State::ALL.iter().filter(few).map(|state| state.text()).collect();
+    if !few.is_empty() {
+        tally.failures.push(format!("fewer than {} kills while {}", options.least, few.join(", ")));
+    }
+    let p99 = Duration::from_nanos(tally.led.quantile(0.99));
+    if let Some(most) = options.recovery
+        && p99 > most
+    {
+        tally.failures.push(format!("recovery took {p99:.1?} in 99 of 100 cases, {most:.1?} is promised"));
+    }
 }
 
 fn round(
@@ -163,6 +184,8 @@ fn round(
         audit::audit(ledger, &mixes, lives, &witnesses, tally);
         leftovers(&place, before, tally);
     }
+    tally.torn += tally.failures.iter().filter(|failure| failure.contains("TORN")).count() as u64;
+    tally.leaks += tally.failures.iter().filter(|failure| failure.contains("LEAK")).count() as u64;
     if !tally.failures.is_empty() {
         let path = std::env::temp_dir().join(format!("soak-ledger-{}-{}", options.seed, tally.rounds));
         let cells: Vec<u64> = (0..mixes.len()).map(|each| ledger.ring(each, ring::INTENT)).collect();
@@ -202,6 +225,5 @@ fn leftovers(place: &Place, before: (Vec<String>, Vec<String>, Vec<String>), tal
     if (&after.0, &after.1) != (&before.0, &before.1) || after.2.iter().any(own) {
         found.push(format!("LEAK: files, mappings, sockets were {before:?}, are {after:?}"));
     }
-    tally.leaks += found.len() as u64;
     tally.failures.extend(found);
 }

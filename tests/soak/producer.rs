@@ -129,6 +129,11 @@ impl Victim<'_> {
             }
             self.publish_one(&mut producer)?;
             left -= 1;
+            // Nobody holds a broadcast ring up that has no member; its messages would fill the book.
+            if self.mix.kind == Kind::Broadcast {
+                let alone = producer.consumers() == 0;
+                self.dawdle(if alone { 3_000_000 } else { 100_000 });
+            }
         }
         if self.finish() > 0 {
             return self.finish_round(producer, &before);

@@ -436,7 +436,7 @@ impl<'a> Round<'a> {
             let life = live.life;
             live.halt.is_none()
                 && self.ledger.life(life, life::RECEIVED) > 0
-                && self.ledger.life(life, life::RECORDS) + 40 < RECORDS as u64
+                && self.ledger.life(life, life::RECORDS) + 80 < RECORDS as u64
         })
     }
 
@@ -694,8 +694,8 @@ impl<'a> Round<'a> {
                 self.wake(pid);
             }
         }
-        // About ten a second fall asleep.
-        if !self.dice.one_in(250) || self.live.is_empty() {
+        // Some tens a second fall asleep.
+        if !self.dice.one_in(60) || self.live.is_empty() {
             return;
         }
         let pids: Vec<i32> = self.live.keys().copied().collect();
@@ -713,8 +713,9 @@ impl<'a> Round<'a> {
         if longest < 5 * MS {
             return;
         }
-        let span = self.dice.scale_free(5 * MS, longest);
-        let dies = live.deadline != u64::MAX && self.dice.one_in(4);
+        let span = if self.dice.one_in(20) { longest } else { self.dice.scale_free(5 * MS, longest) };
+        let ends = live.seat == 0 && site.mix.needs_keeper();
+        let dies = live.deadline != u64::MAX && !ends && self.dice.one_in(4);
         if live.seat == 0 {
             self.sites[ring].disturbed = u64::MAX;
         }
