@@ -341,6 +341,24 @@ fn packets_that_are_no_packets_are_answered_or_dropped_and_the_others_served() {
     producer.discard();
 }
 
+/// A member is offered nothing before its byte is locked: who is not found alive would never be mended.
+#[test]
+fn who_says_ready_without_its_lock_is_no_member() {
+    let place = Place::new();
+    let mut producer = here(&place, "loose").create().unwrap();
+    let dir = Dir::open(Some(place.path())).unwrap();
+    let conn = Conn::connect(&dir, "loose.sock").unwrap();
+    conn.send(&bytes(&hello("loose", Intent::Attach).encode()), &[]).unwrap();
+    let (_, fds) = answer(&conn).unwrap();
+    drop(fds);
+    conn.send(&bytes(&Control::Ready.encode()), &[]).unwrap();
+    let (said, _) = answer(&conn).unwrap();
+    assert!(matches!(&said, Control::Refuse(_, why) if why.contains("lock byte is not held")), "{said:?}");
+    assert_eq!(producer.consumers(), 0);
+    serves(&place, &mut producer).unwrap();
+    producer.discard();
+}
+
 /// Went wrong: whoever knew the instance could go on as another member; that one's eventfd was replaced, and it was taken
 /// to be leaving when the impostor hung up.
 #[test]

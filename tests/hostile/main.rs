@@ -14,6 +14,7 @@ mod rig;
 mod scribble;
 mod segment;
 mod servers;
+mod skew;
 mod squat;
 #[path = "../process/stage.rs"]
 #[allow(dead_code, reason = "the process tests use the rest of it")]

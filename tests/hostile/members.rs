@@ -99,6 +99,30 @@ fn no_word_of_a_pool_that_a_member_lies_in_stops_the_others() {
     }
 }
 
+/// Went wrong: a member that wrote FULL over the word of a slot which another one holds made that one lease it again. On a
+/// writable ring it then had two exclusive views of the same bytes.
+#[test]
+fn a_slot_that_is_held_is_not_leased_a_second_time() {
+    let place = Place::new();
+    let mut producer = here(&place, "twice").slots(4).writable(true).create().unwrap();
+    let mut victim = attach(&place, "twice").writable(true).attach().unwrap();
+    let sent = publish(&mut producer, 8).unwrap();
+    let held = victim.recv_timeout(WATCHDOG).unwrap();
+    let plan = audit::header(&place.object("twice", "ring")).plan;
+    let pool = Object::named(&place, "twice", "pool");
+    let word = plan.slot_word + held.slot() as usize * forebay_layout::pool::SLOT_WORD_STRIDE;
+    let full = forebay_ring::SlotWord::full((pool.get(word) >> 32) as u32, 0);
+    pool.set(word, full.raw());
+    // A given back message is looked for.
+    pool.set(forebay_layout::pool::RETURNS, 77);
+    let error = victim.recv_timeout(WATCHDOG).unwrap_err();
+    assert!(error.to_string().contains("one that this consumer does not hold already"), "{error}");
+    ledger::check_message(&held);
+    assert_eq!(held.sequence(), sent);
+    drop((held, victim));
+    producer.discard();
+}
+
 /// A memfd broadcast ring with two members, of which the second lies in its own object; it has received one of three
 /// messages. The first one gets every message whole, whatever the second says, unless the ring waits for that.
 fn broadcast(place: &Place, when_full: WhenFull, tell: impl FnOnce(&Object)) -> Outcome {
