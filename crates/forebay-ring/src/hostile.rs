@@ -45,6 +45,18 @@ fn honest(heap: &Heap) -> Liar {
     liar(heap, |_, _| {})
 }
 
+/// Far more words than an honest look needs on any ring, and a hundredth of a second of looking.
+const MANY_LOOKS: u64 = 1 << 24;
+
+/// A look that never ends would be asked about for ever: how many words were looked at, and a panic at too many.
+fn counting(heap: &Heap, lie: impl Fn(&Heap, usize) + 'static) -> Liar {
+    let asked = AtomicU64::new(0);
+    liar(heap, move |heap, index| {
+        assert!(asked.fetch_add(1, Relaxed) < MANY_LOOKS, "one look does not end");
+        lie(heap, index);
+    })
+}
+
 struct Rig {
     plan: Plan,
     ring: Heap,
@@ -55,6 +67,10 @@ const ME: MemberId = MemberId { index: 0, incarnation: 1 };
 
 impl Rig {
     fn new(kind: Kind) -> Self {
+        Self::of(kind, 4)
+    }
+
+    fn of(kind: Kind, slots: u32) -> Self {
         let geometry = Geometry {
             kind,
             backing: Backing::Posix,
@@ -65,7 +81,7 @@ impl Rig {
             quota: 0,
             max_fields: 1,
             schema_bytes: 0,
-            classes: iter::once(SlotClass { slots: 4, slot_bytes: 256 }).collect(),
+            classes: iter::once(SlotClass { slots, slot_bytes: 256 }).collect(),
         };
         let plan = geometry.plan().unwrap();
         Self { ring: Heap::bytes(plan.ring_bytes), pool: Heap::bytes(plan.pool_bytes), plan }
@@ -191,6 +207,51 @@ fn entries_that_are_overtaken_for_ever_end_a_look() {
             empty(rig.member(ring, true).next(true, |_| true));
         }
     }
+}
+
+/// Each entry is of a later sequence than the one before it, so that each is a reason to look at all slots; and there are
+/// many of both.
+#[test]
+fn a_chain_of_overtaken_entries_on_a_large_ring_ends_a_look() {
+    for kind in [Kind::Queue, Kind::Broadcast] {
+        let rig = Rig::of(kind, 1 << 13);
+        let lap = rig.plan.positions;
+        for entry in 0..lap {
+            // The cursor goes from one to the next.
+            rig.set(rig.stamp(entry), entry + lap);
+        }
+        let ring = counting(&rig.ring, |_, _| {});
+        if kind == Kind::Queue {
+            let mut consumer = rig.consumer(ring, counting(&rig.pool, |_, _| {}));
+            empty(consumer.next(true, |_| true));
+            let before = consumer.cursor();
+            empty(consumer.next(true, |_| true));
+            assert!(consumer.cursor() > before, "the next look goes on where this one gave up");
+        } else {
+            rig.set(rig.plan.join_word, 1);
+            rig.set(rig.plan.join_word + 1, 1);
+            empty(rig.member(ring, true).next(true, |_| true));
+        }
+    }
+}
+
+/// Whichever message is the oldest is claimed and given back at the very moment it is to be dropped.
+#[test]
+fn a_large_ring_whose_words_change_under_the_producer_s_eyes_ends_its_search() {
+    let rig = Rig::of(Kind::Queue, 1 << 13);
+    let (first, asked) = (rig.plan.slot_word, AtomicU64::new(0));
+    let mut producer = rig.producer(counting(&rig.pool, move |heap, index| {
+        if index == first {
+            let attempts = asked.fetch_add(1, Relaxed) as u8;
+            heap.word(index).store(SlotWord::full(1, attempts).raw(), Relaxed);
+        }
+    }));
+    for slot in 0..1 << 13 {
+        assert_eq!(producer.acquire(0, true), queue::Acquired::Slot(slot));
+        let draft = Draft { correlation_id: 0, timestamp_ns: 0, payload_bytes: 0, fields: &[], names: &[], user: &[] };
+        producer.publish(slot, &draft);
+    }
+    assert_eq!(producer.drop_oldest(0), None);
 }
 
 #[test]

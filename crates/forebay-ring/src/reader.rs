@@ -17,6 +17,15 @@ use crate::{
 /// it is a century away.
 pub(crate) const SEQUENCES: u64 = 1 << 62;
 
+/// Slot words that one call looks at, over and over, while a peer changes them under its eyes.
+const LOOKS: u64 = 1 << 22;
+
+/// How often one call passes over all of `slots`: see [`Reader::passes`].
+pub(crate) fn passes(slots: u32) -> u64 {
+    let most = u64::from(slots).saturating_mul(2).saturating_add(1);
+    LOOKS.checked_div(slots.into()).unwrap_or(0).max(16).min(most)
+}
+
 /// `sequence`, if it is one that a producer could have reached.
 pub(crate) fn bounded(field: &'static str, sequence: u64) -> Result<u64, Defect> {
     if sequence < SEQUENCES { Ok(sequence) } else { Err(Defect::bounded(field, sequence, "less than", SEQUENCES)) }
@@ -145,6 +154,13 @@ impl<W: Words> Reader<W> {
     /// How many entries one look goes through before it gives up: far more than an honest producer can fill meanwhile.
     pub(crate) fn patience(&self) -> u64 {
         self.plan.positions.saturating_mul(16)
+    }
+
+    /// How often one look passes over all slots before it gives up, to go on in the next one. On rings of up to a few
+    /// thousand slots as often as they could be lost to others one by one; on larger ones so often as takes some
+    /// milliseconds.
+    pub(crate) fn passes(&self) -> u64 {
+        passes(self.plan.slots)
     }
 
     /// What a claimed message says of itself. The slot does not change under a claim, so the entry is used where it is

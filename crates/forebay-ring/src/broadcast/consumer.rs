@@ -78,6 +78,7 @@ impl<W: Words> BroadcastConsumer<W> {
         if !self.joined() {
             return Ok(Next::Empty);
         }
+        let mut passes = self.reader.passes();
         for _ in 0..self.reader.patience() {
             let (slot, generation) = match self.reader.position(self.cursor)? {
                 Position::Void => {
@@ -89,7 +90,8 @@ impl<W: Words> BroadcastConsumer<W> {
                 Position::Overtaken(later) if !self.lossy => {
                     return Err(Defect::bounded("position.stamp", later, "at most the cursor,", self.cursor));
                 }
-                place @ (Position::NotYet | Position::Overtaken(_)) => match self.oldest()? {
+                Position::Overtaken(_) if passes == 0 => return Ok(Next::Empty),
+                place @ (Position::NotYet | Position::Overtaken(_)) => match self.oldest(&mut passes)? {
                     Some((sequence, slot, generation)) => {
                         // Whatever lies between was revoked and its slot used again: there is nothing to settle.
                         self.miss(sequence - self.cursor);
@@ -153,9 +155,10 @@ impl<W: Words> BroadcastConsumer<W> {
     /// The committed message of the lowest sequence from the cursor on that is not settled: a message that two looks
     /// agree on. While the first looked at the slots one after the other, an earlier message may have been published in
     /// one that it had passed already; that was before the one it found, so the second sees it.
-    fn oldest(&self) -> Result<Option<(u64, u32, u32)>, Defect> {
+    fn oldest(&self, passes: &mut u64) -> Result<Option<(u64, u32, u32)>, Defect> {
         let mut seen = None;
-        for _ in 0..=self.reader.plan().slots {
+        while *passes > 0 {
+            *passes -= 1;
             match (self.lowest()?, seen) {
                 (Some(found), _) if found.0 == self.cursor => return Ok(Some(found)),
                 (Some(found), Some(seen)) if found.0 <= seen => return Ok(Some(found)),

@@ -92,11 +92,14 @@ impl<W: Words> QueueConsumer<W> {
     }
 
     fn follow(&mut self, may_hold: &impl Fn(usize) -> bool) -> Result<Next, Defect> {
+        let mut passes = self.reader.passes();
         for _ in 0..self.reader.patience() {
             match self.reader.position(self.cursor)? {
                 Position::NotYet => return Ok(Next::Empty),
                 Position::Void => self.cursor += 1,
+                Position::Overtaken(_) if passes == 0 => return Ok(Next::Empty),
                 Position::Overtaken(later) => {
+                    passes -= 1;
                     if let found @ (Next::Claimed(_) | Next::AtQuota(_)) = self.scan(may_hold)? {
                         return Ok(found);
                     }
@@ -123,7 +126,7 @@ impl<W: Words> QueueConsumer<W> {
         let returns = self.pool.returns();
         let mut seen = None;
         // Each round that does not end here lost a message to another consumer, or to the producer's next use.
-        for _ in 0..=self.pool.slots().saturating_mul(2) {
+        for _ in 0..self.reader.passes() {
             let Some((sequence, slot, generation)) = self.lowest()? else {
                 self.returns = returns;
                 return Ok(Next::Empty);

@@ -1,6 +1,8 @@
 //! The producer of a queue: finds a slot to write, takes dead letters out, drops the oldest where that is the policy.
 
-use crate::{Counter, Draft, Outstanding, Publisher, SlotState, SlotWord, sync::Ordering, words::Words};
+use crate::{
+    Counter, Draft, Outstanding, Publisher, SlotState, SlotWord, reader::passes, sync::Ordering, words::Words,
+};
 
 /// What looking for a slot gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,7 +113,7 @@ impl<W: Words> QueueProducer<W> {
     /// Takes back the oldest message that nobody has claimed, of `class` or a larger one, and its slot with it.
     pub fn drop_oldest(&mut self, class: usize) -> Option<u32> {
         // Each round that does not end here lost a message to a consumer.
-        for _ in 0..=self.publisher.plan().slots {
+        for _ in 0..passes(self.publisher.plan().slots) {
             let first = self.publisher.plan().classes.get(class)?.first_slot;
             let oldest = self
                 .publisher
