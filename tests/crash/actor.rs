@@ -3,13 +3,21 @@
 //! It prepares an operation and looks at its outcome outside of what is stepped. Messages it receives are checked here,
 //! word by word, and again before they are let go.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io::{Read, Write},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use forebay::{Consumer, DetachedLoan, LoanError, Message, Producer, RecvError};
 
 use crate::{
-    board::{Answer, Board, Order, State, Status},
+    board::{Answer, Board, Mode, Order, Status},
+    memory::Memory,
+    rig,
     setup::Setup,
+    step::{self, Stepper},
 };
 
 /// How long a wait of a stepped operation sleeps at most.
@@ -20,37 +28,31 @@ const SHORT: Duration = Duration::from_micros(300);
 pub(crate) struct Orders {
     board: String,
     dir: PathBuf,
+    prefix: String,
     setup: Setup,
 }
 
 const FLAG: &str = "--actor";
 
-/// The arguments that make this program an actor.
-pub(crate) fn arguments(board: &Board, dir: &std::path::Path, seed: u64, scenario: u64) -> [String; 5] {
-    [FLAG.into(), board.path(), dir.display().to_string(), seed.to_string(), scenario.to_string()]
+/// The arguments that make this program an actor. `prefix` starts the names of the ring's objects.
+pub(crate) fn arguments(board: &Board, dir: &Path, prefix: &str, seed: u64, scenario: u64) -> Vec<String> {
+    let dir = dir.display().to_string();
+    vec![FLAG.into(), board.path(), dir, prefix.into(), seed.to_string(), scenario.to_string()]
 }
 
 /// What this process was told, if it is an actor.
 pub(crate) fn orders() -> Option<Orders> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [flag, board, dir, seed, scenario] = &args[..] else { return None };
+    let [flag, board, dir, prefix, seed, scenario] = &args[..] else { return None };
     let setup = Setup::of(seed.parse().ok()?, scenario.parse().ok()?);
-    (flag == FLAG).then(|| Orders { board: board.clone(), dir: dir.into(), setup })
-}
-
-/// Stops until the tracer goes on.
-#[inline(always)]
-fn stop() {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a trap; the tracer takes the signal away.
-    unsafe {
-        core::arch::asm!("int3")
-    };
+    (flag == FLAG).then(|| Orders { board: board.clone(), dir: dir.into(), prefix: prefix.clone(), setup })
 }
 
 struct Actor {
-    board: Board,
+    board: &'static Board,
+    stepper: &'static mut Stepper,
     dir: PathBuf,
+    prefix: String,
     setup: Setup,
     producer: Option<Producer>,
     consumer: Option<Consumer>,
@@ -58,38 +60,60 @@ struct Actor {
     messages: BTreeMap<u8, Message>,
 }
 
+/// Says a byte and waits for one. False once the rig is gone.
+fn say(byte: u8) -> bool {
+    let mut out = std::io::stdout();
+    let said = out.write_all(&[byte]).and_then(|()| out.flush());
+    said.is_ok() && matches!(std::io::stdin().read(&mut [0]), Ok(1))
+}
+
 pub(crate) fn run(orders: &Orders) {
-    let board = Board::open(&orders.board);
+    let board: &'static Board = Box::leak(Box::new(Board::open(&orders.board)));
+    let look = || {
+        if !say(rig::LOOK) {
+            std::process::exit(1);
+        }
+    };
+    let stepper = Stepper::new(board, &orders.prefix, look).install();
+    board.answer(&Answer { status: Status::Done, results: vec![stepper.base()], text: String::new() });
     let mut actor = Actor {
         board,
+        stepper,
         dir: orders.dir.clone(),
+        prefix: orders.prefix.clone(),
         setup: orders.setup.clone(),
         producer: None,
         consumer: None,
         loans: BTreeMap::new(),
         messages: BTreeMap::new(),
     };
-    loop {
-        actor.board.set_state(State::Idle);
-        stop();
-        let order = actor.board.order();
-        let answer = match actor.obey(order) {
+    while say(rig::IDLE) {
+        let answer = match actor.obey(board.order()) {
             Ok((status, results)) => Answer { status, results, text: String::new() },
             Err(text) => Answer { status: Status::Fault, results: Vec::new(), text },
         };
-        actor.board.answer(&answer);
+        board.answer(&answer);
     }
 }
 
-/// What is stepped: everything between here and the end of `work`.
+/// What is stepped, if anything is: everything in `work`.
 #[inline(never)]
-fn stepped<R>(board: &Board, work: impl FnOnce() -> R) -> R {
-    board.set_state(State::Ready);
-    stop();
-    board.set_state(State::Inside);
-    let result = work();
-    board.set_state(State::Over);
-    result
+fn stepped<R>(stepper: &mut Stepper, work: impl FnOnce() -> R) -> R {
+    match stepper.prepare() {
+        Mode::Free => work(),
+        Mode::Stores => {
+            stepper.protect(true);
+            let result = work();
+            stepper.protect(false);
+            result
+        }
+        Mode::Words | Mode::Whole | Mode::Count => {
+            step::start();
+            let result = work();
+            step::stop();
+            result
+        }
+    }
 }
 
 type Outcome = Result<(Status, Vec<u64>), String>;
@@ -97,10 +121,13 @@ type Outcome = Result<(Status, Vec<u64>), String>;
 impl Actor {
     fn obey(&mut self, order: Order) -> Outcome {
         let done = Ok((Status::Done, Vec::new()));
+        if self.stepper.memory.is_none() && matches!(self.board.mode(), Mode::Words | Mode::Stores) {
+            self.stepper.memory = Some(Memory::open(&self.prefix));
+        }
         match order {
             Order::Create => {
                 let options = self.setup.producer(&self.dir);
-                let producer = stepped(&self.board, || options.create()).map_err(|e| e.to_string())?;
+                let producer = stepped(self.stepper, || options.create()).map_err(|e| e.to_string())?;
                 let taken = producer.takeover().cloned();
                 self.producer = Some(producer);
                 let (last, user) = taken.map_or((0, Vec::new()), |taken| (taken.last_sequence, taken.last_user));
@@ -111,7 +138,10 @@ impl Actor {
             }
             Order::Attach => {
                 let options = self.setup.consumer(&self.dir);
-                let consumer = stepped(&self.board, || options.attach()).map_err(|e| e.to_string())?;
+                let mut consumer = stepped(self.stepper, || options.attach()).map_err(|e| e.to_string())?;
+                if self.setup.epoll {
+                    consumer.fileno().map_err(|e| e.to_string())?;
+                }
                 let index = consumer.index();
                 self.consumer = Some(consumer);
                 Ok((Status::Done, vec![index.into()]))
@@ -121,7 +151,8 @@ impl Actor {
             Order::LoanAndDrop => {
                 let producer = self.producer.as_mut().ok_or("no producer")?;
                 let before = producer.stats().dropped;
-                let result = self.setup.with_specs(|specs| stepped(&self.board, || producer.try_loan(specs).map(drop)));
+                let result =
+                    self.setup.with_specs(|specs| stepped(self.stepper, || producer.try_loan(specs).map(drop)));
                 self.after_loan(result, before)
             }
             Order::Publish(which) => {
@@ -129,24 +160,24 @@ impl Actor {
                 let producer = self.producer.as_mut().ok_or("no producer")?;
                 let sequence = producer.stats().published + 1;
                 write(&self.setup, &mut loan, sequence).map_err(|e| e.to_string())?;
-                let published = stepped(&self.board, || producer.publish(loan)).map_err(|e| e.to_string())?;
+                let published = stepped(self.stepper, || producer.publish(loan)).map_err(|e| e.to_string())?;
                 Ok((Status::Done, vec![published]))
             }
             Order::Abandon(which) => {
                 let loan = self.loans.remove(&which).ok_or("no such loan")?;
-                stepped(&self.board, || drop(loan));
+                stepped(self.stepper, || drop(loan));
                 done
             }
             Order::TakeLetters => {
                 let producer = self.producer.as_mut().ok_or("no producer")?;
-                let letters = stepped(&self.board, || producer.take_dead_letters());
+                let letters = stepped(self.stepper, || producer.take_dead_letters());
                 self.letters(letters)
             }
             Order::Recv(which) => self.recv(which, None),
             Order::Wait(which) => self.recv(which, Some(SHORT)),
             Order::Ack(which) => {
                 let message = &self.messages[&which];
-                if !stepped(&self.board, || message.ack()) {
+                if !stepped(self.stepper, || message.ack()) {
                     return Err("a message that was not nacked cannot be acked".into());
                 }
                 done
@@ -154,7 +185,7 @@ impl Actor {
             Order::Nack(which) => {
                 let message = self.messages.remove(&which).ok_or("no such lease")?;
                 check(&self.setup, &message)?;
-                stepped(&self.board, || {
+                stepped(self.stepper, || {
                     message.nack();
                     drop(message);
                 });
@@ -163,22 +194,27 @@ impl Actor {
             Order::Release(which) => {
                 let message = self.messages.remove(&which).ok_or("no such lease")?;
                 check(&self.setup, &message)?;
-                stepped(&self.board, || drop(message));
+                stepped(self.stepper, || drop(message));
                 done
             }
             Order::Leave => {
                 let consumer = self.consumer.take().ok_or("no consumer")?;
-                stepped(&self.board, || drop(consumer));
+                stepped(self.stepper, || drop(consumer));
+                done
+            }
+            Order::Discard => {
+                let producer = self.producer.take().ok_or("no producer")?;
+                stepped(self.stepper, || producer.discard());
                 done
             }
             Order::Close => {
                 let producer = self.producer.take().ok_or("no producer")?;
-                stepped(&self.board, || producer.discard());
+                stepped(self.stepper, || drop(producer));
                 done
             }
             Order::Suspend => {
                 let producer = self.producer.take().ok_or("no producer")?;
-                stepped(&self.board, || producer.suspend());
+                stepped(self.stepper, || producer.suspend());
                 done
             }
         }
@@ -188,7 +224,7 @@ impl Actor {
         let producer = self.producer.as_mut().ok_or("no producer")?;
         let before = producer.stats().dropped;
         let result = self.setup.with_specs(|specs| {
-            stepped(&self.board, || producer.loan_timeout(specs, timeout).map(forebay::Loan::detach))
+            stepped(self.stepper, || producer.loan_timeout(specs, timeout).map(forebay::Loan::detach))
         });
         let result = result.map(|loan| drop(self.loans.insert(which, loan)));
         self.after_loan(result, before)
@@ -232,7 +268,7 @@ impl Actor {
 
     fn recv(&mut self, which: u8, wait: Option<Duration>) -> Outcome {
         let consumer = self.consumer.as_mut().ok_or("no consumer")?;
-        let found = stepped(&self.board, || match wait {
+        let found = stepped(self.stepper, || match wait {
             None => consumer.try_recv(),
             Some(wait) => consumer.recv_timeout(wait).map(Some),
         });
@@ -250,7 +286,8 @@ impl Actor {
     }
 }
 
-fn write(setup: &Setup, loan: &mut DetachedLoan, sequence: u64) -> Result<(), Box<dyn std::error::Error>> {
+/// Fills a loan with message `sequence`.
+pub(crate) fn write(setup: &Setup, loan: &mut DetachedLoan, sequence: u64) -> Result<(), Box<dyn std::error::Error>> {
     for field in 0..setup.fields {
         let dim = setup.dim(Some(sequence), field);
         loan.shrink(field as usize, &[dim])?;
@@ -265,7 +302,7 @@ fn write(setup: &Setup, loan: &mut DetachedLoan, sequence: u64) -> Result<(), Bo
 }
 
 /// Whether a received message is the one that was sent under its sequence.
-fn check(setup: &Setup, message: &Message) -> Result<(), String> {
+pub(crate) fn check(setup: &Setup, message: &Message) -> Result<(), String> {
     let sequence = message.sequence();
     let wrong = |what: &str| Err(format!("message {sequence} has the wrong {what}"));
     if message.correlation_id() != setup.correlation(sequence) {

@@ -1,4 +1,5 @@
-//! Orders and answers: one page that the tracer and an actor share. The tracer writes only while the actor is stopped.
+//! Orders, answers and the log of a stepped operation: memory that the rig and an actor share. One of the two writes while
+//! the other waits for a byte in a pipe.
 
 use std::{
     fs::File,
@@ -8,29 +9,19 @@ use std::{
 
 use forebay_os::{Access, Mapping, object::memfd};
 
-const BYTES: usize = 8192;
-const STATE: usize = 0;
-const ORDER: usize = 1;
+const BYTES: usize = 4 << 20;
+const ORDER: usize = 0;
+const MODE: usize = 2;
+const MOST: usize = 3;
+const STEPS: usize = 4;
+const LOGGED: usize = 5;
 const STATUS: usize = 8;
 const COUNT: usize = 9;
 const RESULTS: usize = 10;
 const MOST_RESULTS: usize = 200;
 const TEXT: usize = 256;
-const TEXT_BYTES: usize = BYTES - (TEXT + 1) * 8;
-
-/// Where the actor is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u64)]
-pub(crate) enum State {
-    /// It waits for an order.
-    Idle = 0,
-    /// It has prepared an operation and comes to it with the next step.
-    Ready = 1,
-    /// It is in the operation.
-    Inside = 2,
-    /// The operation is over.
-    Over = 3,
-}
+const TEXT_BYTES: usize = 4096;
+const LOG: usize = 1024;
 
 /// What an actor is told to do; `u8` names a loan or a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,11 +40,12 @@ pub(crate) enum Order {
     Nack(u8),
     Release(u8),
     Leave,
+    Discard,
     Close,
     Suspend,
 }
 
-const ORDERS: [fn(u8) -> Order; 16] = [
+const ORDERS: [fn(u8) -> Order; 17] = [
     |_| Order::Create,
     |_| Order::Attach,
     Order::Loan,
@@ -68,9 +60,54 @@ const ORDERS: [fn(u8) -> Order; 16] = [
     Order::Nack,
     Order::Release,
     |_| Order::Leave,
+    |_| Order::Discard,
     |_| Order::Close,
     |_| Order::Suspend,
 ];
+
+fn encode(order: Order) -> (u64, u8) {
+    match order {
+        Order::Create => (0, 0),
+        Order::Attach => (1, 0),
+        Order::Loan(which) => (2, which),
+        Order::WaitLoan(which) => (3, which),
+        Order::LoanAndDrop => (4, 0),
+        Order::Publish(which) => (5, which),
+        Order::Abandon(which) => (6, which),
+        Order::TakeLetters => (7, 0),
+        Order::Recv(which) => (8, which),
+        Order::Wait(which) => (9, which),
+        Order::Ack(which) => (10, which),
+        Order::Nack(which) => (11, which),
+        Order::Release(which) => (12, which),
+        Order::Leave => (13, 0),
+        Order::Discard => (14, 0),
+        Order::Close => (15, 0),
+        Order::Suspend => (16, 0),
+    }
+}
+
+/// How an operation is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// As ever.
+    Free = 0,
+    /// As `Words`, but only the instructions that store into the ring's pages trap.
+    Stores = 4,
+    /// Step by step, to die in it.
+    Count = 3,
+    /// Step by step; what changes in the ring's words is logged.
+    Words = 1,
+    /// Step by step; whenever something of the ring may have changed, the rig looks at all of it.
+    Whole = 2,
+}
+
+impl Mode {
+    /// What is counted.
+    pub(crate) fn unit(self) -> &'static str {
+        if self == Self::Stores { "store" } else { "instruction" }
+    }
+}
 
 /// How an operation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +131,15 @@ pub(crate) struct Answer {
     pub(crate) text: String,
 }
 
-/// The page.
+/// One change of the ring's words: by which step, where the program stood then, and the words.
+#[derive(Debug, Clone)]
+pub(crate) struct Shot {
+    pub(crate) step: u64,
+    pub(crate) ip: u64,
+    pub(crate) changes: Vec<(u32, u64)>,
+}
+
+/// The memory.
 #[derive(Debug)]
 pub(crate) struct Board {
     mapping: Mapping,
@@ -102,7 +147,7 @@ pub(crate) struct Board {
 }
 
 impl Board {
-    /// A new one, for the tracer.
+    /// A new one, for the rig.
     pub(crate) fn new() -> Self {
         let fd = memfd::create("forebay-crash", None).unwrap();
         forebay_os::object::allocate(&fd, BYTES as u64).unwrap();
@@ -124,85 +169,112 @@ impl Board {
     }
 
     fn word(&self, index: usize) -> &AtomicU64 {
-        assert!(index < BYTES / 8);
+        assert!(index < BYTES / 8, "the log is full");
         // SAFETY: inside the mapping by the assertion.
         let word = unsafe { self.mapping.base().cast::<AtomicU64>().add(index) };
         // SAFETY: aligned, mapped as long as `self`, and only ever used as atomics by both sides.
         unsafe { word.as_ref() }
     }
 
-    pub(crate) fn state(&self) -> State {
-        match self.word(STATE).load(SeqCst) {
-            0 => State::Idle,
-            1 => State::Ready,
-            2 => State::Inside,
-            _ => State::Over,
-        }
+    fn get(&self, index: usize) -> u64 {
+        self.word(index).load(SeqCst)
     }
 
-    #[inline(always)]
-    pub(crate) fn set_state(&self, state: State) {
-        self.word(STATE).store(state as u64, SeqCst);
+    fn set(&self, index: usize, value: u64) {
+        self.word(index).store(value, SeqCst);
     }
 
-    pub(crate) fn give(&self, order: Order) {
+    /// The rig's: an order, how to do it, and after how many steps to die in it (0: not at all).
+    pub(crate) fn give(&self, order: Order, mode: Mode, most: u64) {
         let (code, which) = encode(order);
-        self.word(ORDER).store(code, SeqCst);
-        self.word(ORDER + 1).store(which.into(), SeqCst);
+        self.set(ORDER, code);
+        self.set(ORDER + 1, which.into());
+        self.set(MODE, mode as u64);
+        self.set(MOST, most);
+        self.set(STEPS, 0);
+        self.set(LOGGED, 0);
     }
 
     pub(crate) fn order(&self) -> Order {
-        ORDERS[self.word(ORDER).load(SeqCst) as usize](self.word(ORDER + 1).load(SeqCst) as u8)
+        ORDERS[self.get(ORDER) as usize](self.get(ORDER + 1) as u8)
+    }
+
+    pub(crate) fn mode(&self) -> Mode {
+        match self.get(MODE) {
+            0 => Mode::Free,
+            1 => Mode::Words,
+            2 => Mode::Whole,
+            3 => Mode::Count,
+            _ => Mode::Stores,
+        }
+    }
+
+    /// After which step to die.
+    pub(crate) fn most(&self) -> u64 {
+        self.get(MOST)
+    }
+
+    /// Counts a step.
+    pub(crate) fn stepped(&self) -> u64 {
+        self.set(STEPS, self.get(STEPS) + 1);
+        self.get(STEPS)
+    }
+
+    pub(crate) fn steps(&self) -> u64 {
+        self.get(STEPS)
+    }
+
+    /// Logs that words changed in the step that ended before `ip`.
+    pub(crate) fn log(&self, ip: u64, changes: &[(u32, u64)]) {
+        let at = LOG + self.get(LOGGED) as usize;
+        self.set(at, self.steps());
+        self.set(at + 1, ip);
+        self.set(at + 2, changes.len() as u64);
+        for (i, &(index, word)) in changes.iter().enumerate() {
+            self.set(at + 3 + 2 * i, index.into());
+            self.set(at + 4 + 2 * i, word);
+        }
+        self.set(LOGGED, (at - LOG + 3 + 2 * changes.len()) as u64);
+    }
+
+    /// What was logged.
+    pub(crate) fn shots(&self) -> Vec<Shot> {
+        let (mut at, end) = (LOG, LOG + self.get(LOGGED) as usize);
+        let mut shots = Vec::new();
+        while at < end {
+            let many = self.get(at + 2) as usize;
+            let change = |i: usize| (self.get(at + 3 + 2 * i) as u32, self.get(at + 4 + 2 * i));
+            shots.push(Shot { step: self.get(at), ip: self.get(at + 1), changes: (0..many).map(change).collect() });
+            at += 3 + 2 * many;
+        }
+        shots
     }
 
     pub(crate) fn answer(&self, answer: &Answer) {
-        assert!(answer.results.len() <= MOST_RESULTS);
-        self.word(STATUS).store(answer.status as u64, SeqCst);
-        self.word(COUNT).store(answer.results.len() as u64, SeqCst);
+        assert!(answer.results.len() <= MOST_RESULTS, "too many results");
+        self.set(STATUS, answer.status as u64);
+        self.set(COUNT, answer.results.len() as u64);
         for (i, &result) in answer.results.iter().enumerate() {
-            self.word(RESULTS + i).store(result, SeqCst);
+            self.set(RESULTS + i, result);
         }
-        let text = &answer.text.as_bytes()[..answer.text.len().min(TEXT_BYTES - 8)];
-        self.word(TEXT).store(text.len() as u64, SeqCst);
+        let text = &answer.text.as_bytes()[..answer.text.len().min(TEXT_BYTES)];
+        self.set(TEXT, text.len() as u64);
         for (i, chunk) in text.chunks(8).enumerate() {
-            self.word(TEXT + 1 + i).store(forebay_layout::header::pack(chunk), SeqCst);
+            self.set(TEXT + 1 + i, forebay_layout::header::pack(chunk));
         }
     }
 
     pub(crate) fn answered(&self) -> Answer {
-        let status = match self.word(STATUS).load(SeqCst) {
+        let status = match self.get(STATUS) {
             0 => Status::Done,
             1 => Status::Nothing,
             2 => Status::Quota,
             _ => Status::Fault,
         };
-        let results =
-            (0..self.word(COUNT).load(SeqCst) as usize).map(|i| self.word(RESULTS + i).load(SeqCst)).collect();
-        let len = self.word(TEXT).load(SeqCst) as usize;
-        let mut text: Vec<u8> =
-            (0..len.div_ceil(8)).flat_map(|i| self.word(TEXT + 1 + i).load(SeqCst).to_le_bytes()).collect();
+        let results = (0..self.get(COUNT) as usize).map(|i| self.get(RESULTS + i)).collect();
+        let len = self.get(TEXT) as usize;
+        let mut text: Vec<u8> = (0..len.div_ceil(8)).flat_map(|i| self.get(TEXT + 1 + i).to_le_bytes()).collect();
         text.truncate(len);
         Answer { status, results, text: String::from_utf8_lossy(&text).into_owned() }
-    }
-}
-
-fn encode(order: Order) -> (u64, u8) {
-    match order {
-        Order::Create => (0, 0),
-        Order::Attach => (1, 0),
-        Order::Loan(which) => (2, which),
-        Order::WaitLoan(which) => (3, which),
-        Order::LoanAndDrop => (4, 0),
-        Order::Publish(which) => (5, which),
-        Order::Abandon(which) => (6, which),
-        Order::TakeLetters => (7, 0),
-        Order::Recv(which) => (8, which),
-        Order::Wait(which) => (9, which),
-        Order::Ack(which) => (10, which),
-        Order::Nack(which) => (11, which),
-        Order::Release(which) => (12, which),
-        Order::Leave => (13, 0),
-        Order::Close => (14, 0),
-        Order::Suspend => (15, 0),
     }
 }

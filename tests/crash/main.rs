@@ -3,9 +3,10 @@
 //!
 //! ```text
 //!   main.rs      arguments, workers, the table          oracle.rs   what must be true after each operation, in sequence
-//!   trace.rs     ptrace: start, step, stop, kill        audit.rs    THE AUDIT of one picture; short, to be believed
+//!   step.rs      the trap flag and its handler          audit.rs    THE AUDIT of one picture; short, to be believed
 //!   actor.rs     the process that is stepped            walk.rs     a seeded walk over operations, deaths and takeovers
-//!   board.rs     orders and answers between the two     place.rs    pictures of a whole ring: objects, names, locks
+//!   rig.rs       its other end: start, order, kill      place.rs    pictures of a whole ring: objects, names, locks
+//!   board.rs     what the two share: orders, the log
 //!   memory.rs    the ring's memory as the tracer sees it, and copies of it on the heap
 //!   setup.rs     the ring of a seed, and what its messages contain
 //!   tally.rs     what was counted, and how it is printed
@@ -22,9 +23,11 @@ mod audit;
 mod board;
 mod memory;
 mod oracle;
+mod place;
+mod rig;
 mod setup;
+mod step;
 mod tally;
-mod trace;
 mod walk;
 
 use std::{
@@ -42,10 +45,12 @@ struct Options {
     scenario: Option<u64>,
     worker: Option<u64>,
     workers: u64,
+    /// No further scenario is begun after this time, even if there are too few points.
+    seconds: u64,
 }
 
 fn options() -> Options {
-    let mut options = Options { points: 200_000, seed: 1, scenario: None, worker: None, workers: 0 };
+    let mut options = Options { points: 200_000, seed: 1, scenario: None, worker: None, workers: 0, seconds: u64::MAX };
     let mut args = std::env::args().skip(1);
     while let Some(name) = args.next() {
         let value = args.next().and_then(|value| value.parse().ok());
@@ -56,7 +61,8 @@ fn options() -> Options {
             "--scenario" => options.scenario = Some(value),
             "--worker" => options.worker = Some(value),
             "--workers" => options.workers = value,
-            other => panic!("{other} is none of --points, --seed, --scenario, --workers"),
+            "--seconds" => options.seconds = value,
+            other => panic!("{other} is none of --points, --seed, --scenario, --workers, --seconds"),
         }
     }
     if options.workers == 0 {
@@ -75,10 +81,6 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     let options = options();
-    if let Err(why) = trace::permitted() {
-        eprintln!("this process may not trace its children: {why}");
-        return ExitCode::from(2);
-    }
     match options.worker {
         Some(worker) => work(&options, worker),
         None => lead(&options),
@@ -87,13 +89,15 @@ fn main() -> ExitCode {
 
 /// Walks one scenario after the other until enough points are found, and says what was counted on stdout.
 fn work(options: &Options, worker: u64) -> ExitCode {
-    trace::stay_on_cpu(worker);
+    rig::stay_on_cpu(worker);
     let mut tally = Tally::default();
     match options.scenario {
         Some(scenario) => walk::walk(options.seed, scenario, &mut tally),
         None => {
-            let mut scenario = worker;
-            while tally.points() < options.points / options.workers.max(1) && tally.failures() == 0 {
+            let (mut scenario, start) = (worker, Instant::now());
+            let over =
+                |tally: &Tally| tally.points() >= options.points.div_ceil(options.workers) || tally.failures() > 0;
+            while !over(&tally) && start.elapsed().as_secs() < options.seconds {
                 walk::walk(options.seed, scenario, &mut tally);
                 scenario += options.workers;
             }
@@ -116,6 +120,7 @@ fn lead(options: &Options) -> ExitCode {
                 ("--seed", Some(options.seed)),
                 ("--workers", Some(workers)),
                 ("--worker", Some(worker)),
+                ("--seconds", Some(options.seconds)),
                 ("--scenario", options.scenario),
             ] {
                 if let Some(value) = value {
@@ -138,6 +143,7 @@ fn lead(options: &Options) -> ExitCode {
         }
     }
     println!("{}", tally.table(options.seed, start.elapsed()));
-    let enough = options.scenario.is_some() || tally.points() >= options.points;
+    let limited = options.scenario.is_some() || options.seconds != u64::MAX;
+    let enough = tally.points() >= if limited { 1 } else { options.points };
     if tally.failures() == 0 && enough && !died { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -1,8 +1,9 @@
 //! The ring's memory as the tracer sees it: mapped a second time, compared after each step, copied to the heap.
 
 use std::{
+    ffi::CString,
     os::fd::AsFd,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -12,9 +13,7 @@ use std::{
 use forebay_layout::{Kind, header::Header};
 use forebay_os::{Access, Mapping};
 use forebay_ring::Words;
-use forebay_testkit::{Place, audit};
-
-use crate::setup::RING;
+use forebay_testkit::audit;
 
 /// Words that are compared at once.
 const BLOCK: usize = 256;
@@ -35,9 +34,10 @@ fn map(path: &Path) -> Mapping {
 }
 
 impl Memory {
-    /// The ring in `place`.
-    pub(crate) fn open(place: &Place) -> Self {
-        let header = audit::header(&place.object(RING, "ring"));
+    /// The ring whose objects' names start with `prefix`.
+    pub(crate) fn open(prefix: &str) -> Self {
+        let object = |part: &str| PathBuf::from(format!("{prefix}{part}"));
+        let header = audit::header(&object("ring"));
         let mut parts = vec!["ring".to_owned()];
         match header.geometry.kind {
             Kind::Queue => parts.push("pool".to_owned()),
@@ -45,12 +45,12 @@ impl Memory {
         }
         let (mut objects, mut words) = (Vec::new(), 0);
         for part in parts {
-            let mapping = map(&place.object(RING, &part));
+            let mapping = map(&object(&part));
             let len = mapping.len() / 8;
             objects.push((mapping, words));
             words += len;
         }
-        Self { header, objects, data: map(&place.object(RING, "data")), words }
+        Self { header, objects, data: map(&object("data")), words }
     }
 
     /// What it says now.
@@ -120,6 +120,73 @@ impl Memory {
             None => picture.iter().map(|&word| AtomicU64::new(word)).collect(),
         };
         Copy { words: Arc::new(words), starts: self.objects.iter().map(|(_, at)| *at).collect() }
+    }
+}
+
+/// Objects of a ring that come and go, compared while they are there. Used by a signal handler: it maps by itself, and
+/// never twice.
+#[derive(Debug)]
+pub(crate) struct Watch(Vec<Watched>);
+
+#[derive(Debug)]
+struct Watched {
+    path: CString,
+    known: Vec<u64>,
+    mapped: *const u64,
+}
+
+impl Watch {
+    /// The objects that a ring may have, by the start of their names.
+    pub(crate) fn new(prefix: &str) -> Self {
+        let members = (0..4).map(|index| format!("m{index}"));
+        let parts = ["ring", "data", "pool"].map(str::to_owned).into_iter().chain(members);
+        let watched = |part: String| Watched {
+            path: CString::new(format!("{prefix}{part}")).unwrap_or_default(),
+            known: Vec::new(),
+            mapped: std::ptr::null(),
+        };
+        Self(parts.map(watched).collect())
+    }
+
+    /// Maps what is new.
+    pub(crate) fn look_again(&mut self) {
+        for object in self.0.iter_mut().filter(|object| object.mapped.is_null()) {
+            // SAFETY: a path that ends with a zero.
+            let fd = unsafe { libc::open(object.path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+            if fd < 0 {
+                continue;
+            }
+            // SAFETY: our own descriptor.
+            let len = unsafe { libc::lseek(fd, 0, libc::SEEK_END) }.max(0) as usize;
+            if len > 0 {
+                let (prot, flags) = (libc::PROT_READ, libc::MAP_SHARED);
+                // SAFETY: a new mapping changes no other memory. It is never unmapped.
+                let at = unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags, fd, 0) };
+                if at != libc::MAP_FAILED {
+                    object.mapped = at.cast();
+                    object.known = vec![0; len / 8];
+                }
+            }
+            // SAFETY: our own descriptor.
+            unsafe { libc::close(fd) };
+        }
+    }
+
+    /// Whether a word changed since the last time.
+    pub(crate) fn changed(&mut self) -> bool {
+        let mut changed = false;
+        for object in self.0.iter_mut().filter(|object| !object.mapped.is_null()) {
+            let len = object.known.len();
+            let known = &mut object.known;
+            // SAFETY: as many words on both sides.
+            let same = unsafe { libc::memcmp(object.mapped.cast(), known.as_ptr().cast(), len * 8) } == 0;
+            if !same {
+                // SAFETY: as above.
+                unsafe { std::ptr::copy_nonoverlapping(object.mapped, known.as_mut_ptr(), len) };
+                changed = true;
+            }
+        }
+        changed
     }
 }
 

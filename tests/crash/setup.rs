@@ -61,6 +61,8 @@ pub(crate) struct Setup {
     pub(crate) timestamps: bool,
     pub(crate) membarrier: bool,
     pub(crate) wait: WaitPolicy,
+    /// Consumers sleep in an epoll: a look that finds nothing leaves their mark.
+    pub(crate) epoll: bool,
 }
 
 impl Setup {
@@ -82,6 +84,7 @@ impl Setup {
             timestamps: random.one_in(4),
             membarrier: scenario % 4 != 3,
             wait: random.pick(&[WaitPolicy::Adaptive, WaitPolicy::Block]),
+            epoll: random.one_in(3),
         }
     }
 
@@ -95,8 +98,8 @@ impl Setup {
         let barrier = if self.membarrier { "membarrier" } else { "fence" };
         format!(
             "{kind} {when_full} slots={slots} consumers<={max_consumers} attempts={max_attempts} fields={fields} \
-             schemaless={} user={} wait={} {barrier}",
-            self.schemaless, self.user, self.wait
+             schemaless={} user={} wait={} epoll={} {barrier}",
+            self.schemaless, self.user, self.wait, self.epoll
         )
     }
 

@@ -10,7 +10,10 @@ use std::{
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 struct Row {
     runs: u64,
+    /// Instructions that were stepped, one by one.
     steps: u64,
+    /// Stores that trapped, in runs where nothing else did.
+    stores: u64,
     audits: u64,
     failures: u64,
     /// Distinct pictures, by hash.
@@ -27,10 +30,10 @@ pub(crate) struct Tally {
 
 impl Tally {
     /// An operation was stepped.
-    pub(crate) fn ran(&mut self, operation: &str, steps: u64) {
+    pub(crate) fn ran(&mut self, operation: &str, every_instruction: bool, steps: u64) {
         let row = self.row(operation);
         row.runs += 1;
-        row.steps += steps;
+        *(if every_instruction { &mut row.steps } else { &mut row.stores }) += steps;
     }
 
     /// A picture was taken; true if it is a new one for this operation.
@@ -72,7 +75,7 @@ impl Tally {
     pub(crate) fn write(&self) {
         println!("walked {} {}", self.scenarios, self.deaths);
         for (operation, row) in &self.rows {
-            println!("row {operation} {} {} {} {}", row.runs, row.steps, row.audits, row.failures);
+            println!("row {operation} {} {} {} {} {}", row.runs, row.steps, row.stores, row.audits, row.failures);
             for hashes in row.pictures.iter().collect::<Vec<_>>().chunks(1000) {
                 let list: Vec<_> = hashes.iter().map(|hash| format!("{hash:x}")).collect();
                 println!("pictures {operation} {}", list.join(" "));
@@ -96,6 +99,7 @@ impl Tally {
                 let row = self.row(words.next().unwrap_or("?"));
                 row.runs += number(words.next());
                 row.steps += number(words.next());
+                row.stores += number(words.next());
                 row.audits += number(words.next());
                 row.failures += number(words.next());
             }
@@ -113,22 +117,22 @@ impl Tally {
 
     pub(crate) fn table(&self, seed: u64, took: Duration) -> String {
         let mut out = String::new();
-        let _ = writeln!(
-            out,
-            "{:24} {:>8} {:>12} {:>10} {:>10} {:>9}",
-            "operation", "runs", "steps", "snapshots", "audits", "failures"
-        );
-        let mut total = [0; 5];
+        let mut line = |name: &str, cells: [String; 6]| {
+            let [runs, steps, stores, pictures, audits, failures] = cells;
+            let _ =
+                writeln!(out, "{name:26} {runs:>7} {steps:>13} {stores:>9} {pictures:>10} {audits:>9} {failures:>9}");
+        };
+        line("operation", ["runs", "instructions", "stores", "snapshots", "audits", "failures"].map(str::to_owned));
+        let mut total = [0; 6];
         for (operation, row) in &self.rows {
-            let numbers = [row.runs, row.steps, row.pictures.len() as u64, row.audits, row.failures];
+            let numbers = [row.runs, row.steps, row.stores, row.pictures.len() as u64, row.audits, row.failures];
             for (sum, number) in total.iter_mut().zip(numbers) {
                 *sum += number;
             }
-            let [runs, steps, pictures, audits, failures] = numbers;
-            let _ = writeln!(out, "{operation:24} {runs:>8} {steps:>12} {pictures:>10} {audits:>10} {failures:>9}");
+            line(operation, numbers.map(|number| number.to_string()));
         }
-        let [runs, steps, pictures, audits, failures] = total;
-        let _ = writeln!(out, "{:24} {runs:>8} {steps:>12} {pictures:>10} {audits:>10} {failures:>9}", "total");
+        line("total", total.map(|number| number.to_string()));
+        let pictures = total[3];
         let seconds = took.as_secs_f64();
         let _ = write!(
             out,

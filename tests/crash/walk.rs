@@ -10,25 +10,19 @@ use forebay_testkit::{Place, watchdog};
 use crate::{
     actor,
     audit::{self, Fates, Scene},
-    board::{Answer, Order, Status},
+    board::{Answer, Mode, Order, Status},
     memory::{Copy, Memory},
     oracle::{Model, Who},
-    setup::{Random, Setup},
+    place::{self, Whole},
+    rig::Actor,
+    setup::{RING, Random, Setup},
     tally::Tally,
-    trace::{Actor, MOST_STEPS},
 };
 
 /// Operations of one walk.
-const OPERATIONS: u64 = 60;
+const OPERATIONS: u64 = 400;
 /// Who the producer is, among those who do operations.
 const PRODUCER: Who = u8::MAX;
-
-/// One change of the shared memory by a stepped operation.
-struct Shot {
-    step: u64,
-    ip: u64,
-    changes: Vec<(u32, u64)>,
-}
 
 struct Walk<'a> {
     seed: u64,
@@ -89,6 +83,9 @@ type Result<T = ()> = std::result::Result<T, String>;
 
 impl Walk<'_> {
     fn run(&mut self) -> Result {
+        if self.random.one_in(4) {
+            self.die_in_create()?;
+        }
         self.start_producer()?;
         let consumers = if self.random.one_in(8) { 0 } else { self.setup.max_consumers };
         for _ in 0..consumers {
@@ -97,10 +94,11 @@ impl Walk<'_> {
         for _ in 0..OPERATIONS {
             let (who, order) = self.choose();
             match order {
+                Order::Create if self.random.one_in(3) => self.die_in_create()?,
                 Order::Create => self.start_producer()?,
                 Order::Attach => self.attach()?,
                 Order::Leave => self.leave(who)?,
-                _ if self.random.one_in(12) && self.deaths < 6 => self.die_in(who, order)?,
+                _ if self.random.one_in(25) && self.deaths < 12 => self.die_in(who, order)?,
                 _ => self.step(who, order).map(drop)?,
             }
         }
@@ -117,12 +115,12 @@ impl Walk<'_> {
         loop {
             let dice = self.random.below(100);
             if producer && (dice < 45 || consumers.is_empty() && dice < 90) {
-                let order = match self.random.below(20) {
+                let order = match self.random.below(40) {
                     0 => Order::LoanAndDrop,
                     1 => Order::WaitLoan(handle),
-                    2 => Order::TakeLetters,
-                    3 if !loans.is_empty() => Order::Abandon(self.random.pick(&loans)),
-                    4..=13 if !loans.is_empty() => Order::Publish(self.random.pick(&loans)),
+                    2..=3 => Order::TakeLetters,
+                    4 if !loans.is_empty() => Order::Abandon(self.random.pick(&loans)),
+                    5..=34 if !loans.is_empty() => Order::Publish(self.random.pick(&loans)),
                     _ => Order::Loan(handle),
                 };
                 return (PRODUCER, order);
@@ -155,29 +153,96 @@ impl Walk<'_> {
         }
     }
 
+    /// What the names of the ring's objects start with.
+    fn prefix(&self) -> String {
+        self.place.object(RING, "").display().to_string()
+    }
+
     fn start(&self) -> Result<Actor> {
         let mut env = vec![("FOREBAY_SLICE_MS", "1")];
         if !self.setup.membarrier {
             env.push(("FOREBAY_NO_MEMBARRIER", "1"));
         }
         let (seed, scenario) = (self.seed, self.scenario);
-        Actor::start(|board| actor::arguments(board, self.place.path(), seed, scenario), &env)
+        let prefix = self.prefix();
+        Actor::start(|board| actor::arguments(board, self.place.path(), &prefix, seed, scenario), &env)
     }
 
     /// The first producer, or a successor.
     fn start_producer(&mut self) -> Result {
-        let mut actor = self.start()?;
-        if self.memory.is_some() {
-            self.actors.insert(PRODUCER, actor);
-            self.model.loans.clear();
+        let actor = self.start()?;
+        self.actors.insert(PRODUCER, actor);
+        self.model.loans.clear();
+        if self.memory.is_some() && self.random.one_in(4) {
             return self.step(PRODUCER, Order::Create).map(drop);
         }
-        self.doing = "create".into();
-        actor.prepare(Order::Create)?;
-        let answer = actor.finish()?;
-        self.model = self.model.effect(&self.setup, PRODUCER, Order::Create, &answer)?.after;
+        self.step_whole(Order::Create)?;
+        self.memory = Some(Memory::open(&self.prefix()));
+        if self.setup.kind == Kind::Queue {
+            self.model.fates = self.found()?;
+        }
+        Ok(())
+    }
+
+    /// A producer dies as it creates a ring, or takes one over; what it leaves is for the next.
+    fn die_in_create(&mut self) -> Result {
+        let most = 1 + self.random.below(self.lengths.get("create").copied().unwrap_or(30_000));
+        self.doing = format!("a producer dies within {most} steps of its creation");
+        let mut actor = self.start()?;
+        let mode = if self.memory.is_some() { Mode::Words } else { Mode::Count };
+        actor.obey(Order::Create, mode, most, |_, _| Ok(()))?;
+        actor.kill();
+        self.deaths += 1;
+        if self.memory.is_some() {
+            let may = [self.model.fates.clone(), self.model.mended(&self.setup)];
+            let everybody = self.model.seats(None);
+            self.audit(&self.memory().picture(), &may, self.model.next, &everybody, "death")?;
+            self.model.fates = self.found()?;
+        }
+        Ok(())
+    }
+
+    /// Steps the making or the end of a ring, and gives copies of all that there is on the way to real successors.
+    fn step_whole(&mut self, order: Order) -> Result {
+        let name = if self.memory.is_some() { operation(order, self.setup.kind) } else { "create".to_owned() };
+        let name = format!("{}/whole", name.trim_end_matches("/whole"));
+        self.doing = format!("the producer does {order:?}");
+        let mut actor = self.actors.remove(&PRODUCER).ok_or("no producer")?;
+        let mut last = Whole::of(&self.place);
+        let kept =
+            matches!(order, Order::Create | Order::Suspend) || !self.model.fates.is_empty() && order != Order::Discard;
+        // A hundred thousand instructions each: a part of them is stepped.
+        let mode = if self.random.one_in(6) { Mode::Whole } else { Mode::Free };
+        let (random, tally) = (&mut self.random, &mut *self.tally);
+        let (place, setup, model) = (&self.place, &self.setup, &self.model);
+        let mut wrong = None;
+        let answer = actor.obey(order, mode, 0, |step, ip| {
+            let whole = Whole::of(place);
+            // A real ring is made for each picture; a part of them, another one each time, is enough.
+            if whole != last && random.one_in(6) && tally.is_new(&name, whole.hash(setup.seed)) {
+                tally.audited(&name, 1);
+                let audited = place::audit(setup, &whole, model, !kept);
+                if let Err(why) = audited {
+                    wrong = Some((ip, format!("crash of all after step {step}: {why}\n  {}", whole.describe())));
+                    return Err("see below".to_owned());
+                }
+            }
+            last = whole;
+            Ok(())
+        });
+        if let Some((ip, why)) = wrong {
+            return Err(format!("before {}: {why}", actor.place_of(ip)));
+        }
+        let answer = answer?.ok_or("it died")?;
+        if mode == Mode::Whole {
+            let (_, steps) = actor.shots();
+            self.tally.ran(&name, true, steps);
+            if order == Order::Create {
+                self.lengths.insert("create".to_owned(), steps);
+            }
+        }
         self.actors.insert(PRODUCER, actor);
-        self.memory = Some(Memory::open(&self.place));
+        self.model = self.model.effect(&self.setup, PRODUCER, order, &answer)?.after;
         Ok(())
     }
 
@@ -186,8 +251,7 @@ impl Walk<'_> {
         self.named += 1;
         let mut actor = self.start()?;
         self.doing = format!("{} attaches", self.name(who));
-        actor.prepare(Order::Attach)?;
-        let answer = actor.finish()?;
+        let answer = actor.obey(Order::Attach, Mode::Free, 0, |_, _| Ok(()))?.ok_or("it died")?;
         self.actors.insert(who, actor);
         if answer.status == Status::Fault {
             return Err(answer.text);
@@ -268,18 +332,20 @@ impl Walk<'_> {
     fn step(&mut self, who: Who, order: Order) -> Result<Answer> {
         self.doing = format!("{} does {order:?}", self.name(who));
         let mut actor = self.actors.remove(&who).ok_or("no such actor")?;
-        let stepped = self.shoot(&mut actor, order, MOST_STEPS);
+        let base = self.memory().picture();
+        // The ring is mapped in the middle of a creation: that is stepped. So is a part of all others.
+        let mode = if order == Order::Create || self.random.one_in(40) { Mode::Words } else { Mode::Stores };
+        let answer = actor.obey(order, mode, 0, |_, _| Ok(()));
+        let (shots, steps) = actor.shots();
         self.actors.insert(who, actor);
-        let (base, shots, steps, over) = stepped?;
-        if !over {
-            return Err(format!("no end after {steps} steps"));
+        let answer = answer?.ok_or("it died")?;
+        if mode == Mode::Words {
+            self.lengths.insert(operation(order, self.setup.kind), steps);
         }
-        self.lengths.insert(operation(order, self.setup.kind), steps);
         let now = self.memory().picture();
-        let answer = self.actors.get_mut(&who).unwrap().finish()?;
         let effect = self.model.effect(&self.setup, who, order, &answer)?;
         let operation = operation(order, self.setup.kind);
-        self.tally.ran(&operation, steps);
+        self.tally.ran(&operation, mode == Mode::Words, steps);
         let dying = (who != PRODUCER).then_some(who);
         let survivors = self.model.seats(dying);
         let next = self.model.next;
@@ -293,7 +359,7 @@ impl Walk<'_> {
             }
             self.audit(&picture, &effect.stages, next, &survivors, &operation).map_err(|why| {
                 let place = self.actors.get(&who).map(|actor| actor.place_of(shot.ip)).unwrap_or_default();
-                format!("crash after step {} of {steps}, before {place}:\n  {why}", shot.step)
+                format!("crash after {} {} of {steps}, before {place}:\n  {why}", mode.unit(), shot.step)
             })?;
         }
         // What the operation left, once it is over, is exactly what its twin says.
@@ -345,26 +411,6 @@ impl Walk<'_> {
         result
     }
 
-    /// Steps `order` up to `most` instructions: the picture before, what changed, the steps, whether it is over.
-    fn shoot(&self, actor: &mut Actor, order: Order, most: u64) -> Result<(Vec<u64>, Vec<Shot>, u64, bool)> {
-        actor.prepare(order)?;
-        let memory = self.memory();
-        let base = memory.picture();
-        let mut picture = base.clone();
-        let mut shots = Vec::new();
-        for step in 1..=most {
-            let more = actor.step()?;
-            let changes = memory.changes(&mut picture);
-            if !changes.is_empty() {
-                shots.push(Shot { step, ip: actor.ip(), changes });
-            }
-            if !more {
-                return Ok((base, shots, step, true));
-            }
-        }
-        Ok((base, shots, most, false))
-    }
-
     /// Somebody is killed in the middle of an operation; who is left goes on from there.
     fn die_in(&mut self, who: Who, order: Order) -> Result {
         let length = self.lengths.get(&operation(order, self.setup.kind)).copied().unwrap_or(800);
@@ -372,9 +418,9 @@ impl Walk<'_> {
         self.doing = format!("{} dies within {most} steps of {order:?}", self.name(who));
         let may = self.model.may(&self.setup, who, order)?;
         let mut actor = self.actors.remove(&who).ok_or("no such actor")?;
-        let shot = self.shoot(&mut actor, order, most);
+        let lived = actor.obey(order, Mode::Words, most, |_, _| Ok(()));
         actor.kill();
-        shot?;
+        lived?;
         self.deaths += 1;
         let dying = (who != PRODUCER).then_some(who);
         let survivors = self.model.seats(dying);
@@ -442,13 +488,49 @@ impl Walk<'_> {
         for who in members {
             self.leave(who)?;
         }
-        let mut producer = self.actors.remove(&PRODUCER).ok_or("no producer")?;
-        self.doing = "close".into();
-        producer.prepare(Order::Close)?;
-        producer.finish()?;
-        producer.kill();
+        // No member index is lost: all can be taken at a time, whoever died before.
+        for _ in 0..self.setup.max_consumers {
+            self.attach()?;
+        }
+        let members: Vec<Who> = self.model.members.keys().copied().collect();
+        for who in members {
+            self.leave(who)?;
+        }
+        if self.random.one_in(2) {
+            self.come_back()?;
+        }
+        let order = self.random.pick(&[Order::Discard, Order::Close]);
+        self.step_whole(order)?;
+        self.end_producer();
         let left = self.place.objects();
         if left.is_empty() { Ok(()) } else { Err(format!("left behind: {left:?}")) }
+    }
+
+    fn end_producer(&mut self) {
+        if let Some(producer) = self.actors.remove(&PRODUCER) {
+            producer.kill();
+        }
+    }
+
+    /// The producer goes, with messages that wait for consumers to come, and a successor hands them out.
+    fn come_back(&mut self) -> Result {
+        let waits = self.setup.kind == Kind::Queue;
+        if waits {
+            self.step(PRODUCER, Order::Loan(0))?;
+            self.step(PRODUCER, Order::Publish(0))?;
+        }
+        let order = if waits { self.random.pick(&[Order::Close, Order::Suspend]) } else { Order::Suspend };
+        self.step_whole(order)?;
+        self.end_producer();
+        self.start_producer()?;
+        if waits {
+            self.attach()?;
+            let who = *self.model.members.keys().next().ok_or("no member")?;
+            self.step(who, Order::Recv(0))?;
+            self.step(who, Order::Release(0))?;
+            self.leave(who)?;
+        }
+        Ok(())
     }
 }
 
@@ -469,6 +551,7 @@ fn operation(order: Order, kind: Kind) -> String {
         Order::Nack(_) => "nack",
         Order::Release(_) => "release",
         Order::Leave => "leave",
+        Order::Discard => "discard",
         Order::Close => "close",
         Order::Suspend => "suspend",
     };
