@@ -11,7 +11,7 @@ use forebay_testkit::{
 
 use crate::{
     messages::receive,
-    rig::{Book, Outcome, Row, span, word},
+    rig::{Book, Outcome, Row, attach_at_last, span, word},
     stage::{attach, here},
     tables,
     words::Object,
@@ -38,7 +38,7 @@ fn producer(place: &Place, ring: &str, kind: Kind, backing: Backing, when_full: 
 }
 
 fn pair(place: &Place, ring: &str, producer: &mut Producer) -> (Consumer, Consumer) {
-    let consumers = (attach(place, ring).attach().unwrap(), attach(place, ring).attach().unwrap());
+    let consumers = (attach_at_last(&attach(place, ring)), attach_at_last(&attach(place, ring)));
     producer.wait_for_consumers(2, Some(WATCHDOG)).unwrap();
     consumers
 }

@@ -13,7 +13,7 @@ use forebay_layout::{
 use forebay_testkit::{Place, audit, ledger::publish};
 
 use crate::{
-    rig::{Book, Expect, Outcome, Row, span},
+    rig::{Book, Expect, Outcome, Row, attach_at_last, span},
     stage::{attach, here},
     tables,
     words::Object,
@@ -114,7 +114,7 @@ impl Scene {
     /// A ring of its own for each lie: one message is published, a word of `part` changed, and then received.
     fn tell(&self, part: &str, word: usize, lie: u64) -> Outcome {
         let mut producer = self.producer();
-        let mut consumer = attach(&self.place, RING).attach().unwrap();
+        let mut consumer = attach_at_last(&attach(&self.place, RING));
         producer.wait_for_consumers(1, None).unwrap();
         self.publish(&mut producer);
         Object::named(&self.place, RING, part).set(word, lie);
@@ -127,7 +127,7 @@ impl Scene {
     /// What stands in the words of `part` of such a ring.
     fn truth(&self, part: &str) -> Vec<u64> {
         let mut producer = self.producer();
-        let consumer = attach(&self.place, RING).attach().unwrap();
+        let consumer = attach_at_last(&attach(&self.place, RING));
         producer.wait_for_consumers(1, None).unwrap();
         self.publish(&mut producer);
         let truth = Object::named(&self.place, RING, part).all();

@@ -156,7 +156,8 @@ fn entry_place(at: usize) -> Vec<Row> {
     // A wrong place leads to a look at all slots, or on a broadcast ring to the descriptor of another one.
     const PLACE: Expect = Either(&["position.slot", "descriptor.slot", "descriptor.generation", "descriptor.sequence"]);
     vec![
-        word(at, "entry.stamp", Either(&["position.stamp"])),
+        row(at..at + 1, 0..62, "entry.stamp", Either(&["position.stamp"])),
+        row(at..at + 1, 62..64, "entry.stamp", Refused(&["position.stamp"])),
         row(at + 1..at + 2, 0..32, "entry.slot", PLACE),
         row(at + 1..at + 2, 32..64, "entry.generation", PLACE),
         word(at + 2, "entry.correlation_id", Hint),
