@@ -78,3 +78,22 @@ fn every_target_takes_any_bytes() {
         }
     }
 }
+
+/// The inputs of the corpus are short; these are long histories, the same in each run.
+#[test]
+fn long_histories_of_any_bytes() {
+    for name in ["machine", "image"] {
+        let (_, body) = TARGETS.into_iter().find(|(target, _)| *target == name).unwrap();
+        let mut state = 0x9e37_79b9_7f4a_7c15u64;
+        for _ in 0..2000 {
+            let mut byte = || {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                (state >> 24) as u8
+            };
+            let input: Vec<u8> = (0..800).map(|_| byte()).collect();
+            body(&input);
+        }
+    }
+}
