@@ -38,7 +38,7 @@ use crate::{
     process::{Dice, Namespaces},
     python::Python,
     states::State,
-    supervisor::Round,
+    supervisor::{Round, Stage},
     tally::Tally,
 };
 
@@ -173,7 +173,8 @@ fn round(
     let longest_stop = Duration::from_secs(30).min(span / 2);
     let mut mixes = plan::mixes(&mut dice, python.is_some(), longest_stop);
     mixes.retain(|mix| mix.name.contains(&options.only));
-    let mut round = Round::new(ledger, place.path(), tally, dice, mixes, namespaces, python, options.rate);
+    let stage = Stage { ledger, dir: place.path(), namespaces, rate: options.rate };
+    let mut round = Round::new(stage, tally, dice, mixes, python);
     let failures = round.run(span);
     let (mixes, lives, witnesses) = (round.mixes(), round.lives(), std::mem::take(&mut round.witnesses));
     drop(round);

@@ -23,6 +23,8 @@ use crate::{
 const MS: u64 = 1_000_000;
 /// How long the end of a round may take.
 const PATIENCE: Duration = Duration::from_secs(90);
+/// How long a forked child outlives its parent: far longer than mending what that held may take.
+const ORPHAN_NS: u64 = 3_000 * MS;
 /// Every so many consumers run in a PID namespace of their own.
 const NAMESPACED: u64 = 40;
 
@@ -70,6 +72,8 @@ struct Wound {
     ring: usize,
     since: u64,
     producer: Option<usize>,
+    /// A forked child of the dead that lives on.
+    child: i32,
     what: Left,
 }
 
@@ -89,6 +93,16 @@ struct Site {
     ends: bool,
     /// When its producer was last stopped or changed.
     disturbed: u64,
+}
+
+/// Where rounds take place.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stage<'a> {
+    pub(crate) ledger: &'a Ledger,
+    pub(crate) dir: &'a Path,
+    pub(crate) namespaces: Option<&'a Namespaces>,
+    /// Births a second at most.
+    pub(crate) rate: f64,
 }
 
 /// One round.
@@ -113,15 +127,13 @@ pub(crate) struct Round<'a> {
 
 impl<'a> Round<'a> {
     pub(crate) fn new(
-        ledger: &'a Ledger,
-        dir: &'a Path,
+        stage: Stage<'a>,
         tally: &'a mut Tally,
         dice: Dice,
         mixes: Vec<Mix>,
-        namespaces: Option<&'a Namespaces>,
         python: Option<&'a mut Python>,
-        rate: f64,
     ) -> Self {
+        let Stage { ledger, dir, namespaces, rate } = stage;
         let site = |mix: Mix| Site { seats: vec![None; 1 + mix.seats], mix, watch: None, ends: false, disturbed: 0 };
         Self {
             ledger,
@@ -529,7 +541,7 @@ impl<'a> Round<'a> {
         self.ledger.set_life(life, life::REAPED, now());
         let child = self.ledger.life(life, life::CHILD) as i32;
         if child > 1 {
-            self.orphans.push((child, now() + self.dice.below(200 * MS)));
+            self.orphans.push((child, now() + ORPHAN_NS));
             self.tally.forked += 1;
         }
         let ended = match change {
@@ -599,8 +611,9 @@ impl<'a> Round<'a> {
         let (life, ring) = (dead.life, dead.ring);
         let since = self.ledger.killed_at(life);
         let producer = self.undisturbed(ring, since);
+        let child = self.ledger.life(life, life::CHILD) as i32;
         if let Some((index, joined)) = dead.joined {
-            self.wounds.push(Wound { ring, since, producer, what: Left::Membership { index, joined } });
+            self.wounds.push(Wound { ring, since, producer, child, what: Left::Membership { index, joined } });
             return;
         }
         let member = self.ledger.life(life, life::MEMBER);
@@ -622,7 +635,7 @@ impl<'a> Round<'a> {
             match named {
                 Some(claim) => {
                     let what = Left::Claim { slot: claim.slot, raw: claim.raw };
-                    self.wounds.push(Wound { ring, since, producer, what });
+                    self.wounds.push(Wound { ring, since, producer, child, what });
                 }
                 // Mended before this process could look: it took no longer than until now.
                 None if record.stage & stage::ACKING == 0 => self.mended(since, producer, ring),
@@ -666,10 +679,20 @@ impl<'a> Round<'a> {
 
     fn bury_orphans(&mut self) {
         let now = now();
+        let mut pinned = Vec::new();
         for (pid, at) in &mut self.orphans {
             if *at <= now || self.finishing && *at < u64::MAX {
+                // What its parent held is long mended if its producer lived all the time.
+                let held = |wound: &&Wound| wound.child == *pid && wound.producer.is_some() && *at <= now;
+                pinned.extend(self.wounds.iter().filter(held).map(|wound| (wound.ring, wound.since, wound.producer)));
                 process::kill(*pid, libc::SIGKILL);
                 *at = u64::MAX;
+            }
+        }
+        for (ring, since, producer) in pinned {
+            if self.undisturbed(ring, since) == producer {
+                let name = self.sites[ring].mix.name;
+                self.tally.failures.push(format!("PINNED: {name}: a forked child keeps what its dead parent held"));
             }
         }
     }
