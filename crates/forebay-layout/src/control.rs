@@ -426,6 +426,8 @@ mod tests {
         assert_eq!(Control::decode(&frame).unwrap_err().field, "hello.member");
         (frame[3], frame[4], frame[5]) = (5, 0, 5);
         assert_eq!(Control::decode(&frame).unwrap_err().field, "hello.member");
+        (frame[3], frame[4], frame[5]) = (0, 5, 5);
+        assert_eq!(Control::decode(&frame).unwrap_err().field, "hello.member");
         frame[3..6].copy_from_slice(&[0, 0, 5 | 5 << 32]);
         assert_eq!(Control::decode(&frame).unwrap_err().field, "hello.member");
         let mut frame = welcome;

@@ -341,6 +341,14 @@ mod tests {
     }
 
     #[test]
+    fn a_join_table_that_crosses_into_the_next_part_moves_the_positions() {
+        let mut g = geometry(Kind::Queue, &[(4, 100)]);
+        g.schema_bytes = 432 * 8;
+        let plan = g.plan().unwrap();
+        assert_eq!((plan.join_word, plan.position_word), (976, 1536));
+    }
+
+    #[test]
     fn a_broadcast_ring_lies_where_it_always_lay() {
         let plan = geometry(Kind::Broadcast, &[(300, 64)]).plan().unwrap();
         assert_eq!((plan.slots, plan.positions), (300, 1024));

@@ -90,6 +90,9 @@ fn the_entry_alone_gives_a_small_message() {
         let claim = take(&mut consumer).unwrap();
         let (head, meta) = rig.reader().inline_of(&claim).unwrap().unwrap();
         assert_eq!((head.sequence, head.correlation_id, meta), (claim.sequence, 7, fields.first().copied()));
+        for other in [Claim { slot: claim.slot ^ 1, ..claim }, Claim { generation: claim.generation + 1, ..claim }] {
+            assert_eq!(rig.reader().inline_of(&other), Ok(None), "the entry is of another place");
+        }
     }
     publish(&mut producer);
     let claim = take(&mut consumer).unwrap();
@@ -424,4 +427,21 @@ fn a_claim_by_a_store_is_a_claim() {
     let claim = take(&mut consumer).unwrap();
     assert_eq!(SlotWord::checked(rig.pool().peek_slot(0)), Ok(claim.word));
     assert_eq!(claim.word.owner(), Some(consumer.me()));
+}
+
+/// Only a peer that breaks the protocol changes a generation; the producer does not believe it.
+#[test]
+fn a_word_of_another_generation_frees_nothing() {
+    let rig = Rig::queue(1);
+    let mut producer = rig.producer();
+    publish(&mut producer);
+    for word in [SlotWord::done(2), SlotWord::done(0), SlotWord::full(2, 0)] {
+        rig.pool().slot(0).store(word.raw(), Relaxed);
+        assert_eq!(
+            (producer.acquire(0, true), producer.drop_oldest(0), producer.attempts(0)),
+            (Acquired::Full, None, 0)
+        );
+    }
+    rig.pool().slot(0).store(SlotWord::done(1).raw(), Relaxed);
+    assert_eq!(producer.acquire(0, true), Acquired::Slot(0));
 }

@@ -1,6 +1,6 @@
 //! E6 join: a member starts at the sequence from which on the producer owes it messages, and at no other.
 
-use super::rig::{Broadcast, check, spawn};
+use super::rig::{Broadcast, check, race, spawn};
 use crate::{Publisher, broadcast};
 
 #[test]
@@ -93,5 +93,29 @@ fn who_leaves_before_it_was_let_in_is_owed_nothing() {
         member.leave();
         let mut producer = sender.join().unwrap();
         assert!(ring.send(&mut producer).is_some(), "a message is owed to who has left");
+    });
+}
+
+/// The slot of a message from before the join is written again while the member scans: its word still says FULL of the
+/// old generation when the descriptor already says the new sequence, which the member is owed.
+#[test]
+fn a_late_member_takes_no_message_before_it_is_committed() {
+    check(3, || {
+        let ring = Broadcast::new(1, false);
+        let mut producer = ring.producer();
+        ring.send(&mut producer);
+        producer.admit(0, 1, ring.part(0));
+        let mut member = ring.consumer(0, 1);
+        let sender = {
+            let ring = ring.clone();
+            move || ring.send(&mut producer)
+        };
+        let scanner = {
+            let ring = ring.clone();
+            move || (ring.receive(&mut member, true), member)
+        };
+        let (_, (early, mut member)) = race(sender, scanner);
+        let claim = early.or_else(|| ring.receive(&mut member, true)).expect("it is owed the second");
+        assert_eq!((claim.sequence, claim.generation), (2, 2));
     });
 }
