@@ -23,7 +23,7 @@ PACKAGES    := python-client python-client/ingest
 export PYO3_PYTHON := $(PY)
 export FOREBAY_BIN := $(FOREBAY)
 
-.PHONY: help setup build binary python examples demo test check rust-test fence-test python-test docs-test model model-short cargo-mutants crash fuzz tsan mutants conformance bench dist docs clean hostile soak
+.PHONY: help setup build binary python examples demo test check rust-test fence-test python-test docs-test model model-short cargo-mutants crash fuzz tsan mutants conformance faults bench dist docs clean hostile soak
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -81,6 +81,10 @@ mutants: ## the ring with one fault at a time, each of which a test notices; wri
 
 cargo-mutants: ## cargo-mutants on the layout and the ring; survivors are those of ci/mutants.survivors, or it fails
 	ci/cargo-mutants.py
+
+faults: python ## every system call of every operation fails in turn, descriptors and space run out, interpreters end; prints figures
+	FOREBAY_FAULTS=full cargo test $(CARGO_FLAGS) -p forebay-tests --test faults -- --nocapture
+	cd python-client && $(PY) -m pytest -v tests/test_faults_exit.py tests/test_faults_exceptions.py tests/test_faults_threads.py
 
 hostile: ## peers that lie about every word, scribble for SCRIBBLE_S seconds, squat and flood; prints what came of it
 	ci/hostile.sh

@@ -1,11 +1,11 @@
 //! What the library does when the system says no: every system call of every operation fails in turn, descriptors run
-//! out, signals interrupt everything, file systems are full, descriptors are closed behind its back, clocks jump.
+//! out, signals interrupt everything, file systems are full.
 //!
 //! ```text
 //!   victim/        the process that is maltreated: operations, and what must be afterwards as before
 //!   tracer.rs      makes one chosen call fail, by ptrace         errnos.rs   which errors which call returns
 //!   matrix.rs      every call, one after the other               limits.rs   few descriptors, many signals
-
+//!   space.rs       full file systems, at every allocation
 //! ```
 //!
 //! `FOREBAY_FAULTS=full` runs all of it (`make faults`); without it every call still fails at every place, with fewer
@@ -20,6 +20,7 @@ mod limits;
 #[cfg(target_arch = "x86_64")]
 mod matrix;
 mod report;
+mod space;
 #[cfg(target_arch = "x86_64")]
 mod tracer;
 

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use forebay_testkit::{Actor, Place, child::number};
 
-use crate::stage::BINARY;
+const BINARY: &str = env!("CARGO_BIN_EXE_forebay-actor");
 
 /// Starts a producer whose /dev/shm has `kib` KiB; `None`, with a reason on stderr, where namespaces are not allowed.
 fn confined(place: &Place, kib: u32, options: &str) -> Option<Actor> {
@@ -52,6 +52,31 @@ fn a_ring_that_just_does_not_fit_leaves_the_rest_to_one_that_does() {
     assert_eq!(actor.line().trim(), "0", "nothing is left of what did not fit");
     actor.expect("ready");
     actor.expect("ready");
+}
+
+#[test]
+fn a_dev_shm_that_is_too_small_by_any_number_of_pages_says_so_or_holds_the_ring() {
+    let place = Place::new();
+    // Page by page: each of the objects is the one that does not fit, at each of its pages.
+    let mut fits = 0;
+    for kib in (4..).step_by(4) {
+        let Some(mut actor) = confined(&place, kib, "slots=2 slot_bytes=4096") else { return };
+        let line = actor.line();
+        if line.starts_with("ready") {
+            fits += 1;
+            if fits == 2 {
+                println!("faults: a ring that needs {} KiB was refused {} smaller tmpfs", kib - 4, (kib - 8) / 4);
+                return;
+            }
+            continue;
+        }
+        assert_eq!(fits, 0, "{kib} KiB: {line}");
+        let numbers: Vec<u64> = line.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok()).collect();
+        let free = u64::from(kib) << 10;
+        assert!(line.starts_with("error Memory") && line.contains("/dev/shm"), "{kib} KiB: {line}");
+        assert!(numbers.iter().any(|&n| n > free) && numbers.iter().any(|&n| n <= free), "{kib} KiB: {line}");
+        assert!(kib < 1024, "it never fits: {line}");
+    }
 }
 
 #[test]

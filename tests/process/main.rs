@@ -11,6 +11,5 @@ mod event_loop;
 mod fork;
 mod policy;
 mod producer_death;
-mod space;
 mod stage;
 mod wake;
