@@ -230,19 +230,15 @@ impl Actor {
         self.after_loan(result, before)
     }
 
-    /// Status, how many messages were dropped for this loan, then the dead letters it met, and all others.
+    /// Status, and how many messages were dropped for this loan.
     fn after_loan(&mut self, result: Result<(), LoanError>, before: u64) -> Outcome {
         let producer = self.producer.as_mut().ok_or("no producer")?;
         let dropped = producer.stats().dropped - before;
-        let letters = producer.take_dead_letters();
-        let (_, mut letters) = self.letters(letters)?;
-        let status = match result {
-            Ok(()) => Status::Done,
-            Err(LoanError::Full { .. } | LoanError::OwnLoans { .. }) => Status::Nothing,
-            Err(e) => return Err(e.to_string()),
-        };
-        letters.insert(0, dropped);
-        Ok((status, letters))
+        match result {
+            Ok(()) => Ok((Status::Done, vec![dropped])),
+            Err(LoanError::Full { .. } | LoanError::OwnLoans { .. }) => Ok((Status::Nothing, vec![dropped])),
+            Err(e) => Err(e.to_string()),
+        }
     }
 
     /// Checks dead letters and names them: sequence and attempts of each.

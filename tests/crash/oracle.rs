@@ -32,6 +32,8 @@ pub(crate) struct Model {
     pub(crate) next: u64,
     pub(crate) members: BTreeMap<Who, Membership>,
     pub(crate) loans: BTreeSet<u8>,
+    /// Dead letters that the producer was handed: their slots are its to use, once it needs them or asks for more.
+    pub(crate) handed: BTreeSet<u64>,
 }
 
 /// What an operation did: the stages that each message may have been seen in, and where it ended.
@@ -43,7 +45,14 @@ pub(crate) struct Effect {
 
 impl Model {
     pub(crate) fn new() -> Self {
-        Self { fates: Fates::new(), next: 1, members: BTreeMap::new(), loans: BTreeSet::new() }
+        let (loans, handed) = (BTreeSet::new(), BTreeSet::new());
+        Self { fates: Fates::new(), next: 1, members: BTreeMap::new(), loans, handed }
+    }
+
+    /// The producer is no more; what it alone knew is gone.
+    pub(crate) fn orphan(&mut self) {
+        self.loans.clear();
+        self.handed.clear();
     }
 
     /// Those who live on if `dying` does not.
@@ -100,7 +109,7 @@ impl Model {
         match order {
             Order::Publish(_) => also(&|fates| self.publish(setup, fates)),
             Order::Loan(_) | Order::WaitLoan(_) | Order::LoanAndDrop | Order::TakeLetters => {
-                also(&|fates| fates.retain(|_, fate| !matches!(fate, Fate::Dead(_))));
+                also(&|fates| self.bury(fates));
                 if let Some(oldest) = self.oldest().filter(|_| setup.is_lossy()) {
                     also(&|fates| fates.retain(|key, _| key.1 != oldest));
                 }
@@ -171,7 +180,7 @@ impl Model {
                 }
             }
             Order::Abandon(which) => drop(after.loans.remove(&which)),
-            Order::TakeLetters => self.letters(&answer.results, &mut after)?,
+            Order::TakeLetters => self.take_letters(&answer.results, &mut after)?,
             Order::Recv(which) | Order::Wait(which) => {
                 stages.push(self.mended(setup));
                 self.recv(setup, who, which, answer, &mut after)?;
@@ -200,11 +209,17 @@ impl Model {
         Ok(Effect { stages, after })
     }
 
-    /// Dead letters come all at once, each exactly once.
-    fn letters(&self, results: &[u64], after: &mut Model) -> Result<(), String> {
+    /// The slots of letters that were handed out are used again.
+    fn bury(&self, fates: &mut Fates) {
+        fates.retain(|key, _| !self.handed.contains(&key.1));
+    }
+
+    /// Dead letters come all at once, each exactly once to each producer.
+    fn take_letters(&self, results: &[u64], after: &mut Model) -> Result<(), String> {
+        self.bury(&mut after.fates);
         let mut found: Vec<(u64, u64)> = results.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
         found.sort_unstable();
-        let dead = self.fates.iter().filter_map(|(&(_, sequence), fate)| match fate {
+        let dead = after.fates.iter().filter_map(|(&(_, sequence), fate)| match fate {
             Fate::Dead(attempts) => Some((sequence, u64::from(*attempts))),
             _ => None,
         });
@@ -212,16 +227,19 @@ impl Model {
         if found != expected {
             return Err(format!("the producer got the dead letters {found:?}, expected {expected:?}"));
         }
-        after.fates.retain(|_, fate| !matches!(fate, Fate::Dead(_)));
+        after.handed = found.into_iter().map(|(sequence, _)| sequence).collect();
         Ok(())
     }
 
     fn loan(&self, setup: &Setup, answer: &Answer, after: &mut Model) -> Result<(), String> {
-        let (dropped, letters) = answer.results.split_first().ok_or("a loan that does not say what was dropped")?;
-        self.letters(letters, after)?;
-        let room = setup.slots as usize - after.sequences().len() - self.loans.len();
+        let dropped = *answer.results.first().ok_or("a loan that does not say what was dropped")?;
+        let room = |model: &Model| setup.slots as usize - model.sequences().len() - model.loans.len();
+        if room(after) == 0 {
+            self.bury(&mut after.fates);
+            after.handed.clear();
+        }
         let oldest = after.oldest().filter(|_| setup.is_lossy());
-        let expected = match (room, oldest) {
+        let expected = match (room(after), oldest) {
             (0, None) => (Status::Nothing, 0),
             (0, Some(oldest)) => {
                 after.fates.retain(|key, _| key.1 != oldest);
@@ -229,7 +247,7 @@ impl Model {
             }
             _ => (Status::Done, 0),
         };
-        if (answer.status, *dropped) != expected {
+        if (answer.status, dropped) != expected {
             return Err(format!("a loan gave {:?} and dropped {dropped}, expected {expected:?}", answer.status));
         }
         Ok(())

@@ -63,6 +63,8 @@ pub(crate) struct Setup {
     pub(crate) wait: WaitPolicy,
     /// Consumers sleep in an epoll: a look that finds nothing leaves their mark.
     pub(crate) epoll: bool,
+    /// How long the walk is.
+    pub(crate) operations: u64,
 }
 
 impl Setup {
@@ -85,6 +87,7 @@ impl Setup {
             membarrier: scenario % 4 != 3,
             wait: random.pick(&[WaitPolicy::Adaptive, WaitPolicy::Block]),
             epoll: random.one_in(3),
+            operations: random.pick(&[150, 500, 1500]),
         }
     }
 

@@ -19,8 +19,6 @@ use crate::{
     tally::Tally,
 };
 
-/// Operations of one walk.
-const OPERATIONS: u64 = 400;
 /// Who the producer is, among those who do operations.
 const PRODUCER: Who = u8::MAX;
 
@@ -40,9 +38,13 @@ struct Walk<'a> {
     deaths: u64,
     /// Steps that each operation took last, to die somewhere in it.
     lengths: BTreeMap<String, u64>,
-    /// What is being done, for the report.
+    /// What was done, and is being done, for the report.
+    done: Vec<String>,
     doing: String,
 }
+
+/// How much of what was done a report shows.
+const SHOWN: usize = 12;
 
 /// Walks one scenario; what fails is in the tally.
 pub(crate) fn walk(seed: u64, scenario: u64, tally: &mut Tally) {
@@ -62,11 +64,13 @@ pub(crate) fn walk(seed: u64, scenario: u64, tally: &mut Tally) {
         named: 0,
         deaths: 0,
         lengths: BTreeMap::new(),
+        done: Vec::new(),
         doing: String::new(),
     };
     if let Err(why) = walk.run() {
+        let before = walk.done[walk.done.len().saturating_sub(SHOWN)..].join("; ");
         let text = format!(
-            "{}\n  {why}\n  ring: {}\n  again: forebay-crash --seed {seed} --scenario {scenario}",
+            "{}\n  {why}\n  ring: {}\n  before: {before}\n  again: forebay-crash --seed {seed} --scenario {scenario}",
             walk.doing,
             walk.setup.describe()
         );
@@ -91,14 +95,14 @@ impl Walk<'_> {
         for _ in 0..consumers {
             self.attach()?;
         }
-        for _ in 0..OPERATIONS {
+        for _ in 0..self.setup.operations {
             let (who, order) = self.choose();
             match order {
                 Order::Create if self.random.one_in(3) => self.die_in_create()?,
                 Order::Create => self.start_producer()?,
                 Order::Attach => self.attach()?,
                 Order::Leave => self.leave(who)?,
-                _ if self.random.one_in(25) && self.deaths < 12 => self.die_in(who, order)?,
+                _ if self.random.one_in(40) && self.deaths < 12 => self.die_in(who, order)?,
                 _ => self.step(who, order).map(drop)?,
             }
         }
@@ -172,8 +176,8 @@ impl Walk<'_> {
     fn start_producer(&mut self) -> Result {
         let actor = self.start()?;
         self.actors.insert(PRODUCER, actor);
-        self.model.loans.clear();
-        if self.memory.is_some() && self.random.one_in(4) {
+        self.model.orphan();
+        if self.memory.is_some() && self.random.one_in(6) {
             return self.step(PRODUCER, Order::Create).map(drop);
         }
         self.step_whole(Order::Create)?;
@@ -212,7 +216,7 @@ impl Walk<'_> {
         let kept =
             matches!(order, Order::Create | Order::Suspend) || !self.model.fates.is_empty() && order != Order::Discard;
         // A hundred thousand instructions each: a part of them is stepped.
-        let mode = if self.random.one_in(6) { Mode::Whole } else { Mode::Free };
+        let mode = if self.random.one_in(8) { Mode::Whole } else { Mode::Free };
         let (random, tally) = (&mut self.random, &mut *self.tally);
         let (place, setup, model) = (&self.place, &self.setup, &self.model);
         let mut wrong = None;
@@ -334,7 +338,7 @@ impl Walk<'_> {
         let mut actor = self.actors.remove(&who).ok_or("no such actor")?;
         let base = self.memory().picture();
         // The ring is mapped in the middle of a creation: that is stepped. So is a part of all others.
-        let mode = if order == Order::Create || self.random.one_in(40) { Mode::Words } else { Mode::Stores };
+        let mode = if order == Order::Create || self.random.one_in(60) { Mode::Words } else { Mode::Stores };
         let answer = actor.obey(order, mode, 0, |_, _| Ok(()));
         let (shots, steps) = actor.shots();
         self.actors.insert(who, actor);
@@ -365,16 +369,15 @@ impl Walk<'_> {
         // What the operation left, once it is over, is exactly what its twin says.
         let everybody = effect.after.seats((order == Order::Leave).then_some(who));
         let last = std::slice::from_ref(&effect.after.fates);
-        // Whether somebody who looks for a message mends the dead on the way, and which dead letters a loan meets, is for
-        // the operation to choose; what it did with the messages is not.
+        // Whether somebody who looks for a message mends the dead on the way is for the operation to choose.
         let stages = match order {
             Order::Create | Order::Recv(_) | Order::Wait(_) => &effect.stages[..],
-            Order::Loan(_) | Order::WaitLoan(_) | Order::LoanAndDrop => &effect.stages[..],
             _ => last,
         };
         self.audit(&now, stages, effect.after.next, &everybody, &operation)
             .map_err(|why| format!("after its end: {why}"))?;
         self.model = effect.after;
+        self.done.push(format!("{}: {:?} {:?}", self.doing, answer.status, answer.results));
         if matches!(order, Order::Recv(_) | Order::Wait(_) | Order::Create) && self.setup.kind == Kind::Queue {
             self.model.fates = self.found()?;
         }
@@ -442,7 +445,7 @@ impl Walk<'_> {
                 }
             }
             None => {
-                self.model.loans.clear();
+                self.model.orphan();
                 let seats = self.model.seats(None);
                 let scene = self.scene(&may, self.model.next, &seats, false);
                 let next = audit::next(&scene, &self.memory().copy(&picture, None))?;
@@ -450,6 +453,7 @@ impl Walk<'_> {
             }
         }
         self.model.fates = self.found()?;
+        self.done.push(format!("{}: left {:?}", self.doing, self.model.fates));
         Ok(())
     }
 
@@ -481,6 +485,8 @@ impl Walk<'_> {
                 }
             }
         }
+        // Handed out by the first, out of their slots with the second.
+        self.step(PRODUCER, Order::TakeLetters)?;
         self.step(PRODUCER, Order::TakeLetters)?;
         if !self.model.fates.is_empty() {
             return Err(format!("after all was received there is left {:?}", self.model.fates));
