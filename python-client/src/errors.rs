@@ -26,8 +26,12 @@ fn make(py: Python<'_>, class: &str, text: String, fill: impl FnOnce(&Bound<'_, 
         Ok(PyErr::from_value(error))
     };
     made().unwrap_or_else(|cause| {
-        let error = PyRuntimeError::new_err(text.clone());
-        error.set_cause(py, Some(cause));
+        let class = py.get_type::<PyRuntimeError>();
+        let error = class.call1((&text,)).map_or_else(|e| e, PyErr::from_value);
+        // While the interpreter is being finalized nothing can be imported, and setting a cause would panic.
+        if py.detach(|| Python::try_attach(|_| ()).is_some()) {
+            error.set_cause(py, Some(cause));
+        }
         error
     })
 }

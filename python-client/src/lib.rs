@@ -6,10 +6,11 @@
 //!   numpy.rs     torch.rs  exchange.rs  dlpack.rs  buffer.rs              the ways out of it
 //!   schema.rs    dtype.rs  errors.rs    lifecycle.rs     fork, exit, signals
 //!   inspect.rs                                        rings from outside
+//!   interpreter.rs                                    the first interpreter of a process, and no other
 //! ```
 //!
-//! This file only registers. Unsafe code lives in `buffer.rs`, `dlpack.rs` and `exchange.rs` alone. Nothing here holds
-//! logic that a Rust user lacks, and nothing imports NumPy, torch or JAX before it is asked for one of their arrays.
+//! This file only registers. Unsafe code lives in `buffer.rs`, `dlpack.rs`, `exchange.rs` and `interpreter.rs` alone.
+//! Nothing here holds logic that a Rust user lacks, and nothing imports NumPy, torch or JAX before it is asked for one of their arrays.
 #![deny(unsafe_code)]
 
 #[cfg(not(target_os = "linux"))]
@@ -23,6 +24,7 @@ mod errors;
 mod exchange;
 mod incoming;
 mod inspect;
+mod interpreter;
 mod lifecycle;
 mod loan;
 mod memory;
@@ -41,6 +43,8 @@ mod _native {
     use crate::consumer::{ConsumerStats, HeldLease, PyConsumer};
     #[pymodule_export]
     use crate::inspect::{ConsumerReport, HeldSlot, RingReport, list_rings};
+    #[pymodule_export]
+    use crate::interpreter::refuse_other_interpreters;
     #[pymodule_export]
     use crate::lifecycle::{after_fork_in_child, close_everything};
     #[pymodule_export]

@@ -66,12 +66,16 @@ pub(crate) fn close_everything(py: Python<'_>) {
 pub(crate) struct Signals(Option<PyErr>);
 
 impl Signals {
-    /// True if a handler raised.
+    /// True if a handler raised, or there is no interpreter to ask any more: it is being finalized.
     pub(crate) fn raised(&mut self) -> bool {
-        if let Err(e) = Python::attach(|py| py.check_signals()) {
-            self.0 = Some(e);
+        match Python::try_attach(|py| py.check_signals()) {
+            Some(Ok(())) => self.0.is_some(),
+            Some(Err(e)) => {
+                self.0 = Some(e);
+                true
+            }
+            None => true,
         }
-        self.0.is_some()
     }
 
     pub(crate) fn into_error(self) -> Option<PyErr> {

@@ -137,6 +137,18 @@ pub(crate) struct Loaned {
     meta: TensorMeta,
 }
 
+/// There is no memory for a copy.
+#[derive(Debug)]
+pub(crate) struct NoRoom {
+    bytes: usize,
+}
+
+impl From<NoRoom> for pyo3::PyErr {
+    fn from(e: NoRoom) -> Self {
+        pyo3::exceptions::PyMemoryError::new_err(format!("no memory for a copy of {} bytes", e.bytes))
+    }
+}
+
 /// Private memory, 64-byte aligned like a slot's.
 #[derive(Debug)]
 pub(crate) struct Owned {
@@ -147,14 +159,16 @@ pub(crate) struct Owned {
 }
 
 impl Owned {
-    /// A copy of `bytes`, which are as many as `meta` says.
-    pub(crate) fn copy_of(meta: &TensorMeta, bytes: &[u8]) -> Memory {
+    /// A copy of `bytes`, which are as many as `meta` says; an error if there is no room for it.
+    pub(crate) fn copy_of(meta: &TensorMeta, bytes: &[u8]) -> Result<Memory, NoRoom> {
         let align = usize::try_from(forebay::ALIGN).unwrap_or(64);
-        let mut own = vec![0; bytes.len() + align];
+        let mut own = Vec::new();
+        own.try_reserve_exact(bytes.len() + align).map_err(|_| NoRoom { bytes: bytes.len() })?;
+        own.resize(bytes.len() + align, 0);
         let start = own.as_ptr().align_offset(align);
         let room = &mut own[start..start + bytes.len()];
         room.copy_from_slice(bytes);
         let at = Address::new(NonNull::from(room).cast());
-        Memory::Owned(Arc::new(Self { at, meta: *meta, _bytes: own }))
+        Ok(Memory::Owned(Arc::new(Self { at, meta: *meta, _bytes: own })))
     }
 }

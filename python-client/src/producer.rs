@@ -494,7 +494,7 @@ impl PyProducer {
             .map(|letter| {
                 let tensors = PyDict::new(py);
                 for tensor in &letter.tensors {
-                    let copy = PyTensor::new(Owned::copy_of(&tensor.meta, &tensor.bytes));
+                    let copy = PyTensor::new(Owned::copy_of(&tensor.meta, &tensor.bytes)?);
                     tensors.set_item(&tensor.name, Bound::new(py, copy)?)?;
                 }
                 Ok(DeadLetter {

@@ -63,9 +63,9 @@ impl PyTensor {
         let memory = &self.memory;
         // Long enough to let other threads run meanwhile.
         if self.nbytes > 1 << 18 {
-            Ok(py.detach(|| Owned::copy_of(memory.meta(), buffer::bytes(memory))))
+            Ok(py.detach(|| Owned::copy_of(memory.meta(), buffer::bytes(memory)))?)
         } else {
-            Ok(Owned::copy_of(memory.meta(), buffer::bytes(memory)))
+            Ok(Owned::copy_of(memory.meta(), buffer::bytes(memory))?)
         }
     }
 }
@@ -165,7 +165,12 @@ impl PyTensor {
     /// A copy of its bytes, row-major.
     fn tobytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         self.check(py)?;
-        Ok(PyBytes::new(py, buffer::bytes(&self.memory)))
+        let bytes = buffer::bytes(&self.memory);
+        // Unlike `PyBytes::new`, which panics, this raises MemoryError if there is no room.
+        PyBytes::new_with(py, bytes.len(), |to| {
+            to.copy_from_slice(bytes);
+            Ok(())
+        })
     }
 
     /// For `numpy.asarray` and its kind.

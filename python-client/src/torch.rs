@@ -122,7 +122,7 @@ impl Torch {
         let own = self.dtypes[dtype::index(dtype)].as_ref()?;
         carriers.into_iter().find(|&carrier| {
             let Some(meta) = TensorMeta::new(dtype, &[2], 0) else { return false };
-            let memory = Owned::copy_of(&meta, &[0; 32][..2 * dtype.size()]);
+            let Ok(memory) = Owned::copy_of(&meta, &[0; 32][..2 * dtype.size()]) else { return false };
             let made = self.import(py, memory, route, carrier);
             made.and_then(|made| made.getattr(intern!(py, "dtype"))).is_ok_and(|found| found.is(own))
         })

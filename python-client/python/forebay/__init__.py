@@ -75,10 +75,12 @@ from forebay._native import (
     __version__,
     _after_fork_in_child,
     _close_everything,
+    _refuse_other_interpreters,
     list_rings,
     torch_routes,
 )
 
+_refuse_other_interpreters()
 _Mapping.register(Message)
 _atexit.register(_close_everything)
 _os.register_at_fork(after_in_child=_after_fork_in_child)
