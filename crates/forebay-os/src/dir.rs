@@ -9,6 +9,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use crate::error::retry;
+use crate::own::OwnFd;
 use crate::{OsError, Result, Trust, process};
 
 /// Names the directory outright.
@@ -19,7 +20,7 @@ pub const ENV_DIR: &str = "FOREBAY_DIR";
 /// All names are looked up in the open directory, so replacing the path afterwards changes nothing.
 #[derive(Debug, Clone)]
 pub struct Dir {
-    fd: Arc<OwnedFd>,
+    fd: Arc<OwnFd>,
     path: Arc<Path>,
     identity: (u64, u64),
     trust: Arc<Trust>,
@@ -65,7 +66,12 @@ impl Dir {
         }
         let stat = rustix::fs::fstat(&fd).map_err(|e| failed("fstat", &shown, &path, e))?;
         trust.check("open", &shown, &stat)?;
-        Ok(Self { fd: Arc::new(fd), path: path.into(), identity: (stat.st_dev, stat.st_ino), trust: Arc::new(trust) })
+        Ok(Self {
+            fd: Arc::new(OwnFd::new(fd)),
+            path: path.into(),
+            identity: (stat.st_dev, stat.st_ino),
+            trust: Arc::new(trust),
+        })
     }
 
     /// The absolute path it was opened by.
@@ -106,7 +112,8 @@ impl Dir {
         let failed = |e| self.error("readdir", suffix, e);
         let mut names = Vec::new();
         // `read_from` opens the directory anew, so that callers do not share a position.
-        for entry in retry(|| rustix::fs::Dir::read_from(&*self.fd)).map_err(failed)? {
+        let fd = self.get()?;
+        for entry in retry(|| rustix::fs::Dir::read_from(fd)).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             if let Ok(name) = entry.file_name().to_str()
                 && name != "."
@@ -126,7 +133,7 @@ impl Dir {
     /// It exists and cannot be removed, or the name is not one.
     pub fn remove(&self, name: &str) -> Result<()> {
         self.check_name(name)?;
-        match rustix::fs::unlinkat(&*self.fd, name, AtFlags::empty()) {
+        match rustix::fs::unlinkat(self.get()?, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(e) => Err(self.error("unlink", name, e)),
         }
@@ -136,7 +143,8 @@ impl Dir {
     pub(crate) fn open_file(&self, name: &str, create: bool, flags: OFlags) -> Result<OwnedFd> {
         self.check_name(name)?;
         let mode = Mode::from_raw_mode(self.trust.file_mode());
-        let open = |flags| retry(|| rustix::fs::openat(&*self.fd, name, flags, mode));
+        let fd = self.get()?;
+        let open = |flags| retry(|| rustix::fs::openat(fd, name, flags, mode));
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
         if create {
             match open(flags | OFlags::CREATE | OFlags::EXCL) {
@@ -171,11 +179,15 @@ impl Dir {
     /// What is at `name` now, without following a link; `None` if nothing is.
     pub(crate) fn stat(&self, name: &str) -> Result<Option<Stat>> {
         self.check_name(name)?;
-        match rustix::fs::statat(&*self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+        match rustix::fs::statat(self.get()?, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(stat)),
             Err(Errno::NOENT) => Ok(None),
             Err(e) => Err(self.error("stat", name, e)),
         }
+    }
+
+    fn get(&self) -> Result<BorrowedFd<'_>> {
+        self.fd.get(&format!("directory {}", self.path.display()))
     }
 
     /// Refuses what is not one plain component.

@@ -12,11 +12,12 @@ use rustix::io::Errno;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 
 use crate::error::retry;
+use crate::own::OwnFd;
 use crate::{OsError, Result, clock, fork};
 
 /// A counter that is readable once somebody signalled it.
 #[derive(Debug)]
-pub struct EventFd(OwnedFd);
+pub struct EventFd(OwnFd);
 
 impl EventFd {
     /// A new counter at zero.
@@ -26,7 +27,7 @@ impl EventFd {
     pub fn new() -> Result<Self> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let fd = eventfd(0, flags).map_err(|e| OsError::new("eventfd", "a new counter", e))?;
-        Ok(Self(fd))
+        Ok(Self(OwnFd::new(fd)))
     }
 
     /// A counter received from a peer.
@@ -51,14 +52,15 @@ impl EventFd {
         let flags = rustix::fs::fcntl_getfl(&fd).map_err(|e| OsError::new("fcntl", what, e))?;
         rustix::fs::fcntl_setfl(&fd, flags | rustix::fs::OFlags::NONBLOCK)
             .map_err(|e| OsError::new("fcntl", what, e))?;
-        Ok(Self(fd))
+        Ok(Self(OwnFd::new(fd)))
     }
 
-    /// Makes it readable. False if the descriptor is not a counter, or broken.
+    /// Makes it readable. False if the descriptor is not a counter, or somebody closed it.
     ///
     /// Costs about a third of a microsecond when nobody waits.
     pub fn signal(&self) -> bool {
-        match retry(|| rustix::io::write(&self.0, &1_u64.to_ne_bytes())) {
+        let Ok(fd) = self.0.get("a counter") else { return false };
+        match retry(|| rustix::io::write(fd, &1_u64.to_ne_bytes())) {
             // Full means that 2^64 - 2 signals wait already: it is readable, which is all we want.
             Ok(_) | Err(Errno::AGAIN) => true,
             Err(_) => false,
@@ -67,8 +69,9 @@ impl EventFd {
 
     /// Makes it unreadable. True if it had been signalled since the last time.
     pub fn drain(&self) -> bool {
+        let Ok(fd) = self.0.get("a counter") else { return false };
         let mut count = [0_u8; 8];
-        retry(|| rustix::io::read(&self.0, &mut count[..])).is_ok_and(|n| n > 0)
+        retry(|| rustix::io::read(fd, &mut count[..])).is_ok_and(|n| n > 0)
     }
 }
 
@@ -80,7 +83,7 @@ impl AsFd for EventFd {
 
 impl From<EventFd> for OwnedFd {
     fn from(event: EventFd) -> Self {
-        event.0
+        event.0.into_fd()
     }
 }
 
@@ -146,7 +149,7 @@ impl AsFd for Epoll {
 
 /// A timer that is readable once it has run out.
 #[derive(Debug)]
-pub struct TimerFd(OwnedFd);
+pub struct TimerFd(OwnFd);
 
 impl TimerFd {
     /// A new timer on the monotonic clock, not armed.
@@ -157,7 +160,7 @@ impl TimerFd {
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let fd = rustix::time::timerfd_create(TimerfdClockId::Monotonic, flags)
             .map_err(|e| OsError::new("timerfd_create", "a new timer", e))?;
-        Ok(Self(fd))
+        Ok(Self(OwnFd::new(fd)))
     }
 
     /// Lets it run out after `span`, and then every `span` again if `periodic`; zero disarms it.
@@ -175,8 +178,9 @@ impl TimerFd {
 
     /// Makes it unreadable. True if it had run out since the last time.
     pub fn drain(&self) -> bool {
+        let Ok(fd) = self.0.get("a counter") else { return false };
         let mut count = [0_u8; 8];
-        retry(|| rustix::io::read(&self.0, &mut count[..])).is_ok_and(|n| n > 0)
+        retry(|| rustix::io::read(fd, &mut count[..])).is_ok_and(|n| n > 0)
     }
 }
 
@@ -228,7 +232,7 @@ mod tests {
         let (read, write) = rustix::pipe::pipe().unwrap();
         assert!(EventFd::from_fd(write).is_err());
         assert!(EventFd::from_fd(read).is_err());
-        let timer = EventFd::from_fd(TimerFd::new().unwrap().0).unwrap();
+        let timer = EventFd::from_fd(TimerFd::new().unwrap().0.into_fd()).unwrap();
         assert!(!timer.signal() && !timer.drain());
         let real = EventFd::from_fd(EventFd::new().unwrap().into()).unwrap();
         assert!(real.signal() && real.drain());

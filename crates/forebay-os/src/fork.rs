@@ -34,6 +34,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use crate::futex;
+use crate::own::OwnFd;
 use crate::process;
 use crate::{OsError, Result};
 
@@ -388,7 +389,7 @@ pub fn unregister_fd(fd: RawFd) {
 #[derive(Debug)]
 pub(crate) struct ControlFd {
     /// Taken only when this is consumed.
-    fd: Option<OwnedFd>,
+    fd: Option<OwnFd>,
     token: ForkToken,
 }
 
@@ -396,7 +397,7 @@ impl ControlFd {
     /// Takes over `fd`, which was opened inside the same section.
     pub(crate) fn new(fd: OwnedFd, _inside: &Critical) -> Self {
         register_fd(fd.as_raw_fd());
-        Self { fd: Some(fd), token: ForkToken::current() }
+        Self { fd: Some(OwnFd::new(fd)), token: ForkToken::current() }
     }
 
     /// Whether this is a forked child, where the number means an inert descriptor.
@@ -408,9 +409,19 @@ impl ControlFd {
     pub(crate) fn into_fd(mut self) -> OwnedFd {
         let fd = self.fd.take().expect("a control descriptor is taken once");
         if !self.is_stale() {
-            unregister_fd(fd.as_raw_fd());
+            unregister_fd(fd.as_fd().as_raw_fd());
         }
-        fd
+        fd.into_fd()
+    }
+
+    /// The descriptor, to be used at once.
+    pub(crate) fn get(&self, what: &str) -> Result<BorrowedFd<'_>> {
+        self.fd.as_ref().expect("a control descriptor is there until it is consumed").get(what)
+    }
+
+    /// Whether the number still means what it meant.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.fd.as_ref().is_some_and(OwnFd::is_ours)
     }
 }
 
@@ -426,9 +437,12 @@ impl Drop for ControlFd {
         let Some(fd) = self.fd.take() else { return };
         // Unregistered and closed in one section: a child forked in between would keep it open.
         let _inside = critical();
-        if !self.is_stale() {
-            unregister_fd(fd.as_raw_fd());
+        if self.is_stale() {
+            // An inert one stands in its place.
+            fd.close();
+            return;
         }
+        unregister_fd(fd.as_fd().as_raw_fd());
         drop(fd);
     }
 }

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`object`] | memory objects: named ([`object::shm`]), anonymous ([`object::memfd`]), [`object::allocate`] |
 //! | [`mapping`] | one shared mapping of an object, and what may be asked of its pages |
+//! | [`own`] | a descriptor that is used only while its number means what it meant |
 //! | [`fork`] | what a forked child finds: a stale token, PROT_NONE where mappings were, inert descriptors |
 //! | [`liveness`] | locks that end when their holder dies, never before, and probes that only look |
 //! | [`futex`], [`barrier`], [`event`], [`poll`] | waiting and waking |
@@ -42,6 +43,7 @@ pub mod host;
 pub mod liveness;
 pub mod mapping;
 pub mod object;
+pub mod own;
 pub mod poll;
 pub mod process;
 pub mod signals;

@@ -27,6 +27,7 @@ use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use crate::error::retry;
 use crate::object::memfd;
+use crate::own::OwnFd;
 use crate::{Dir, ForkToken, OsError, Result, fork, object, process};
 
 /// The note for people fills the file up to here, zero-padded.
@@ -40,7 +41,7 @@ const MARK_AT: u64 = NOTE_MAX as u64;
 #[derive(Debug)]
 pub struct LockFile {
     /// Never locked through: the base for reopening, and the way to the note.
-    fd: OwnedFd,
+    fd: OwnFd,
     identity: (u64, u64),
     /// Where to open it again if `/proc` cannot help; `None` for an anonymous one.
     place: Option<(Dir, String)>,
@@ -83,7 +84,7 @@ impl LockFile {
 
     fn of(fd: OwnedFd, place: Option<(Dir, String)>) -> Result<Self> {
         let identity = identity(&fd)?;
-        Ok(Self { fd, identity, place })
+        Ok(Self { fd: OwnFd::new(fd), identity, place })
     }
 
     /// Takes the lock on `byte` with a fresh description; `None` if somebody holds it.
@@ -181,12 +182,14 @@ impl LockFile {
     }
 
     fn write(&self, bytes: &[u8], at: u64) -> Result<()> {
-        retry(|| rustix::io::pwrite(&self.fd, bytes, at)).map_err(|e| OsError::new("write", "a lock file", e))?;
+        let fd = self.fd.get("a lock file")?;
+        retry(|| rustix::io::pwrite(fd, bytes, at)).map_err(|e| OsError::new("write", "a lock file", e))?;
         Ok(())
     }
 
     fn read(&self, bytes: &mut [u8], at: u64) -> Result<usize> {
-        retry(|| rustix::io::pread(&self.fd, &mut *bytes, at)).map_err(|e| OsError::new("read", "a lock file", e))
+        let fd = self.fd.get("a lock file")?;
+        retry(|| rustix::io::pread(fd, &mut *bytes, at)).map_err(|e| OsError::new("read", "a lock file", e))
     }
 
     /// Device and inode of the file.
@@ -250,14 +253,14 @@ fn range(byte: u64) -> Result<libc::flock> {
 /// A look at the locks of a file that never sets one.
 #[derive(Debug)]
 pub struct Probe {
-    fd: OwnedFd,
+    fd: OwnFd,
 }
 
 impl Probe {
     /// A probe through `fd`, from [`LockFile::probe_fd`] here or in another process.
     #[must_use]
     pub fn from_fd(fd: OwnedFd) -> Self {
-        Self { fd }
+        Self { fd: OwnFd::new(fd) }
     }
 
     /// Whether a living process holds `byte`.
@@ -267,8 +270,10 @@ impl Probe {
     /// "dead".
     pub fn is_locked(&self, byte: u64) -> Result<bool> {
         let mut lock = range(byte)?;
+        // Somebody else's file has no locks, which would say that everybody is dead.
+        let fd = self.fd.get("a lock file")?;
         loop {
-            match fcntl(&self.fd, FcntlArg::F_OFD_GETLK(&mut lock)) {
+            match fcntl(fd, FcntlArg::F_OFD_GETLK(&mut lock)) {
                 Ok(_) => return Ok(i32::from(lock.l_type) != libc::F_UNLCK),
                 Err(nix::errno::Errno::EINTR) => {}
                 Err(e) => {

@@ -190,7 +190,7 @@ impl Listener {
     pub fn accept(&self) -> Result<Option<Conn>> {
         loop {
             let inside = fork::critical();
-            match rustix::net::accept_with(&self.fd, FLAGS) {
+            match rustix::net::accept_with(self.fd.get("a socket")?, FLAGS) {
                 Ok(fd) => return Ok(Some(Conn::of(fd, &inside))),
                 Err(Errno::AGAIN) => return Ok(None),
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
@@ -288,12 +288,13 @@ impl Conn {
     /// # Errors
     /// None is known for a connected socket.
     pub fn peer(&self) -> Result<Peer> {
+        let fd = self.fd.get("a connection")?;
         let mut found = MaybeUninit::<libc::ucred>::zeroed();
         let mut len = mem::size_of::<libc::ucred>() as libc::socklen_t;
         // SAFETY: the descriptor is open, the buffer has `len` writable bytes, and `len` is ours.
         let rc = unsafe {
             libc::getsockopt(
-                self.fd.as_fd().as_raw_fd(),
+                fd.as_raw_fd(),
                 libc::SOL_SOCKET,
                 libc::SO_PEERCRED,
                 found.as_mut_ptr().cast(),
@@ -328,7 +329,8 @@ impl Conn {
         }
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         let parts = [IoSlice::new(bytes)];
-        match retry(|| rustix::net::sendmsg(&self.fd, &parts, &mut control, flags)) {
+        let fd = self.fd.get("a connection")?;
+        match retry(|| rustix::net::sendmsg(fd, &parts, &mut control, flags)) {
             Ok(_) => Ok(()),
             Err(Errno::AGAIN) => Err(SocketError::Full),
             Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => Err(SocketError::Hangup),
@@ -410,7 +412,8 @@ impl Conn {
         let mut control = RecvAncillaryBuffer::new(&mut space[..room]);
         let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
         let mut parts = [IoSliceMut::new(buf)];
-        let answer = retry(|| rustix::net::recvmsg(&self.fd, &mut parts, &mut control, flags));
+        let fd = self.fd.get("a connection")?;
+        let answer = retry(|| rustix::net::recvmsg(fd, &mut parts, &mut control, flags));
         let answer = match answer {
             Ok(answer) => answer,
             Err(Errno::AGAIN) => return Ok(None),
@@ -445,8 +448,9 @@ impl Conn {
     /// Whether the other side is gone. What it sent before can still be received.
     #[must_use]
     pub fn is_hung_up(&self) -> bool {
-        // In a forked child there is no other side.
+        // In a forked child there is no other side, nor behind a descriptor that somebody closed.
         self.fd.is_stale()
+            || !self.fd.is_ours()
             || poll_one(self.as_fd(), Events::NONE, Some(Duration::ZERO))
                 .is_ok_and(|events| events.contains(Events::HANGUP))
     }

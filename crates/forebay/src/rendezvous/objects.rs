@@ -12,6 +12,7 @@ use forebay_os::{
     Access, AllocateError, Dir, Mapping, OsError, clock,
     mapping::Mapping as Map,
     object::{self, memfd, shm},
+    own::OwnFd,
     process,
 };
 use forebay_ring::{AtomicU64, ReadOnly, Words};
@@ -64,8 +65,8 @@ pub(crate) struct Objects {
 /// Descriptors of one object, with the rights a consumer gets.
 #[derive(Debug)]
 struct Grant {
-    read: OwnedFd,
-    write: OwnedFd,
+    read: OwnFd,
+    write: OwnFd,
 }
 
 /// How the mapped memory is to be treated.
@@ -149,7 +150,7 @@ impl Objects {
                 Object::Pool => pool = Some(Segment::new(mapping)),
                 Object::Member(_) => members.push(Segment::new(mapping)),
             }
-            granted.push((object, Grant { read, write }));
+            granted.push((object, Grant { read: read.into(), write: write.into() }));
         }
         let (Some(ring), Some(data)) = (ring, data) else { unreachable!("every ring has a ring and a data object") };
         Ok(Self { header, ring, data, pool, members, fds: granted, notes })
@@ -260,9 +261,16 @@ impl Objects {
     }
 
     /// The descriptor of an object that a consumer gets.
-    pub(crate) fn grant(&self, wanted: Object, write: bool) -> Option<std::os::fd::BorrowedFd<'_>> {
-        let (_, grant) = self.fds.iter().find(|(object, _)| *object == wanted)?;
-        Some(if write { grant.write.as_fd() } else { grant.read.as_fd() })
+    ///
+    /// # Errors
+    /// Somebody in this process closed it.
+    ///
+    /// # Panics
+    /// If a ring of this geometry has no such object.
+    pub(crate) fn grant(&self, wanted: Object, write: bool) -> forebay_os::Result<std::os::fd::BorrowedFd<'_>> {
+        let found = self.fds.iter().find(|(object, _)| *object == wanted);
+        let (_, grant) = found.unwrap_or_else(|| unreachable!("no {wanted:?} in a ring of this geometry"));
+        if write { &grant.write } else { &grant.read }.get("an object of the ring")
     }
 
     /// The descriptors an observer gets besides the ring's: those of the members' words, to read.
@@ -270,7 +278,7 @@ impl Objects {
         self.fds
             .iter()
             .filter(|(object, _)| matches!(object, Object::Pool | Object::Member(_)))
-            .map(|(_, grant)| grant.read.as_fd())
+            .filter_map(|(_, grant)| grant.read.get("an object of the ring").ok())
     }
 }
 

@@ -325,11 +325,9 @@ fn send_all(site: &Site, conn: &Conn, index: u8, incarnation: u16) -> Result<boo
     let bell = EventFd::new()?;
     let file = site.locks.file(index);
     let probe: OwnedFd = file.probe_fd()?;
-    let objects = [(Object::Ring, false), (Object::Data, geometry.writable), (members, true)];
-    let [Some(ring), Some(data), Some(members)] = objects.map(|(object, write)| site.objects.grant(object, write))
-    else {
-        unreachable!("every ring has these objects")
-    };
+    let ring = site.objects.grant(Object::Ring, false)?;
+    let data = site.objects.grant(Object::Data, geometry.writable)?;
+    let members = site.objects.grant(members, true)?;
     // From the lock until our copy of its descriptor is closed, nobody forks (liveness, H3).
     let inside = fork::critical();
     let Some(lock) = file.try_lock(locks::member_byte(index))? else {
@@ -376,7 +374,7 @@ fn rejoin(site: &Arc<Site>, conn: &Conn, index: u8, incarnation: u32) -> Result<
 }
 
 fn show(site: &Site, conn: &Conn) -> Result<(), String> {
-    let ring = site.objects.grant(Object::Ring, false).ok_or("no ring object")?;
+    let ring = site.objects.grant(Object::Ring, false).map_err(|e| e.to_string())?;
     let mut fds = vec![ring];
     let probes: Vec<OwnedFd> = site.observed_probes().collect::<Result<_, _>>().map_err(|e: OsError| e.to_string())?;
     fds.extend(probes.iter().map(AsFd::as_fd));
