@@ -233,6 +233,61 @@ fn no_word_of_a_welcome_that_lies_is_believed() {
     }
 }
 
+/// Who only looks needs of a welcome whose ring it is, and takes the rest for hints.
+#[test]
+fn no_word_of_a_welcome_that_lies_is_believed_by_who_only_looks() {
+    for kind in [Kind::Queue, Kind::Broadcast] {
+        let impostor = Impostor::new(|place| here(place, "seen").kind(kind).backing(Backing::Memfd).create().unwrap());
+        let welcome = impostor.welcome();
+        let Control::Welcome(fields) = &welcome else { panic!("{welcome:?}") };
+        let mut book = Book::new(&format!("welcome of a memfd {kind}, to look"));
+        for mut row in welcome_rows(fields) {
+            row.expect = match row.expect {
+                Refused(names) if ["instance", "control.rest"].contains(&names[0]) => {
+                    Refused(&["instance", "control."])
+                }
+                Refused(_) | Either(_) => {
+                    Either(&["welcome", "control.", "hello.", "refuse.", "refused", "no welcome", "does not belong"])
+                }
+                Hint => Hint,
+            };
+            for word in crate::rig::chosen(&row) {
+                let truth = welcome.encode()[word];
+                for lie in crate::rig::lies(&row, truth, 0x1234_5678_9abc_def1) {
+                    book.lie(row.name, &format!("{lie:#x} (word {word})"), row.expect, || {
+                        impostor.look(|frame, _| frame[word] = lie)
+                    });
+                }
+            }
+        }
+        for (what, make) in crate::descriptors::things() {
+            for i in [0, 1, 2] {
+                let expect = Either(&["object", "ring", "seal", "length", "mmap", "failed"]);
+                book.lie("welcome.descriptors", &format!("{what} as number {i}"), expect, || {
+                    impostor.look(|_, fds| fds[i] = make())
+                });
+            }
+        }
+        for count in [0, 1, 2, 30] {
+            book.lie(
+                "welcome.descriptors",
+                &count.to_string(),
+                Refused(&["descriptor", "objects of its members"]),
+                || {
+                    impostor.look(|_, fds| {
+                        fds.truncate(count);
+                        while fds.len() < count {
+                            fds.push(std::fs::File::open("/dev/null").unwrap().into());
+                        }
+                    })
+                },
+            );
+        }
+        book.close();
+        impostor.end();
+    }
+}
+
 #[test]
 fn no_word_of_an_admission_or_refusal_that_lies_is_believed() {
     let impostor = Impostor::new(|place| here(place, "admit").create().unwrap());

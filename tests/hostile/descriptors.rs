@@ -53,10 +53,10 @@ fn copy(bytes: &[u8], seals: memfd::Seals) -> OwnedFd {
     fd
 }
 
-type Make = Box<dyn Fn() -> OwnedFd + Sync>;
+pub(crate) type Make = Box<dyn Fn() -> OwnedFd + Sync>;
 
 /// Other things that a descriptor can be.
-fn things() -> Vec<(&'static str, Make)> {
+pub(crate) fn things() -> Vec<(&'static str, Make)> {
     let all = memfd::Seals::SHRINK | memfd::Seals::GROW;
     vec![
         ("a pipe's reading end", Box::new(|| std::io::pipe().unwrap().0.into())),

@@ -3,14 +3,17 @@
 
 use std::{
     os::fd::{AsFd, OwnedFd},
-    sync::mpsc,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
 
 use forebay::{Consumer, Producer};
 use forebay_layout::control::{Control, FRAME_BYTES, Frame, Intent};
-use forebay_os::{Conn, Dir, Listener, SocketError, poll};
+use forebay_os::{Conn, Dir, Listener, LockFile, SocketError, poll};
 use forebay_testkit::{Place, WATCHDOG, ledger::publish};
 
 use crate::{
@@ -83,6 +86,42 @@ impl Impostor {
         })
     }
 
+    /// Somebody looks at the ring by way of the impostor, which changes the welcome, as often as it is asked.
+    pub(crate) fn look(&self, change: impl Fn(&mut Frame, &mut Vec<OwnedFd>) + Sync) -> Outcome {
+        let ring = self.ring();
+        let posing = Dir::open(Some(self.posing.path())).unwrap();
+        // Only who has the name's lock is asked.
+        let lock = LockFile::create_or_open(&posing, &format!("{ring}.lock")).unwrap();
+        let _held = lock.try_lock(0).unwrap().expect("nobody else wants it");
+        let over = AtomicBool::new(false);
+        let (listener, honest) = (&self.listener, Dir::open(Some(self.honest.path())).unwrap());
+        let (over, file, change) = (&over, format!("{ring}.sock"), &change);
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                while !over.load(Ordering::Acquire) {
+                    let Ok(Some(observer)) = listener.accept() else {
+                        let _ = poll::poll_one(listener.as_fd(), poll::Events::READ, Some(Duration::from_millis(1)));
+                        continue;
+                    };
+                    let producer = Conn::connect(&honest, &file).unwrap();
+                    let (hello, _) = received(&observer).unwrap();
+                    producer.send(&hello, &[]).unwrap();
+                    let (welcome, mut fds) = received(&producer).unwrap();
+                    let mut welcome = frame(&welcome).unwrap();
+                    change(&mut welcome, &mut fds);
+                    let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+                    let _ = observer.send(&bytes(&welcome), &fds);
+                }
+            });
+            let found = forebay::inspect::list(Some(self.posing.path())).unwrap();
+            over.store(true, Ordering::Release);
+            match found.into_iter().find(|report| report.name == ring).unwrap().view {
+                Ok(_) => Outcome::Harmless,
+                Err(why) => Outcome::Refused(why),
+            }
+        })
+    }
+
     /// A consumer attaches, and is never told that it is admitted.
     pub(crate) fn silent(&self) -> Outcome {
         match self.with_server(pass_welcome, |_| ()) {
@@ -150,7 +189,7 @@ impl Impostor {
 
 fn received(conn: &Conn) -> Result<(Vec<u8>, Vec<OwnedFd>), SocketError> {
     let mut buffer = [0; FRAME_BYTES];
-    let received = conn.recv(&mut buffer, 8, Some(Instant::now() + WATCHDOG))?;
+    let received = conn.recv(&mut buffer, 64, Some(Instant::now() + WATCHDOG))?;
     Ok((buffer[..received.len].to_vec(), received.fds))
 }
 
