@@ -121,6 +121,22 @@ fn a_nacked_message_comes_back_and_then_is_a_dead_letter() {
 }
 
 #[test]
+fn a_dead_letter_that_was_handed_out_is_not_the_successors_of_a_producer_that_suspended() {
+    let dir = dir();
+    let options = || Producer::options("a").dir(dir.path()).schema(schema()).slots(4).max_attempts(1);
+    let mut producer = options().create().unwrap();
+    let mut consumer = Consumer::options("a").dir(dir.path()).attach().unwrap();
+    let handed = publish(&mut producer, 1);
+    consumer.recv_timeout(SOON).unwrap().nack();
+    assert_eq!(producer.take_dead_letters().iter().map(|letter| letter.sequence).collect::<Vec<_>>(), [handed]);
+    let kept = publish(&mut producer, 2);
+    consumer.recv_timeout(SOON).unwrap().nack();
+    producer.suspend();
+    let mut successor = options().create().unwrap();
+    assert_eq!(successor.take_dead_letters().iter().map(|letter| letter.sequence).collect::<Vec<_>>(), [kept]);
+}
+
+#[test]
 fn who_holds_too_much_is_told_what_it_holds() {
     let dir = dir();
     let mut producer = Producer::options("quota").dir(dir.path()).schema(schema()).slots(3).create().unwrap();

@@ -498,6 +498,7 @@ impl Producer {
     pub fn suspend(mut self) {
         if !self.closed && !self.site.token.is_stale() {
             self.announce_end();
+            self.bury_letters(self.options.dead_letters == DeadLetters::Discard);
             self.shut(true);
         }
     }
