@@ -220,7 +220,7 @@ impl Victim<'_> {
         let id = letter.correlation_id;
         let (at, nonce) = parts(id);
         let ring = self.fate.ring;
-        let wrong = |what: &str| Err(format!("dead letter {at} ({letter:?}): {what}"));
+        let wrong = |what: &str| Err(format!("dead letter {at}: {what}: {letter:?}"));
         if self.ring(ring::BASE) + letter.sequence != at {
             return wrong("its sequence is another");
         }

@@ -75,6 +75,7 @@ fn rows(tally: &Tally, namespaces: bool) -> Vec<(&'static str, String)> {
         ("torn words", format!("{} of {}", tally.torn, tally.words)),
         ("leaks", tally.leaks.to_string()),
         ("recovery, the producer living", times(&tally.led)),
+        ("the slowest of these, on ring", tally.slowest.as_ref().map_or_else(String::new, |(_, ring)| ring.clone())),
         ("recovery, without a producer for a while", times(&tally.leaderless)),
     ];
     for (role, python, name) in [

@@ -569,7 +569,8 @@ impl<'a> Round<'a> {
 
     /// A victim has stopped: to be looked at and killed, or to sleep.
     fn stopped(&mut self, pid: i32) {
-        let Some(live) = self.live.get_mut(&pid) else { return };
+        // One that stops itself and is stopped as well stops twice.
+        let Some(live) = self.live.get_mut(&pid).filter(|live| !live.shot) else { return };
         match live.halt {
             Some(Halt::Sleep { .. }) => {}
             // It stopped itself in the state that it was to die in.
@@ -655,7 +656,7 @@ impl<'a> Round<'a> {
     fn mended(&mut self, since: u64, producer: Option<usize>, ring: usize) {
         let ns = now().saturating_sub(since);
         let led = producer.is_some() && producer == self.undisturbed(ring, since);
-        self.tally.recovered(ns, led);
+        self.tally.recovered(ns, led, self.sites[ring].mix.name);
     }
 
     fn look_at_wounds(&mut self) {

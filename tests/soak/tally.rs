@@ -43,6 +43,8 @@ pub(crate) struct Tally {
     /// Recovery while the ring's producer ran; and without one.
     pub(crate) led: Times,
     pub(crate) leaderless: Times,
+    /// The slowest of the former, and where it was.
+    pub(crate) slowest: Option<(u64, String)>,
     entries: BTreeMap<(u8, bool), Times>,
     // From the audit.
     pub(crate) published: u64,
@@ -78,7 +80,10 @@ impl Tally {
         self.kills.iter().filter(|((_, of), _)| *of == python).map(|(_, n)| n).sum()
     }
 
-    pub(crate) fn recovered(&mut self, ns: u64, led: bool) {
+    pub(crate) fn recovered(&mut self, ns: u64, led: bool, what: &str) {
+        if led && self.slowest.as_ref().is_none_or(|(slowest, _)| *slowest < ns) {
+            self.slowest = Some((ns, what.to_owned()));
+        }
         if led { self.led.add(ns) } else { self.leaderless.add(ns) }
     }
 
