@@ -638,8 +638,8 @@ impl<'a> Round<'a> {
                     let what = Left::Claim { slot: claim.slot, raw: claim.raw };
                     self.wounds.push(Wound { ring, since, producer, child, what });
                 }
-                // Mended before this process could look: it took no longer than until now.
-                None if record.stage & stage::ACKING == 0 => self.mended(since, producer, ring),
+                // Mended before this process could look: it took no longer than until now. Of a Python victim it hears late.
+                None if record.stage & stage::ACKING == 0 && !dead.python => self.mended(since, producer, ring),
                 None => {}
             }
         }
@@ -706,7 +706,7 @@ impl<'a> Round<'a> {
             .live
             .values()
             .filter_map(|live| match live.halt {
-                Some(Halt::Sleep { until, dies }) if until <= time => Some((live.pid, dies)),
+                Some(Halt::Sleep { until, dies }) if until <= time && !live.shot => Some((live.pid, dies)),
                 _ => None,
             })
             .collect();
