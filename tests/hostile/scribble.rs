@@ -189,6 +189,7 @@ fn publish(producer: &mut Producer, path: &Path, tally: &Tally, span: Duration) 
     let mut published = 0_u64;
     let spec = [FieldSpec::new(ledger::FIELD, DType::U64, &[64])];
     while start.elapsed() < span {
+        let mut full = false;
         match tally.time("loan", || producer.loan(&spec)) {
             Ok(mut loan) => {
                 ledger::fill(loan.tensor_mut(ledger::FIELD).unwrap(), published);
@@ -196,8 +197,12 @@ fn publish(producer: &mut Producer, path: &Path, tally: &Tally, span: Duration) 
                 tally.time("publish", || loan.publish()).unwrap();
                 published += 1;
             }
-            Err(LoanError::Full { .. }) => {}
+            Err(LoanError::Full { .. }) => full = true,
             Err(e) => panic!("{e}"),
+        }
+        if full {
+            // Dead letters keep their slots until they were handed out, and others asked for.
+            tally.time("dead letters", || producer.take_dead_letters());
         }
         if published.is_multiple_of(50) {
             tally.time("dead letters", || producer.take_dead_letters());
