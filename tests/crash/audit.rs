@@ -3,77 +3,19 @@
 //! twice. There is no tolerance: a message that was being published is wholly there or wholly absent, and which of the
 //! two is said by its slot word in the picture.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use forebay_layout::{Kind, header::Header, member, pool::SLOT_WORD_STRIDE};
 use forebay_ring::{
-    Claim, Draft, Grant, GrantState, Member, MemberId, Pool, Publisher, ReadOnly, Reader, SlotState, SlotWord, Words,
-    broadcast::{self, BroadcastConsumer, BroadcastProducer},
+    Claim, Draft, MemberId, Pool, Publisher, SlotState,
+    broadcast::{self, BroadcastProducer},
     queue::{self, Acquired, Next, QueueConsumer, QueueProducer},
 };
-use std::sync::atomic::Ordering::SeqCst;
 
 use crate::{
-    memory::{Copy, Heap, Memory},
-    setup::{Setup, name},
+    memory::{Copy, Heap},
+    picture::{ALL, Audit, Fate, Fates, Key, Ring, Scene, ensure},
+    setup::name,
 };
-
-/// Where a message stands. On a queue there is one answer a message, on a broadcast ring one a member and message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fate {
-    /// Queue: published, nobody's; deliveries in vain so far.
-    Waiting(u8),
-    /// Queue: a member's, not acked; deliveries in vain before.
-    Held(MemberId, u8),
-    /// Queue: a member's, acked and still read.
-    Acked(MemberId),
-    /// Queue: given up after so many attempts; the producer has not taken it out yet.
-    Dead(u8),
-    /// Broadcast: the member has not received it.
-    Owed,
-    /// Broadcast: the member reads it.
-    Taken,
-}
-
-/// Whose message: the member's on a broadcast ring, [`ALL`] on a queue; and its sequence.
-pub(crate) type Key = (u8, u64);
-pub(crate) type Fates = BTreeMap<Key, Fate>;
-pub(crate) const ALL: u8 = u8::MAX;
-
-/// A member that lives on, and (broadcast) the sequence it goes on with, 0 if it has received nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Seat {
-    pub(crate) id: MemberId,
-    pub(crate) cursor: u64,
-}
-
-/// What is known of the moment. `stages`: each message stands as in one of these (before, after, or in between).
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Scene<'a> {
-    pub(crate) setup: &'a Setup,
-    pub(crate) header: &'a Header,
-    pub(crate) memory: &'a Memory,
-    pub(crate) stages: &'a [Fates],
-    /// What is published next, unless that is committed already.
-    pub(crate) next: u64,
-    pub(crate) living: &'a [Seat],
-    /// Whether a successor comes before the members look, or after.
-    pub(crate) successor_first: bool,
-}
-
-type Audit<T = ()> = Result<T, String>;
-
-macro_rules! ensure {
-    ($holds:expr, $($text:tt)*) => { if !$holds { return Err(format!($($text)*)); } };
-}
-
-struct Ring<'a> {
-    scene: &'a Scene<'a>,
-    ring: Heap,
-    slot_words: Heap,
-    parts: Vec<Member<Heap>>,
-    reader: Reader<Heap>,
-}
 
 /// Audits a copy of a picture. The words of the copy are spent afterwards.
 pub(crate) fn audit(scene: &Scene<'_>, copy: &Copy) -> Audit {
@@ -81,92 +23,7 @@ pub(crate) fn audit(scene: &Scene<'_>, copy: &Copy) -> Audit {
     if ring.parts.is_empty() { ring.audit_queue() } else { ring.audit_broadcast() }
 }
 
-/// Where each message stands by the words of a picture.
-pub(crate) fn found(scene: &Scene<'_>, copy: &Copy) -> Audit<Fates> {
-    let found = Ring::new(scene, copy).found()?;
-    Ok(found.into_iter().map(|(key, found)| (key, found.0)).collect())
-}
-
-/// What is published next, by the words of a picture.
-pub(crate) fn next(scene: &Scene<'_>, copy: &Copy) -> Audit<u64> {
-    Ring::new(scene, copy).next()
-}
-
-impl<'a> Ring<'a> {
-    fn new(scene: &'a Scene<'a>, copy: &Copy) -> Self {
-        let (plan, geometry) = (&scene.header.plan, &scene.header.geometry);
-        let queue = geometry.kind == Kind::Queue;
-        let parts = (0..geometry.max_consumers as usize).filter(|_| !queue);
-        Self {
-            scene,
-            ring: copy.object(0),
-            slot_words: copy.object(usize::from(queue)),
-            parts: parts.map(|index| Member::in_object(copy.object(1 + index), plan)).collect(),
-            reader: Reader::new(ReadOnly::new(copy.object(0)), plan.clone(), geometry.max_fields),
-        }
-    }
-
-    /// One more than the last sequence that was published, whoever died since.
-    fn next(&self) -> Audit<u64> {
-        let mut next = self.scene.next;
-        for slot in self.slots() {
-            let (word, sequence) = self.slot(slot)?;
-            let published = !matches!(word.state(), SlotState::Free | SlotState::Writing);
-            next = next.max(if published { sequence + 1 } else { 0 });
-        }
-        Ok(next)
-    }
-
-    fn slot(&self, slot: u32) -> Audit<(SlotWord, u64)> {
-        let plan = &self.scene.header.plan;
-        let word = self.slot_words.word(plan.slot_word + slot as usize * SLOT_WORD_STRIDE).load(SeqCst);
-        let sequence = self.ring.word(plan.descriptor_word + slot as usize * plan.descriptor_words).load(SeqCst);
-        Ok((SlotWord::checked(word).map_err(|e| e.to_string())?, sequence))
-    }
-
-    fn slots(&self) -> std::ops::Range<u32> {
-        0..self.scene.header.plan.slots
-    }
-
-    /// Where each message stands, by what the words say: nothing but the words is asked.
-    fn found(&self) -> Audit<BTreeMap<Key, (Fate, u32, SlotWord)>> {
-        let mut found = BTreeMap::new();
-        for slot in self.slots() {
-            let (word, sequence) = self.slot(slot)?;
-            let owner = || word.owner().ok_or("a claimed slot without an owner");
-            let mut put = |member, fate| found.insert((member, sequence), (fate, slot, word));
-            let twice = match word.state() {
-                SlotState::Full if self.parts.is_empty() => put(ALL, Fate::Waiting(word.attempts())),
-                SlotState::Claimed => put(ALL, Fate::Held(owner()?, word.attempts())),
-                SlotState::Acked => put(ALL, Fate::Acked(owner()?)),
-                SlotState::Dead => put(ALL, Fate::Dead(word.attempts())),
-                SlotState::Full => {
-                    for seat in self.scene.living {
-                        if let Some(fate) = self.owed(seat, slot, word.generation(), sequence)? {
-                            put(seat.id.index, fate);
-                        }
-                    }
-                    None
-                }
-                SlotState::Free | SlotState::Writing | SlotState::Done => None,
-            };
-            ensure!(twice.is_none(), "two slots hold message {sequence}");
-        }
-        Ok(found)
-    }
-
-    /// Broadcast: whether a member is owed what lies in a slot.
-    fn owed(&self, seat: &Seat, slot: u32, generation: u32, sequence: u64) -> Audit<Option<Fate>> {
-        let (plan, index) = (&self.scene.header.plan, usize::from(seat.id.index));
-        let [from, incarnation] = [0, 1].map(|i| self.ring.word(plan.join_word + 2 * index + i).load(SeqCst));
-        let raw = self.parts[index].peek(member::SINCE + plan.slots as usize + slot as usize);
-        let grant = Grant::checked(raw).map_err(|e| e.to_string())?;
-        let held = grant == Grant { state: GrantState::Held, generation };
-        let taken = held || !self.scene.setup.is_lossy() && sequence < seat.cursor;
-        let owed = from != 0 && incarnation == u64::from(seat.id.incarnation) && sequence >= from;
-        Ok((owed && !grant.settles(generation)).then_some(if taken { Fate::Taken } else { Fate::Owed }))
-    }
-
+impl Ring<'_> {
     /// Nothing is missing, nothing is there that was not published: each message stands as in one of the stages.
     fn agree(&self, found: &Fates, stages: &[Fates]) -> Audit {
         let relevant = |key: &&Key| key.0 == ALL || self.scene.living.iter().any(|seat| seat.id.index == key.0);
@@ -175,10 +32,6 @@ impl<'a> Ring<'a> {
             ensure!(may.contains(&found.get(key)), "message {key:?} is {:?}, must be one of {may:?}", found.get(key));
         }
         Ok(())
-    }
-
-    fn is_alive(&self, member: MemberId) -> bool {
-        self.scene.living.iter().any(|seat| seat.id == member)
     }
 
     /// A successor takes over: it goes on with the sequence after the last published one, and knows its user data.
@@ -295,24 +148,6 @@ impl<'a> Ring<'a> {
             queue::finish(&pool, &claim);
         }
         Ok(())
-    }
-
-    fn lost(&self) -> String {
-        let words: Vec<_> = self.slots().filter_map(|slot| self.slot(slot).ok()).collect();
-        format!("a slot is lost: {words:?}")
-    }
-
-    /// A member that lives on with its own cursor, which is in no shared word: the join word lends it for a moment.
-    fn go_on(&self, seat: &Seat) -> BroadcastConsumer<Heap> {
-        let part = self.parts[usize::from(seat.id.index)].clone();
-        let mut consumer = BroadcastConsumer::new(self.reader.clone(), part, seat.id, self.scene.setup.is_lossy());
-        if seat.cursor != 0 {
-            let join = self.ring.word(self.scene.header.plan.join_word + 2 * usize::from(seat.id.index));
-            let own = join.swap(seat.cursor, SeqCst);
-            consumer.joined();
-            join.store(own, SeqCst);
-        }
-        consumer
     }
 
     fn audit_broadcast(&self) -> Audit {

@@ -6,7 +6,7 @@
 //!   step.rs      the trap flag and its handler          audit.rs    THE AUDIT of one picture; short, to be believed
 //!   actor.rs     the process that is stepped            walk.rs     a seeded walk over operations, deaths and takeovers
 //!   rig.rs       its other end: start, order, kill      place.rs    pictures of a whole ring: objects, names, locks
-//!   board.rs     what the two share: orders, the log
+//!   board.rs     what the two share: orders, the log    picture.rs  what a picture of the words says
 //!   memory.rs    the ring's memory as the tracer sees it, and copies of it on the heap
 //!   setup.rs     the ring of a seed, and what its messages contain
 //!   tally.rs     what was counted, and how it is printed
@@ -23,6 +23,7 @@ mod audit;
 mod board;
 mod memory;
 mod oracle;
+mod picture;
 mod place;
 mod rig;
 mod setup;

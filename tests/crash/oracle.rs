@@ -7,8 +7,8 @@ use forebay::Kind;
 use forebay_ring::MemberId;
 
 use crate::{
-    audit::{ALL, Fate, Fates, Seat},
     board::{Answer, Order, Status},
+    picture::{ALL, Fate, Fates, Seat},
     setup::Setup,
 };
 

@@ -14,8 +14,8 @@ use forebay::{Consumer, Message, RecvError};
 use forebay_testkit::{Place, audit};
 
 use crate::{
-    audit::{Fate, Fates},
     oracle::Model,
+    picture::{Fate, Fates, ensure},
     setup::{RING, Setup},
 };
 
@@ -79,10 +79,6 @@ impl Whole {
     }
 }
 
-macro_rules! ensure {
-    ($holds:expr, $($text:tt)*) => { if !$holds { return Err(format!($($text)*)); } };
-}
-
 /// Gives a copy of `whole` to a successor. `fates` is what was published and is nobody's any more but the dead's.
 pub(crate) fn audit(setup: &Setup, whole: &Whole, before: &Model, thrown_away: bool) -> Result<(), String> {
     let (descriptors, mappings) = (audit::descriptors(), audit::mappings());
@@ -114,7 +110,7 @@ fn succeed(setup: &Setup, dir: &Path, before: &Model, thrown_away: bool) -> Resu
     let nobody = Model { members: BTreeMap::new(), ..before.clone() };
     let mut expected: Fates = nobody.mended(setup);
     expected.retain(|_, fate| matches!(fate, Fate::Waiting(_) | Fate::Dead(_)) && kept);
-    let key = |sequence: u64| (crate::audit::ALL, sequence);
+    let key = |sequence: u64| (crate::picture::ALL, sequence);
     while let Some(message) = next(&mut consumers[0])? {
         let (sequence, attempts) = (message.sequence(), message.attempts());
         let waiting = expected.remove(&key(sequence));

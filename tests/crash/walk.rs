@@ -8,11 +8,11 @@ use forebay_ring::MemberId;
 use forebay_testkit::{Place, watchdog};
 
 use crate::{
-    actor,
-    audit::{self, Fates, Scene},
+    actor, audit,
     board::{Answer, Mode, Order, Status},
     memory::{Copy, Memory},
     oracle::{Model, Who},
+    picture::{self, Fate, Fates, Scene, Seat},
     place::{self, Whole},
     rig::Actor,
     setup::{RING, Random, Setup},
@@ -310,7 +310,7 @@ impl Walk<'_> {
 
     /// Whether a slot word names a member.
     fn words_of(&self, id: MemberId) -> bool {
-        let named = |fate: &audit::Fate| matches!(*fate, audit::Fate::Held(owner, _) | audit::Fate::Acked(owner) if owner == id);
+        let named = |fate: &Fate| matches!(*fate, Fate::Held(owner, _) | Fate::Acked(owner) if owner == id);
         self.setup.kind == Kind::Queue && self.found().is_ok_and(|found| found.values().any(named))
     }
 
@@ -318,16 +318,10 @@ impl Walk<'_> {
     fn found(&self) -> Result<Fates> {
         let seats = self.model.seats(None);
         let scene = self.scene(&[], self.model.next, &seats, false);
-        audit::found(&scene, &self.memory().copy(&self.memory().picture(), None))
+        picture::found(&scene, &self.memory().copy(&self.memory().picture(), None))
     }
 
-    fn scene<'s>(
-        &'s self,
-        stages: &'s [Fates],
-        next: u64,
-        living: &'s [audit::Seat],
-        successor_first: bool,
-    ) -> Scene<'s> {
+    fn scene<'s>(&'s self, stages: &'s [Fates], next: u64, living: &'s [Seat], successor_first: bool) -> Scene<'s> {
         let memory = self.memory();
         Scene { setup: &self.setup, header: &memory.header, memory, stages, next, living, successor_first }
     }
@@ -384,14 +378,7 @@ impl Walk<'_> {
         Ok(answer)
     }
 
-    fn audit(
-        &mut self,
-        picture: &[u64],
-        stages: &[Fates],
-        next: u64,
-        survivors: &[audit::Seat],
-        operation: &str,
-    ) -> Result {
+    fn audit(&mut self, picture: &[u64], stages: &[Fates], next: u64, survivors: &[Seat], operation: &str) -> Result {
         let mut spare = self.copy.take();
         let mut result = Ok(());
         let mut audits = 0;
@@ -428,7 +415,10 @@ impl Walk<'_> {
         let dying = (who != PRODUCER).then_some(who);
         let survivors = self.model.seats(dying);
         let picture = self.memory().picture();
-        self.audit(&picture, &may, self.model.next, &survivors, "death")?;
+        if !self.actors.contains_key(&PRODUCER) {
+            // Else the producer's control thread is mending already.
+            self.audit(&picture, &may, self.model.next, &survivors, "death")?;
+        }
         match self.model.members.get(&who).map(|member| member.id) {
             Some(id) => {
                 self.gone(who);
@@ -448,7 +438,7 @@ impl Walk<'_> {
                 self.model.orphan();
                 let seats = self.model.seats(None);
                 let scene = self.scene(&may, self.model.next, &seats, false);
-                let next = audit::next(&scene, &self.memory().copy(&picture, None))?;
+                let next = picture::next(&scene, &self.memory().copy(&picture, None))?;
                 self.model.next = next;
             }
         }
