@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Makes one fault of ci/mutants.list at a time in a copy of the ring, and says which test notices it.
 
-    ci/mutants.py [REGEX]       those whose line matches; all of them also writes the table of docs/protocol.md
+    ci/mutants.py [REGEX]       those whose line matches; their rows of the table in docs/protocol.md are written
+    --no-baseline               takes for granted that no layer fails without a fault
 
 The layers are tried in order until one fails: for a fault of what is done the unit and ring tests, then the models; for
 one of how it is ordered the models alone, since nothing else can see it. Ends with 1 if a fault survives or cannot be
@@ -184,35 +185,47 @@ def catcher(tree: Tree, fault: Fault) -> str:
     return "NOTHING"
 
 
-def table(rows: list[tuple[str, ...]]) -> str:
-    """The rows as the page shows them."""
-    head = "| edge | file | fault | caught by |\n|---|---|---|---|\n"
-    return head + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+def rows() -> list[tuple[str, ...]]:
+    """The rows of the page."""
+    table = PAGE.read_text().split(BEGIN)[1].split(END)[0]
+    return [tuple(re.split(r" (?<!\\)\| ", line[2:-2])) for line in table.splitlines()[2:]]
+
+
+def write(found: dict[int, tuple[str, ...]]) -> None:
+    """Writes the table: the rows of the faults with these numbers anew, the others as they were."""
+    old, used = rows(), set()
+    table = "| edge | file | fault | caught by |\n|---|---|---|---|\n"
+    for number, fault in enumerate(faults()):
+        at = next((i for i, row in enumerate(old) if row[:3] == fault.row() and i not in used), None)
+        used.add(at)
+        row = found.get(number) or (old[at] if at is not None else (*fault.row(), "not tried yet"))
+        table += f"| {' | '.join(row)} |\n"
+    before, rest = PAGE.read_text().split(BEGIN)
+    PAGE.write_text(before + BEGIN + table + END + rest.split(END)[1])
 
 
 def main() -> None:
     """See the top."""
-    chosen = re.compile(sys.argv[1] if len(sys.argv) > 1 else ".")
+    args = [arg for arg in sys.argv[1:] if arg != "--no-baseline"]
+    chosen = re.compile(args[0] if args else ".")
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve() / "mutants"
     tree, start = Tree(target), time.monotonic()
-    for layer in (UNIT, LOOM, SHUTTLE):
-        if found := layer.failure(layer.build(tree), ""):
-            sys.exit(f"{layer.name}: {found} fails without any fault")
-    rows = []
-    for fault in faults():
+    for layer in (UNIT, LOOM, SHUTTLE) if "--no-baseline" not in sys.argv else ():
+        if failed := layer.failure(layer.build(tree), ""):
+            sys.exit(f"{layer.name}: {failed} fails without any fault")
+    found: dict[int, tuple[str, ...]] = {}
+    for number, fault in enumerate(faults()):
         if not chosen.search(" | ".join([f"{fault.edge} ", *fault.row(), fault.anchor])):
             continue
         whole = tree.make(fault)
-        rows.append((*fault.row(), catcher(tree, fault)))
+        found[number] = (*fault.row(), catcher(tree, fault))
         tree.restore(fault, whole)
-        print(f"{rows[-1][0]:2} {fault.file:24} {rows[-1][2]:60} {rows[-1][3]}", flush=True)
-    survived = sum(row[3] == "NOTHING" for row in rows)
-    print(f"{len(rows)} faults, {survived} survived, {time.monotonic() - start:.0f} s")
-    if survived or not rows:
+        print(f"{fault.edge:2} {fault.file:24} {found[number][2]:60} {found[number][3]}", flush=True)
+    survived = sum(row[3] == "NOTHING" for row in found.values())
+    print(f"{len(found)} faults, {survived} survived, {time.monotonic() - start:.0f} s")
+    write(found)
+    if survived or not found:
         sys.exit(1)
-    if len(sys.argv) == 1:
-        before, rest = PAGE.read_text().split(BEGIN)
-        PAGE.write_text(before + BEGIN + table(rows) + END + rest.split(END)[1])
 
 
 if __name__ == "__main__":

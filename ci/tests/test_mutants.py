@@ -19,19 +19,14 @@ def load(name: str) -> types.ModuleType:
 mutants = load("mutants")
 
 
-def rows() -> list[list[str]]:
-    table = mutants.PAGE.read_text().split(mutants.BEGIN)[1].split(mutants.END)[0]
-    return [re.split(r" (?<!\\)\| ", line[2:-2]) for line in table.splitlines()[2:]]
-
-
 def test_the_table_covers_exactly_the_list() -> None:
     faults = mutants.faults()
     assert len(faults) >= 50
-    assert [tuple(row[:3]) for row in rows()] == [fault.row() for fault in faults]
+    assert [tuple(row[:3]) for row in mutants.rows()] == [fault.row() for fault in faults]
 
 
 def test_every_fault_was_noticed() -> None:
-    assert [row for row in rows() if not re.fullmatch(r"(unit|loom|shuttle): `\S+`( .*)?", row[3])] == []
+    assert [row for row in mutants.rows() if not re.fullmatch(r"(unit|loom|shuttle): `\S+`( .*)?", row[3])] == []
 
 
 def test_every_fault_has_its_place_in_the_source() -> None:

@@ -445,3 +445,17 @@ fn a_word_of_another_generation_frees_nothing() {
     rig.pool().slot(0).store(SlotWord::done(1).raw(), Relaxed);
     assert_eq!(producer.acquire(0, true), Acquired::Slot(0));
 }
+
+/// Nobody forces a scan here: the count of returns alone leads to what was mended.
+#[test]
+fn what_was_mended_is_counted_as_a_return() {
+    let rig = Rig::queue(2);
+    let (mut producer, mut dead, mut alive) = (rig.producer(), rig.consumer(0), rig.consumer(1));
+    publish(&mut producer);
+    assert_eq!(take(&mut dead).map(|claim| claim.sequence), Some(1));
+    assert_eq!(take(&mut alive), None, "it has dealt with all returns there were");
+    assert_eq!(queue::mend(&rig.pool(), 0, |_| false).map(|mended| mended.returned), Ok(1));
+    assert_eq!(rig.pool().returns(), 1);
+    let Ok(Next::Claimed(claim)) = alive.next(false, |_| true) else { panic!("it came back") };
+    assert_eq!((claim.sequence, claim.attempts), (1, 1));
+}
