@@ -15,9 +15,6 @@ use forebay_os::{Access, Mapping};
 use forebay_ring::Words;
 use forebay_testkit::audit;
 
-/// Words that are compared at once.
-const BLOCK: usize = 256;
-
 /// All objects of a ring of words, mapped read-only, and its slots.
 #[derive(Debug)]
 pub(crate) struct Memory {
@@ -77,17 +74,14 @@ impl Memory {
             if same {
                 continue;
             }
-            for block in (0..len).step_by(BLOCK) {
-                let size = BLOCK.min(len - block);
-                for i in block..block + size {
-                    // SAFETY: inside the mapping.
-                    let word = unsafe { base.add(i) };
-                    // SAFETY: aligned and mapped; volatile, because another process writes it.
-                    let now = unsafe { word.as_ptr().read_volatile() };
-                    if known[i] != now {
-                        known[i] = now;
-                        changes.push(((at + i) as u32, now));
-                    }
+            for (i, known) in known.iter_mut().enumerate() {
+                // SAFETY: inside the mapping.
+                let word = unsafe { base.add(i) };
+                // SAFETY: aligned and mapped; volatile, because another process writes it.
+                let now = unsafe { word.as_ptr().read_volatile() };
+                if *known != now {
+                    *known = now;
+                    changes.push(((at + i) as u32, now));
                 }
             }
         }

@@ -62,7 +62,7 @@ impl Stepper {
     pub(crate) fn new(board: &'static Board, prefix: &str, look: fn()) -> Self {
         let program = std::env::current_exe().unwrap().display().to_string();
         let ranges = mapped(|line| line.ends_with(&program)).into_iter();
-        let program = ranges.fold(u64::MAX..0, |all, one| all.start.min(one.start)..all.end.max(one.end));
+        let program = ranges.reduce(|all, one| all.start.min(one.start)..all.end.max(one.end)).unwrap_or(0..0);
         Self {
             board,
             memory: None,
@@ -174,8 +174,9 @@ fn mapped(which: impl Fn(&str) -> bool) -> Vec<Range<u64>> {
 }
 
 fn die() -> ! {
+    let me = std::process::id() as libc::pid_t;
     // SAFETY: ends this process, at once and wherever it is.
-    unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+    unsafe { libc::kill(me, libc::SIGKILL) };
     loop {
         std::hint::spin_loop();
     }
@@ -229,8 +230,10 @@ extern "C" fn on_trap(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_voi
 extern "C" fn on_fault(_: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: as in `on_trap`.
     let stepper = unsafe { &*STEPPER.load(SeqCst) };
-    // SAFETY: the kernel fills it in for a fault.
-    let at = unsafe { (*info).si_addr() } as u64;
+    // SAFETY: the kernel gives the handler a description of the signal.
+    let info = unsafe { &*info };
+    // SAFETY: it is one of a fault, which has an address.
+    let at = unsafe { info.si_addr() } as u64;
     if stepper.mode == Mode::Stores && stepper.writable.iter().any(|range| range.contains(&at)) {
         stepper.protect(false);
         // SAFETY: as in `on_trap`.
