@@ -225,6 +225,7 @@ impl PyConsumer {
     #[inline]
     fn receive(&self, py: Python<'_>, timeout: Option<Duration>) -> PyResult<PyMessage> {
         self.check(py)?;
+        self.let_go();
         if let Ok(mut guard) = self.shared.inner.try_lock() {
             let Some(consumer) = guard.as_mut() else { return Err(self.closed(py)) };
             match consumer.try_recv() {
@@ -256,6 +257,16 @@ impl PyConsumer {
 
     fn remember(&self, message: &Bound<'_, PyMessage>) {
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(message.clone().unbind());
+    }
+
+    /// Forgets what iteration gave out last if its fate is known: a nacked one goes to the next only when nobody holds
+    /// it. An undecided one stays, for a loop whose body receives.
+    fn let_go(&self) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let decided = current.take_if(|last| last.get().is_decided());
+        drop(current);
+        // Its end may run code of the program, which may come back here.
+        drop(decided);
     }
 
     /// Gives back what iteration gave out last, if its loop was left.
@@ -383,6 +394,7 @@ impl PyConsumer {
     ///     As recv, but for ReceiveTimeout.
     fn try_recv(&self, py: Python<'_>) -> PyResult<Option<PyMessage>> {
         self.check(py)?;
+        self.let_go();
         // Whoever has it waits for messages himself.
         let Ok(mut guard) = self.shared.inner.try_lock() else { return Ok(None) };
         let Some(consumer) = guard.as_mut() else { return Err(self.closed(py)) };

@@ -1,6 +1,9 @@
 //! `Message`: a received message, as a mapping from field name to `Tensor`.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use pyo3::{
     exceptions::PyIndexError,
@@ -30,12 +33,21 @@ pub(crate) type Names = Arc<[Py<PyString>]>;
 pub(crate) struct PyMessage {
     message: forebay::Message,
     names: Option<Names>,
+    /// Whether it was acked or nacked by hand, or by the end of a `with`.
+    decided: AtomicBool,
 }
 
 impl PyMessage {
     #[inline]
     pub(crate) fn new(message: forebay::Message, names: Option<Names>) -> Self {
-        Self { message, names }
+        Self { message, names, decided: AtomicBool::new(false) }
+    }
+
+    /// Whether somebody said what becomes of it.
+    #[inline]
+    pub(crate) fn is_decided(&self) -> bool {
+        // ORDER none, Relaxed: who decides and who asks hold the interpreter, or do not depend on each other.
+        self.decided.load(Ordering::Relaxed)
     }
 
     fn memory(&self, index: usize) -> PyResult<Memory> {
@@ -214,6 +226,7 @@ impl PyMessage {
     /// Returns:
     ///     False if it was nacked before.
     pub(crate) fn ack(&self) -> bool {
+        self.decided.store(true, Ordering::Relaxed);
         self.message.ack()
     }
 
@@ -223,6 +236,7 @@ impl PyMessage {
     /// Returns:
     ///     False if it was acked before.
     pub(crate) fn nack(&self) -> bool {
+        self.decided.store(true, Ordering::Relaxed);
         self.message.nack()
     }
 
@@ -233,9 +247,9 @@ impl PyMessage {
     #[pyo3(signature = (*exception))]
     fn __exit__(&self, exception: &Bound<'_, PyTuple>) -> PyResult<bool> {
         if exception.get_item(0)?.is_none() {
-            self.message.ack();
+            self.ack();
         } else {
-            self.message.nack();
+            self.nack();
         }
         Ok(false)
     }

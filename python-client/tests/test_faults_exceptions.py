@@ -74,6 +74,39 @@ def test_an_exception_in_with_producer_closes_it(ring):
         consumer.recv(10)
 
 
+@pytest.mark.parametrize("receive", ["recv", "try_recv", "recv_many"])
+def test_a_message_that_its_loop_nacked_goes_to_whoever_receives_next(ring, receive):
+    producer, consumer = ring.pair()
+    producer.send({"x": np.arange(4)})
+    with pytest.raises(OopsError):
+        for message in consumer:
+            with message:
+                raise OopsError
+    del message
+    gc.collect()
+    if receive == "try_recv":
+        # Given back by this call, and found by it or the next one.
+        again = consumer.try_recv() or consumer.try_recv()
+    else:
+        again = {"recv": lambda: consumer.recv(10), "recv_many": lambda: consumer.recv_many(2, 10)[0]}[receive]()
+    assert again.sequence == 1
+    assert again.attempts >= 1
+    again.ack()
+    del again
+    producer.drain(10)
+
+
+def test_a_loop_whose_body_receives_keeps_its_own_message(ring):
+    producer, consumer = ring.pair()
+    for _ in range(2):
+        producer.send({"x": np.arange(4)})
+    for message in consumer:
+        inner = consumer.recv(10)
+        assert (message.sequence, inner.sequence) == (1, 2)
+        assert [held.sequence for held in consumer.held()] == [1, 2]
+        break
+
+
 def test_a_generator_that_is_closed_half_way_gives_back_its_message(ring):
     producer, consumer = ring.pair()
     for _ in range(2):
