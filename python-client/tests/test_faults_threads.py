@@ -2,6 +2,7 @@
 
 import pytest
 
+import forebay
 from faulty import run
 
 
@@ -215,3 +216,80 @@ with c.recv(10) as m:
     lines = out.splitlines()
     assert [line.split(" ")[0] for line in lines[:3]] == ["ImportError"] * 3
     assert lines[3] == "2 28"
+
+
+@pytest.mark.parametrize("kind", ["queue", "broadcast"])
+def test_descriptors_that_are_closed_and_used_by_others_are_left_alone(ring, kind):
+    out = run(
+        ring,
+        """
+import socket
+c.close(); p.close()
+p = forebay.Producer(NAME, directory=DIRECTORY, slots=8, slot_bytes=4096, max_attempts=0, kind=KIND)
+c = forebay.Consumer(NAME, directory=DIRECTORY)
+p.wait_for_consumers(1, 30)
+def get(timeout_s):
+    with c.recv(timeout_s) as m:
+        assert m["x"].numpy().sum() == 28
+        return m.sequence
+send(2)
+kept = [c.recv(10)["x"].numpy()]
+assert get(10) == 2
+c.fileno()
+loan = p.loan({"x": ("float32", (4,))})
+os.closerange(3, 1024)
+# As a daemonizer does; then the program opens its own files and sockets, which get the old numbers.
+files = [open(f"{DIRECTORY}/own-{n}", "w+b", buffering=0) for n in range(60)]
+assert files[0].fileno() == 3
+sockets = [s for _ in range(20) for s in socket.socketpair()]
+for f in files: f.write(b"mine")
+for s in sockets: s.setblocking(False)
+went_on = 0
+for _ in range(20):
+    try:
+        send()
+        went_on += get(10) > 2
+    except forebay.ForebayError as e:
+        print(type(e).__name__, e)
+try:
+    c.recv(0.2)
+except forebay.ForebayError:
+    pass
+else:
+    print("nothing was sent")
+assert kept[0].tolist() == list(range(8))
+for use in (c.held, lambda: c.stats, lambda: p.stats, c.try_recv, c.fileno, loan.publish):
+    try:
+        use()
+    except forebay.ForebayError:
+        pass
+for late in (lambda: forebay.Consumer(NAME, directory=DIRECTORY, timeout_s=0.2), lambda: p.drain(0.1)):
+    try:
+        late()
+    except forebay.ForebayError:
+        pass
+kept.clear()
+del loan, kept
+c.close()
+p.close()
+del c, p
+gc.collect()
+for f in files:
+    f.seek(0)
+    assert f.read() == b"mine", f.name
+    assert os.fstat(f.fileno()).st_ino == os.stat(f.name).st_ino
+    f.close()
+    os.unlink(f.name)
+for s in sockets:
+    try:
+        print("a socket says", s.recv(16))
+    except BlockingIOError:
+        pass
+for s in sockets: s.close()
+print(went_on, "went on")
+""".replace("KIND", repr(kind)),
+        left=True,
+    )
+    assert out == "20 went on\n"
+    # What it could not remove without its folder's descriptor is found by the next of that name.
+    forebay.Producer(ring.name, directory=ring.directory, fresh=True, slots=1, slot_bytes=64).discard()
