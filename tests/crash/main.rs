@@ -34,7 +34,7 @@ mod walk;
 use std::{
     io::{BufRead, BufReader},
     process::{Command, ExitCode, Stdio},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tally::Tally;
@@ -93,13 +93,14 @@ fn work(options: &Options, worker: u64) -> ExitCode {
     rig::stay_on_cpu(worker);
     let mut tally = Tally::default();
     match options.scenario {
-        Some(scenario) => walk::walk(options.seed, scenario, &mut tally),
+        Some(scenario) => walk::walk(options.seed, scenario, None, &mut tally),
         None => {
             let (mut scenario, start) = (worker, Instant::now());
+            let until = start.checked_add(Duration::from_secs(options.seconds));
             let over =
                 |tally: &Tally| tally.points() >= options.points.div_ceil(options.workers) || tally.failures() > 0;
             while !over(&tally) && start.elapsed().as_secs() < options.seconds {
-                walk::walk(options.seed, scenario, &mut tally);
+                walk::walk(options.seed, scenario, until, &mut tally);
                 scenario += options.workers;
             }
         }

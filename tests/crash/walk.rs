@@ -1,7 +1,7 @@
 //! A seeded walk: operations of a producer and its consumers, each stepped; now and then somebody really dies in the
 //! middle of one, and the others, and a successor, go on with what is left.
 
-use std::{collections::BTreeMap, hash::Hasher};
+use std::{collections::BTreeMap, hash::Hasher, time::Instant};
 
 use forebay_layout::{Kind, member};
 use forebay_ring::MemberId;
@@ -41,13 +41,17 @@ struct Walk<'a> {
     /// What was done, and is being done, for the report.
     done: Vec<String>,
     doing: String,
+    until: Option<Instant>,
 }
 
 /// How much of what was done a report shows.
 const SHOWN: usize = 12;
 
-/// Walks one scenario; what fails is in the tally.
-pub(crate) fn walk(seed: u64, scenario: u64, tally: &mut Tally) {
+/// Without optimization a creation has millions of instructions: it is stepped in the long form alone.
+const STEPS_CREATIONS: bool = !cfg!(debug_assertions);
+
+/// Walks one scenario, up to a moment if one is given; what fails is in the tally.
+pub(crate) fn walk(seed: u64, scenario: u64, until: Option<Instant>, tally: &mut Tally) {
     let setup = Setup::of(seed, scenario);
     let mut walk = Walk {
         seed,
@@ -66,6 +70,7 @@ pub(crate) fn walk(seed: u64, scenario: u64, tally: &mut Tally) {
         lengths: BTreeMap::new(),
         done: Vec::new(),
         doing: String::new(),
+        until,
     };
     if let Err(why) = walk.run() {
         let before = walk.done[walk.done.len().saturating_sub(SHOWN)..].join("; ");
@@ -96,6 +101,9 @@ impl Walk<'_> {
             self.attach()?;
         }
         for _ in 0..self.setup.operations {
+            if self.until.is_some_and(|until| Instant::now() >= until) {
+                break;
+            }
             let (who, order) = self.choose();
             match order {
                 Order::Create if self.random.one_in(3) => self.die_in_create()?,
@@ -177,7 +185,7 @@ impl Walk<'_> {
         let actor = self.start()?;
         self.actors.insert(PRODUCER, actor);
         self.model.orphan();
-        if self.memory.is_some() && self.random.one_in(6) {
+        if STEPS_CREATIONS && self.memory.is_some() && self.random.one_in(6) {
             return self.step(PRODUCER, Order::Create).map(drop);
         }
         self.step_whole(Order::Create)?;
@@ -216,7 +224,7 @@ impl Walk<'_> {
         let kept =
             matches!(order, Order::Create | Order::Suspend) || !self.model.fates.is_empty() && order != Order::Discard;
         // A hundred thousand instructions each: a part of them is stepped.
-        let mode = if self.random.one_in(8) { Mode::Whole } else { Mode::Free };
+        let mode = if STEPS_CREATIONS && self.random.one_in(8) { Mode::Whole } else { Mode::Free };
         let (random, tally) = (&mut self.random, &mut *self.tally);
         let (place, setup, model) = (&self.place, &self.setup, &self.model);
         let mut wrong = None;
@@ -491,6 +499,9 @@ impl Walk<'_> {
         let members: Vec<Who> = self.model.members.keys().copied().collect();
         for who in members {
             self.leave(who)?;
+        }
+        for loan in self.model.loans.clone() {
+            self.step(PRODUCER, Order::Abandon(loan))?;
         }
         if self.random.one_in(2) {
             self.come_back()?;
