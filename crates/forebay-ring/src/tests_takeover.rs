@@ -1,0 +1,189 @@
+//! What a successor finds, frees and completes, and what it leaves alone; rings of more than one class.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail the test that calls them")]
+
+use forebay_layout::{
+    DType, Defect, Kind, WhenFull,
+    descriptor::{ENTRY_WORDS, TensorMeta},
+    geometry::SlotClass,
+};
+
+use crate::{
+    Claim, MemberId, Outstanding, Publisher, Recovered, SlotWord,
+    queue::{self, Acquired, QueueConsumer},
+    reader::Position,
+    sync::Ordering::Relaxed,
+    tests::{Rig, draft, field, geometry, publish, take},
+    words::{Words, heap::Heap},
+};
+
+fn word(words: &Heap, index: usize) -> u64 {
+    words.word(index).load(Relaxed)
+}
+
+fn take_over(rig: &Rig) -> Result<(Publisher<Heap>, Recovered), Defect> {
+    Publisher::take_over(rig.ring.clone(), rig.pool.clone(), rig.plan.clone(), 2)
+}
+
+fn count_left(rig: &Rig) -> u64 {
+    Publisher::count_left(&rig.ring, &rig.pool, &rig.plan)
+}
+
+fn next(consumer: &mut QueueConsumer<Heap>) -> Claim {
+    take(consumer).unwrap()
+}
+
+fn through(consumer: &mut QueueConsumer<Heap>) {
+    let claim = next(consumer);
+    queue::finish(consumer.pool(), &claim);
+}
+
+/// Of seven slots, one in each state.
+#[test]
+fn who_looks_at_a_ring_without_a_producer_is_told_how_many_messages_are_left() {
+    let rig = Rig::queue(7);
+    let (mut producer, mut consumer) = (rig.producer(), rig.consumer(0));
+    assert_eq!(count_left(&rig), 0);
+    for sequence in 1..=6 {
+        publish(&mut producer);
+        assert_eq!(count_left(&rig), sequence);
+    }
+    let [claimed, acked, dead, back, done, free] = [(); 6].map(|()| next(&mut consumer));
+    assert_eq!(claimed.word.owner(), Some(MemberId { index: 0, incarnation: 1 }));
+    assert_eq!(count_left(&rig), 6, "what is read is left");
+    queue::ack(consumer.pool(), &acked);
+    queue::give_back(consumer.pool(), &dead, 1);
+    queue::give_back(consumer.pool(), &back, 2);
+    assert_eq!(count_left(&rig), 6, "acked, dead and given back");
+    queue::finish(consumer.pool(), &done);
+    rig.pool().slot(free.slot).store(SlotWord::free(1).raw(), Relaxed);
+    assert_eq!(count_left(&rig), 4);
+    assert_eq!(producer.acquire(0, true), Acquired::Slot(6));
+    assert_eq!(count_left(&rig), 4, "what is being written is not a message");
+    rig.pool().slot(6).store(SlotWord::full(1, 0).raw(), Relaxed);
+    assert_eq!(count_left(&rig), 4, "a message without a sequence is a lie");
+    rig.pool().slot(claimed.slot).store(7, Relaxed);
+    assert_eq!(count_left(&rig), 3, "and so is a word that none writes");
+}
+
+#[test]
+fn a_successor_says_which_slot_lies() {
+    let rig = Rig::queue(3);
+    publish(&mut rig.producer());
+    rig.pool().slot(2).store(7, Relaxed);
+    let defect = take_over(&rig).unwrap_err();
+    assert_eq!(defect, Defect::bounded("slot_word.state", 7, "a state from 0 to 6, in slot", 2));
+}
+
+/// A member that reads the slot meanwhile must never meet a message that was not committed, whatever its number.
+#[test]
+fn a_successor_frees_what_was_being_written() {
+    let rig = Rig::queue(2);
+    let mut producer = rig.producer();
+    publish(&mut producer);
+    assert_eq!(producer.acquire(0, true), Acquired::Slot(1));
+    // Sequence 2 had got as far as its descriptor.
+    let descriptor = rig.plan.descriptor_word + rig.plan.descriptor_words;
+    rig.ring.word(descriptor).store(2, Relaxed);
+    let (publisher, recovered) = take_over(&rig).unwrap();
+    assert_eq!((recovered.last_sequence, recovered.outstanding, publisher.next_sequence()), (1, 1, 2));
+    assert_eq!(SlotWord::checked(rig.pool().peek_slot(1)), Ok(SlotWord::free(1)));
+    assert_eq!((word(&rig.ring, descriptor), word(&rig.ring, rig.plan.descriptor_word)), (0, 1));
+    assert_eq!((publisher.shadow(0), publisher.shadow(1)), ((Outstanding::Published(1), 1), (Outstanding::Free, 1)));
+}
+
+#[test]
+fn the_last_user_data_is_found_to_its_end() {
+    let rig = Rig::queue(2);
+    let mut producer = rig.producer();
+    for user in [&b"three words of eight or less"[..], b"", b"8 bytes.", b"nine more"] {
+        let slot = match producer.acquire(0, true) {
+            Acquired::Slot(slot) => slot,
+            _ => producer.drop_oldest(0).unwrap(),
+        };
+        producer.publish(slot, &draft(&field(), user));
+        assert_eq!(take_over(&rig).unwrap().1.last_user, user);
+    }
+}
+
+/// 70 messages on 64 entries. The first is still read, so that its entry is that of message 65 by now.
+#[test]
+fn a_successor_leaves_the_entries_alone_that_are_right() {
+    let rig = Rig::queue(4);
+    let (mut producer, mut consumer) = (rig.producer(), rig.consumer(0));
+    publish(&mut producer);
+    let first = next(&mut consumer);
+    for _ in 2..=64 {
+        publish(&mut producer);
+        through(&mut consumer);
+    }
+    publish(&mut producer);
+    let held = next(&mut consumer);
+    for _ in 66..=69 {
+        publish(&mut producer);
+        through(&mut consumer);
+    }
+    publish(&mut producer);
+    let entry = |sequence: usize| rig.plan.position_word + (sequence & 63) * ENTRY_WORDS;
+    // Members look at the entries meanwhile: one that is right is not written again. This one would be mended.
+    rig.ring.word(entry(70) + 2).store(8, Relaxed);
+    assert_eq!(take_over(&rig).unwrap().1.outstanding, 3);
+    assert_eq!(word(&rig.ring, entry(70) + 2), 8);
+    let reader = rig.reader();
+    assert_eq!(reader.position(65), Ok(Position::At { slot: held.slot, generation: held.generation }));
+    assert_eq!(reader.position(first.sequence), Ok(Position::Overtaken(65)));
+    assert!(matches!(reader.position(70), Ok(Position::At { .. })));
+    assert_eq!(next(&mut consumer).sequence, 70);
+}
+
+/// The entry that the oldest of 64 had is that of the newest.
+#[test]
+fn a_successor_keeps_the_newest_message_where_members_look_for_it() {
+    let rig = Rig::queue(2);
+    let (mut producer, mut consumer) = (rig.producer(), rig.consumer(0));
+    for last in 1..=130 {
+        publish(&mut producer);
+        let (publisher, recovered) = take_over(&rig).unwrap();
+        assert_eq!((recovered.last_sequence, publisher.next_sequence()), (last, last + 1));
+        assert!(matches!(rig.reader().position(last), Ok(Position::At { .. })), "{last}");
+        assert_eq!(rig.reader().position(last + 1), Ok(Position::NotYet));
+        through(&mut consumer);
+    }
+}
+
+/// Slots 0 and 1 are of the first class, 2 to 4 of the second.
+#[test]
+fn each_class_takes_its_slots_in_turn() {
+    let mut geometry = geometry(Kind::Queue, 2, WhenFull::Block);
+    let sizes = [(2, 256), (3, 512)].map(|(slots, slot_bytes)| SlotClass { slots, slot_bytes });
+    geometry.classes = sizes.into_iter().collect();
+    let plan = geometry.plan().unwrap();
+    let rig = Rig { ring: Heap::bytes(plan.ring_bytes), pool: Heap::bytes(plan.pool_bytes), plan };
+    let (mut producer, mut consumer) = (rig.producer(), rig.consumer(0));
+    for round in 0..9 {
+        for (class, expected) in [(0, round % 2), (1, 2 + round % 3)] {
+            assert_eq!(producer.acquire(class, true), Acquired::Slot(expected));
+            producer.publish(expected, &draft(&field(), &[]));
+            through(&mut consumer);
+        }
+    }
+    let all: Vec<_> = std::iter::from_fn(|| match producer.acquire(0, true) {
+        Acquired::Slot(slot) => Some(slot),
+        _ => None,
+    })
+    .collect();
+    assert_eq!(all, [1, 0, 2, 3, 4], "a small message takes a large slot if no small one is free");
+}
+
+#[test]
+fn the_entry_says_where_in_its_slot_the_tensor_begins() {
+    let rig = Rig::queue(2);
+    let (mut producer, mut consumer) = (rig.producer(), rig.consumer(0));
+    let before = word(&rig.ring, rig.plan.position_word + ENTRY_WORDS - 7);
+    assert_eq!(producer.acquire(0, true), Acquired::Slot(0));
+    let fields = [TensorMeta::new(DType::I64, &[2, 3, 4], 64).unwrap()];
+    producer.publish(0, &draft(&fields, &[]));
+    let claim = next(&mut consumer);
+    assert_eq!(rig.reader().inline_of(&claim).unwrap().unwrap().1, Some(fields[0]));
+    assert_eq!(word(&rig.ring, rig.plan.position_word + ENTRY_WORDS - 7), before, "nothing is written beside it");
+}
