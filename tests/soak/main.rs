@@ -2,7 +2,7 @@
 //! a book outside of the transport that says afterwards whether anything was lost, torn, given twice or left behind.
 //!
 //! ```text
-//!   main.rs        options, rounds, leaks       supervisor.rs  one round: births, shots, stops, recoveries
+//!   main.rs        options, rounds, leaks       supervisor/    one round: births, shots, stops, recoveries
 //!   plan.rs        which rings; who dies where  victim.rs, consumer.rs, producer.rs   what victims do
 //!   states.rs      what they were doing         python.rs, actor.py                   victims with torch views
 //!   ledger.rs      the book                     audit.rs       reads the book, exactly
