@@ -14,13 +14,17 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test that calls them")]
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "the tracer knows one machine's registers"))]
 
+mod actors;
+mod clock;
 #[cfg(target_arch = "x86_64")]
 mod errnos;
 mod limits;
+mod lost;
 #[cfg(target_arch = "x86_64")]
 mod matrix;
 mod report;
 mod space;
+mod stopped;
 #[cfg(target_arch = "x86_64")]
 mod tracer;
 

@@ -5,6 +5,8 @@
 //! | `take` | `got seq=… attempts=… slot=…`, held from then on; or `error …` |
 //! | `try` | as `take`, or `empty` at once |
 //! | `poll` | as `take`, waiting in poll(2) on `fileno()` |
+//! | `await MS` | as `take`, waiting no longer than that |
+//! | `held` | `held SEQ:AGE_MS …` |
 //! | `ack SEQ`, `nack SEQ`, `drop SEQ` | `ok` (`refused` if it was decided otherwise before) |
 //! | `check` | `ok`: all that is held is as it was |
 //! | `work [N]` | `msg SEQ ATTEMPTS` before each is let go, then `end …`, or `done` after N |
@@ -158,6 +160,15 @@ pub(super) fn run(ring: &str, options: &Options) -> ExitCode {
             "take" => {
                 let received = worker.consumer().recv_timeout(WATCHDOG).map(Some);
                 say(&worker.keep(received));
+            }
+            "await" => {
+                let received = worker.consumer().recv_timeout(Duration::from_millis(number().expect("milliseconds")));
+                say(&worker.keep(received.map(Some)));
+            }
+            "held" => {
+                let held = worker.consumer().held();
+                let list: Vec<_> = held.iter().map(|h| format!("{}:{}", h.sequence, h.age.as_millis())).collect();
+                say(&format!("held {}", list.join(" ")));
             }
             "try" => {
                 let received = worker.consumer().try_recv();

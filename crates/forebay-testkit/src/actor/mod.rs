@@ -8,6 +8,8 @@
 //! | `exit` | leaves at once: nothing is dropped, no handler runs |
 //! | `stop` | stops itself (SIGSTOP) |
 //! | `daemonize` | closes every descriptor above 2, as a daemonizer does |
+//! | `usurp` | as `daemonize`, and opens files and sockets of its own, which get the old numbers |
+//! | `own` | `ok` if nobody wrote to them, read from them or closed them; looked at again when it ends |
 //! | `limit N` | may open no more than N descriptors from now on |
 //! | `fork` | forks a child that inherits everything, tries every entry point, says what came of it, and stays |
 //!
@@ -44,14 +46,15 @@ pub fn main() -> ExitCode {
         args.map(|arg| arg.split_once('=').map_or((arg.clone(), String::new()), |(k, v)| (k.to_owned(), v.to_owned())))
             .collect(),
     );
-    match role.as_str() {
+    let code = match role.as_str() {
         "producer" => producer::run(&ring, &options),
         "consumer" => consumer::run(&ring, &options),
         _ => {
             say(&format!("error no role {role:?}"));
             ExitCode::from(64)
         }
-    }
+    };
+    if process::own_are_whole() { code } else { ExitCode::FAILURE }
 }
 
 /// `key=value` arguments.
@@ -105,6 +108,11 @@ fn serve(mut serve: impl FnMut(&str, &str)) {
                 process::close_everything();
                 say("daemonized");
             }
+            "usurp" => {
+                process::usurp();
+                say("usurped");
+            }
+            "own" => say(if process::own_are_whole() { "ok" } else { "error somebody touched what is ours" }),
             "limit" => {
                 process::limit_descriptors(rest.parse().unwrap());
                 say("limited");

@@ -1,6 +1,13 @@
 //! What an actor does to its own process.
 #![allow(unsafe_code, reason = "fork, signals and raw descriptors are what these tests are about")]
 
+use std::{
+    fs::File,
+    io::{ErrorKind, Read, Write},
+    os::{fd::AsRawFd, unix::fs::FileExt, unix::net::UnixStream},
+    sync::Mutex,
+};
+
 /// No actor outlives a hanging test by much.
 const LIFETIME_S: u32 = 120;
 
@@ -26,6 +33,38 @@ pub(super) fn stop() {
 pub(super) fn close_everything() {
     // SAFETY: handles that own these descriptors are never dropped after this: the actor is killed, or exits at once.
     unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
+}
+
+/// Files and sockets under numbers that were others' before. Never dropped.
+static OWN: Mutex<Vec<(File, UnixStream, UnixStream)>> = Mutex::new(Vec::new());
+const MINE: &[u8] = b"mine";
+
+/// Closes every descriptor, and takes their numbers for files and sockets.
+pub(super) fn usurp() {
+    close_everything();
+    let dir = std::env::var_os("FOREBAY_DIR").expect("a test names its place");
+    let mut own = OWN.lock().unwrap();
+    for n in 0..40 {
+        let path = std::path::Path::new(&dir).join(format!("own-{}-{n}", std::process::id()));
+        let mut file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        file.write_all(MINE).unwrap();
+        let (one, other) = UnixStream::pair().unwrap();
+        one.set_nonblocking(true).unwrap();
+        other.set_nonblocking(true).unwrap();
+        own.push((file, one, other));
+    }
+    assert_eq!(own[0].0.as_raw_fd(), 3, "the old numbers are taken");
+}
+
+/// Whether what [`usurp`] opened is as it was.
+pub(super) fn own_are_whole() -> bool {
+    let quiet =
+        |mut socket: &UnixStream| matches!(socket.read(&mut [0; 1]), Err(e) if e.kind() == ErrorKind::WouldBlock);
+    OWN.lock().unwrap().iter().all(|(file, one, other)| {
+        let mut found = [0; 16];
+        matches!(file.read_at(&mut found, 0), Ok(n) if &found[..n] == MINE) && quiet(one) && quiet(other)
+    })
 }
 
 /// Lowers the number of descriptors that this process may have.

@@ -6,7 +6,7 @@
 //! | `stream [WORDS]` | `seq ID` after each publish, until it is killed or told something else |
 //! | `pause` | `paused` |
 //! | `loan [WORDS]`, `drop` | keeps a loan, gives all kept ones back |
-//! | `wait N`, `drain` | `ok`, or `error …` |
+//! | `wait N`, `drain [MS]` | `ok`, or `error …` |
 //! | `letters` | `letters ID:ATTEMPTS …` |
 //! | `stats` | `stats published=… dropped=… dead=… outstanding=… consumers=…` |
 //! | `close`, `discard` | `closed` |
@@ -83,7 +83,8 @@ pub(super) fn run(ring: &str, options: &Options) -> ExitCode {
                 say(&answer.map_or_else(|e| error(&e), |()| "ok".to_owned()));
             }
             "drain" => {
-                let answer = producer.drain(Some(WATCHDOG));
+                let patience = numbers.next().map_or(WATCHDOG, Duration::from_millis);
+                let answer = producer.drain(Some(patience));
                 say(&answer.map_or_else(|e| error(&e), |()| "ok".to_owned()));
             }
             "letters" => {
