@@ -183,6 +183,7 @@ fn round(
     tally.rounds += 1;
     if whole {
         audit::audit(ledger, &mixes, lives, &witnesses, tally);
+        process::slim();
         leftovers(&place, before, tally);
     }
     tally.torn += tally.failures.iter().filter(|failure| failure.contains("TORN")).count() as u64;
