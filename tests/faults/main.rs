@@ -1,15 +1,18 @@
 //! What the library does when the system says no: every system call of every operation fails in turn, descriptors run
-//! out, signals interrupt everything, file systems are full.
+//! out or are lost, signals interrupt and stop everything, file systems are full, clocks differ.
 //!
 //! ```text
 //!   victim/        the process that is maltreated: operations, and what must be afterwards as before
 //!   tracer.rs      makes one chosen call fail, by ptrace         errnos.rs   which errors which call returns
 //!   matrix.rs      every call, one after the other               limits.rs   few descriptors, many signals
-//!   space.rs       full file systems, at every allocation
+//!   space.rs       full file systems, at every allocation        lost.rs     descriptors closed and used by others
+//!   stopped.rs     SIGSTOP and SIGCONT around every wait         clock.rs    peers whose clocks are hours apart
 //! ```
 //!
-//! `FOREBAY_FAULTS=full` runs all of it (`make faults`); without it every call still fails at every place, with fewer
-//! errors each.
+//! What the tracer does is injected: the kernel never carried the call out. All the rest is real.
+//!
+//! `FOREBAY_FAULTS=full` runs all of it (`make faults`). Without it, calls fail with fewer errors each, and at every place
+//! only in the operations of `matrix::AT_ALL_PLACES`; in the others, at a call's first and last place.
 #![allow(clippy::print_stdout, reason = "figures are printed")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test that calls them")]
 #![cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "the tracer knows one machine's registers"))]
