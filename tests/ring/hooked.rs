@@ -1,6 +1,6 @@
 //! Words on the heap that call back.
 
-use std::{cell::RefCell, rc::Rc, sync::Arc};
+use std::{cell::RefCell, collections::VecDeque, rc::Rc, sync::Arc};
 
 use forebay_layout::{
     Backing, DType, Kind, WhenFull,
@@ -9,8 +9,8 @@ use forebay_layout::{
 };
 use forebay_ring::{AtomicU64, Draft, Words};
 
-/// What is to happen when a word is looked at; gone once it did.
-type Hook = Rc<RefCell<Option<(usize, Box<dyn FnMut()>)>>>;
+/// What is to happen when a word is looked at, one after the other; gone once it did.
+type Hook = Rc<RefCell<VecDeque<(usize, Box<dyn FnOnce()>)>>>;
 
 /// One object of a ring.
 #[derive(Clone)]
@@ -30,21 +30,21 @@ impl Hooked {
         Self { words: Arc::clone(&self.words), hook: Rc::default() }
     }
 
-    /// Before this handle gives out `word` the next time, `then` runs, once.
-    pub(crate) fn before(&self, word: usize, then: impl FnMut() + 'static) {
-        *self.hook.borrow_mut() = Some((word, Box::new(then)));
+    /// Before this handle gives out `word` the next time, `then` runs, once; not before what was asked for earlier did.
+    pub(crate) fn before(&self, word: usize, then: impl FnOnce() + 'static) {
+        self.hook.borrow_mut().push_back((word, Box::new(then)));
     }
 
     pub(crate) fn fired(&self) -> bool {
-        self.hook.borrow().is_none()
+        self.hook.borrow().is_empty()
     }
 }
 
 impl Words for Hooked {
     fn word(&self, index: usize) -> &AtomicU64 {
-        let due = self.hook.borrow().as_ref().is_some_and(|(word, _)| *word == index);
+        let due = self.hook.borrow().front().is_some_and(|(word, _)| *word == index);
         if due {
-            let (_, mut then) = self.hook.borrow_mut().take().unwrap();
+            let (_, then) = self.hook.borrow_mut().pop_front().unwrap();
             then();
         }
         &self.words[index]
