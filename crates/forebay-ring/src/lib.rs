@@ -59,6 +59,8 @@ mod models;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;
 #[cfg(all(test, not(any(loom, shuttle))))]
+mod tests_order;
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests_takeover;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests_words;

@@ -1,0 +1,185 @@
+//! Which message comes next, and where a consumer goes on when one is not there to be had.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail the test that calls them")]
+
+use forebay_layout::{
+    Kind,
+    descriptor::{ENTRY_WORDS, NO_SLOT},
+    member as at,
+};
+
+use crate::{
+    Grant, GrantState, Member, MemberId, Publisher, SlotWord,
+    broadcast::{BroadcastConsumer, BroadcastProducer, settle},
+    queue::{self, Next},
+    sync::Ordering::Relaxed,
+    tests::{Rig, draft, publish, take},
+    words::{Words, heap::Heap},
+};
+
+fn entry(rig: &Rig, sequence: u64) -> usize {
+    rig.plan.position_word + (sequence & (rig.plan.positions - 1)) as usize * ENTRY_WORDS
+}
+
+/// What a successor writes for a sequence that lies nowhere any more.
+fn make_void(rig: &Rig, sequence: u64) {
+    rig.ring.word(entry(rig, sequence) + 1).store(NO_SLOT.into(), Relaxed);
+}
+
+/// As after the death of a producer that committed the message and did not come to the entry.
+fn forget_entry(rig: &Rig, sequence: u64) {
+    rig.ring.word(entry(rig, sequence)).store(0, Relaxed);
+}
+
+fn sequence(next: Next) -> u64 {
+    match next {
+        Next::Claimed(claim) => claim.sequence,
+        other => panic!("expected a message, found {other:?}"),
+    }
+}
+
+#[test]
+fn a_consumer_passes_by_what_is_void_and_what_others_took() {
+    let rig = Rig::queue(4);
+    let (mut producer, mut one, mut two) = (rig.producer(), rig.consumer(0), rig.consumer(1));
+    for _ in 0..3 {
+        publish(&mut producer);
+    }
+    assert_eq!(take(&mut one).map(|claim| claim.sequence), Some(1));
+    rig.pool().slot(1).store(SlotWord::done(1).raw(), Relaxed);
+    make_void(&rig, 2);
+    assert_eq!(sequence(two.next(false, |_| true).unwrap()), 3);
+    assert_eq!(two.cursor(), 4);
+    assert_eq!((one.next(false, |_| true), one.cursor()), (Ok(Next::Empty), 4), "2 is void, 3 is the other's");
+}
+
+#[test]
+fn what_came_back_comes_lowest_first_wherever_it_lies() {
+    let rig = Rig::queue(4);
+    let (mut producer, mut consumer) = (rig.producer(), rig.consumer(0));
+    for _ in 0..4 {
+        publish(&mut producer);
+    }
+    let mut held: Vec<_> = (0..4).map(|_| take(&mut consumer).unwrap()).collect();
+    queue::finish(consumer.pool(), &held.remove(0));
+    publish(&mut producer);
+    held.push(take(&mut consumer).unwrap());
+    assert_eq!(held.iter().map(|claim| claim.slot).collect::<Vec<_>>(), [1, 2, 3, 0]);
+    for claim in &held {
+        queue::give_back(consumer.pool(), claim, 0);
+    }
+    for expected in 2..=5 {
+        assert_eq!(take(&mut consumer).unwrap().sequence, expected);
+    }
+}
+
+struct Member1 {
+    rig: Rig,
+    producer: BroadcastProducer<Heap>,
+    part: Heap,
+    consumer: BroadcastConsumer<Heap>,
+}
+
+fn broadcast(slots: u32, lossy: bool) -> Member1 {
+    let rig = Rig::of(Kind::Broadcast, slots);
+    let publisher = Publisher::new(rig.ring.clone(), rig.ring.clone(), rig.plan.clone(), 1);
+    let mut producer = BroadcastProducer::new(publisher, rig.ring.clone());
+    let words = Heap::bytes(rig.plan.member_bytes);
+    let part = Member::in_object(words.clone(), &rig.plan);
+    producer.admit(0, 1, part.clone());
+    let consumer = BroadcastConsumer::new(rig.reader(), part, MemberId { index: 0, incarnation: 1 }, lossy);
+    Member1 { rig, producer, part: words, consumer }
+}
+
+impl Member1 {
+    fn send(&mut self) -> u64 {
+        let slot = self.producer.acquire(0).or_else(|| self.producer.drop_oldest(0)).unwrap();
+        self.producer.publish(slot, &draft(&[], &[]))
+    }
+
+    fn receive(&mut self, scan: bool) -> u64 {
+        let Next::Claimed(claim) = self.consumer.next(scan, |_| true).unwrap() else { panic!("there is one") };
+        let _ = settle(self.consumer.part(), self.consumer.reader(), claim.slot, claim.generation, false);
+        claim.sequence
+    }
+
+    fn grant(&self, slot: usize) -> &crate::AtomicU64 {
+        self.part.word(self.rig.plan.member_word + at::SINCE + self.rig.plan.slots as usize + slot)
+    }
+}
+
+#[test]
+fn a_member_passes_by_what_is_void() {
+    let mut ring = broadcast(4, false);
+    (1..=3).for_each(|sequence| assert_eq!(ring.send(), sequence));
+    make_void(&ring.rig, 1);
+    make_void(&ring.rig, 2);
+    assert_eq!((ring.receive(false), ring.consumer.cursor(), ring.consumer.missed()), (3, 4, 0));
+}
+
+/// Slot 0 has message 4 by then, slot 1 message 2.
+#[test]
+fn a_member_finds_what_has_no_entry_lowest_first_wherever_it_lies() {
+    for lossy in [false, true] {
+        let mut ring = broadcast(3, lossy);
+        (1..=3).for_each(|sequence| assert_eq!(ring.send(), sequence));
+        assert_eq!(ring.receive(false), 1);
+        assert_eq!(ring.send(), 4);
+        (2..=4).for_each(|sequence| forget_entry(&ring.rig, sequence));
+        assert_eq!(ring.consumer.next(false, |_| true), Ok(Next::Empty));
+        assert_eq!([(); 3].map(|()| ring.receive(true)), [2, 3, 4]);
+        assert_eq!((ring.consumer.next(true, |_| true), ring.consumer.missed()), (Ok(Next::Empty), 0));
+    }
+}
+
+/// A lossy member's word says of which use of the slot it speaks; uses may wrap around.
+#[test]
+fn a_member_holds_what_is_newer_than_its_word() {
+    let word = |state, generation| Grant { state, generation }.raw();
+    let half = 1 << 31;
+    for (old, held) in [
+        (word(GrantState::Never, 0), true),
+        (word(GrantState::Never, 1), true),
+        (word(GrantState::Done, 0), true),
+        (word(GrantState::Revoked, u32::MAX), true),
+        (word(GrantState::Done, half + 1), true),
+        (word(GrantState::Done, half), false),
+        (word(GrantState::Done, 1), false),
+        (word(GrantState::Revoked, 1), false),
+        (word(GrantState::Revoked, 2), false),
+        (word(GrantState::Held, 1), false),
+    ] {
+        let mut ring = broadcast(1, true);
+        assert_eq!(ring.send(), 1);
+        ring.grant(0).store(old, Relaxed);
+        let got = match ring.consumer.next(false, |_| true) {
+            Ok(Next::Claimed(claim)) => claim.sequence,
+            Ok(Next::Empty) => 0,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!((got == 1, ring.consumer.missed()), (held, u64::from(!held)), "{old:#x}");
+        let now = if held { word(GrantState::Held, 1) } else { old };
+        assert_eq!(ring.grant(0).load(Relaxed), now);
+        assert_eq!(ring.part.word(ring.rig.plan.member_word + at::MISSED).load(Relaxed), u64::from(!held));
+    }
+}
+
+/// What a member missed is counted one by one, up to the oldest message that is still there.
+#[test]
+fn a_member_that_was_away_counts_what_it_missed() {
+    for (sent, slots) in [(3, 2), (66, 2), (130, 4), (200, 1)] {
+        let mut ring = broadcast(slots, true);
+        (1..=sent).for_each(|sequence| assert_eq!(ring.send(), sequence));
+        let oldest = sent - u64::from(slots) + 1;
+        assert_eq!((ring.receive(false), ring.consumer.missed()), (oldest, oldest - 1));
+        assert_eq!(ring.producer.publisher().counted(crate::Counter::Dropped), oldest - 1);
+    }
+}
+
+/// A message that is settled is none, however often the slots are looked at.
+#[test]
+fn a_scan_finds_nothing_that_was_received() {
+    let mut ring = broadcast(2, true);
+    (1..=2).for_each(|sequence| assert_eq!((ring.send(), ring.receive(true)), (sequence, sequence)));
+    assert_eq!((ring.consumer.next(true, |_| true), ring.consumer.cursor()), (Ok(Next::Empty), 3));
+}
