@@ -285,22 +285,20 @@ impl Victim<'_> {
         let (files, maps) = (baseline & 0xffff_ffff, baseline >> 32);
         let start = now();
         loop {
-            if producer.consumers() == 0 && self.grown(before) == (files, maps) {
+            let stats = producer.stats();
+            let through = (stats.outstanding, stats.undelivered, stats.loaned) == (0, 0, 0);
+            if producer.consumers() == 0 && through && self.grown(before) == (files, maps) {
                 break;
             }
             if now() - start > PATIENCE.as_nanos() as u64 {
                 return Err(format!(
-                    "LEAK: {} consumers, {files} files and {maps} mappings became {:?}: {:?}",
+                    "LEAK: {} consumers, {stats:?} after draining, {files} files and {maps} mappings became {:?}: {:?}",
                     producer.consumers(),
                     self.grown(before),
                     belongings()
                 ));
             }
             std::thread::sleep(Duration::from_millis(2));
-        }
-        let stats = producer.stats();
-        if (stats.outstanding, stats.undelivered, stats.loaned) != (0, 0, 0) {
-            return Err(format!("LEAK: {stats:?} after draining"));
         }
         if self.mix.kind == Kind::Queue {
             let slots = crate::watch::Watch::open(self.mix, self.dir, std::process::id())?.slot_words()?;

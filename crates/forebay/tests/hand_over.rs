@@ -278,3 +278,22 @@ fn a_closed_ring_whose_last_message_another_holds_costs_no_busy_waiting() {
     drop(held);
     assert!(matches!(waiter.recv_timeout(SOON), Err(RecvError::Closed { .. })));
 }
+
+#[test]
+fn what_was_owed_to_a_consumer_that_is_gone_is_not_outstanding() {
+    let dir = dir();
+    let options = Producer::options("owed").dir(dir.path()).kind(Kind::Broadcast).schema(schema()).slots(4);
+    let mut producer = options.create().unwrap();
+    let consumer = Consumer::options("owed").dir(dir.path()).attach().unwrap();
+    producer.wait_for_consumers(1, Some(SOON)).unwrap();
+    publish(&mut producer, 1);
+    publish(&mut producer, 2);
+    assert_eq!(producer.stats().outstanding, 2);
+    drop(consumer);
+    // Nothing of this producer's is called meanwhile: its own thread finds out.
+    let start = std::time::Instant::now();
+    while producer.consumers() > 0 || producer.stats().outstanding > 0 {
+        assert!(start.elapsed() < SOON, "{:?}", producer.stats());
+        std::thread::yield_now();
+    }
+}

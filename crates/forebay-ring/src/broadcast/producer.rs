@@ -214,13 +214,12 @@ impl<W: Words> BroadcastProducer<W> {
 
     /// Messages that somebody is owed or holds.
     pub fn outstanding(&self) -> u32 {
-        self.publisher
-            .shadows()
-            .filter(|&(slot, state, generation)| match state {
-                Outstanding::Published(sequence) => self.is_owed(slot, sequence, generation),
-                _ => false,
-            })
-            .count() as u32
+        self.outstanding_to(u32::MAX)
+    }
+
+    /// As [`outstanding`](Self::outstanding), of the members whose bits are set: others may be gone, and not removed yet.
+    pub fn outstanding_to(&self, members: u32) -> u32 {
+        self.publisher.shadows().filter(|&(slot, ..)| self.owed_by(slot) & members != 0).count() as u32
     }
 
     /// Messages that a member which is owed them has not received yet. What is received and only still read is not

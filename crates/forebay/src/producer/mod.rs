@@ -469,7 +469,8 @@ impl Producer {
                 let (full, claimed, _) = core.outstanding();
                 full + claimed
             }
-            Core::Broadcast(core) => core.outstanding(),
+            // Who is gone is removed by the next publish; nothing is owed to it already.
+            Core::Broadcast(core) => core.outstanding_to(self.site.seated()),
         }
     }
 

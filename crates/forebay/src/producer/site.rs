@@ -387,6 +387,12 @@ impl Site {
         stay
     }
 
+    /// Places that somebody has, as bits: attached, coming, or gone with leases that have not ended.
+    pub(crate) fn seated(&self) -> u32 {
+        let roster = lock(&self.roster);
+        roster.places.iter().enumerate().map(|(i, place)| u32::from(*place != Place::Empty) << i).sum()
+    }
+
     /// Consumers that are attached.
     pub(crate) fn consumers(&self) -> usize {
         lock(&self.roster).places.iter().filter(|place| **place == Place::Active).count()
