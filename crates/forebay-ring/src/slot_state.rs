@@ -185,4 +185,12 @@ mod tests {
         assert_eq!((word.state(), word.attempts()), (SlotState::Full, 255));
         assert!(SlotWord::checked(7).is_err());
     }
+
+    #[test]
+    fn a_word_is_shown_as_what_it_says() {
+        let full = SlotWord::full(7, 2);
+        assert_eq!(format!("{full:?}"), "Full(generation 7, attempts 2)");
+        let claimed = full.claimed_by(MemberId { index: 3, incarnation: 9 });
+        assert_eq!(format!("{claimed:?}"), "Claimed(generation 7, attempts 2, member 3.9)");
+    }
 }

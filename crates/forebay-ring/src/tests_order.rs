@@ -12,6 +12,7 @@ use crate::{
     Grant, GrantState, Member, MemberId, Publisher, SlotWord,
     broadcast::{BroadcastConsumer, BroadcastProducer, settle},
     queue::{self, Next},
+    reader::passes,
     sync::Ordering::Relaxed,
     tests::{Rig, draft, publish, take},
     words::{Words, heap::Heap},
@@ -71,6 +72,14 @@ fn what_came_back_comes_lowest_first_wherever_it_lies() {
     for expected in 2..=5 {
         assert_eq!(take(&mut consumer).unwrap().sequence, expected);
     }
+}
+
+/// A ring of up to 1,447 slots is looked at as often as all of them could be lost one by one, twice; a larger one less.
+#[test]
+fn the_passes_of_one_look_are_as_many_as_the_ring_needs_and_no_more() {
+    let slots = [0, 1, 4, 1447, 1449, 4096, 1 << 18, 1 << 20, u32::MAX];
+    assert_eq!(slots.map(passes), [1, 3, 9, 2895, 2894, 1024, 16, 16, 16]);
+    assert_eq!(Rig::queue(100).reader().patience(), 256 * 16);
 }
 
 struct Member1 {

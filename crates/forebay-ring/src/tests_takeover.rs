@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test that calls them")]
 
 use forebay_layout::{
-    DType, Defect, Kind, WhenFull,
+    DType, Defect, Kind, MAX_USER_BYTES, WhenFull,
     descriptor::{ENTRY_WORDS, TensorMeta},
     geometry::SlotClass,
 };
@@ -96,13 +96,16 @@ fn a_successor_frees_what_was_being_written() {
 fn the_last_user_data_is_found_to_its_end() {
     let rig = Rig::queue(2);
     let mut producer = rig.producer();
-    for user in [&b"three words of eight or less"[..], b"", b"8 bytes.", b"nine more"] {
-        let slot = match producer.acquire(0, true) {
-            Acquired::Slot(slot) => slot,
-            _ => producer.drop_oldest(0).unwrap(),
-        };
+    let mut consumer = rig.consumer(0);
+    let all: Vec<u8> = (0..MAX_USER_BYTES).map(|i| i as u8).collect();
+    for user in [&b"three words of eight or less"[..], b"", &all, b"8 bytes.", b"nine more"] {
+        let Acquired::Slot(slot) = producer.acquire(0, true) else { panic!("no slot is free") };
         producer.publish(slot, &draft(&field(), user));
         assert_eq!(take_over(&rig).unwrap().1.last_user, user);
+        let claim = next(&mut consumer);
+        let head = rig.reader().head_of(&claim).unwrap();
+        assert_eq!(rig.reader().user_of(&claim, &head), user);
+        queue::finish(consumer.pool(), &claim);
     }
 }
 
