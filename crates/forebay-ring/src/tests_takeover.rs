@@ -9,7 +9,8 @@ use forebay_layout::{
 };
 
 use crate::{
-    Claim, MemberId, Outstanding, Publisher, Recovered, SlotWord,
+    Claim, Member, MemberId, Outstanding, Publisher, Recovered, SlotWord,
+    broadcast::BroadcastProducer,
     queue::{self, Acquired, QueueConsumer},
     reader::Position,
     sync::Ordering::Relaxed,
@@ -155,13 +156,17 @@ fn a_successor_keeps_the_newest_message_where_members_look_for_it() {
 }
 
 /// Slots 0 and 1 are of the first class, 2 to 4 of the second.
-#[test]
-fn each_class_takes_its_slots_in_turn() {
-    let mut geometry = geometry(Kind::Queue, 2, WhenFull::Block);
+fn two_classes(kind: Kind) -> Rig {
+    let mut geometry = geometry(kind, 2, WhenFull::DropOldest);
     let sizes = [(2, 256), (3, 512)].map(|(slots, slot_bytes)| SlotClass { slots, slot_bytes });
     geometry.classes = sizes.into_iter().collect();
     let plan = geometry.plan().unwrap();
-    let rig = Rig { ring: Heap::bytes(plan.ring_bytes), pool: Heap::bytes(plan.pool_bytes), plan };
+    Rig { ring: Heap::bytes(plan.ring_bytes), pool: Heap::bytes(plan.pool_bytes), plan }
+}
+
+#[test]
+fn each_class_takes_its_slots_in_turn() {
+    let rig = two_classes(Kind::Queue);
     let (mut producer, mut consumer) = (rig.producer(), rig.consumer(0));
     for round in 0..9 {
         for (class, expected) in [(0, round % 2), (1, 2 + round % 3)] {
@@ -176,6 +181,29 @@ fn each_class_takes_its_slots_in_turn() {
     })
     .collect();
     assert_eq!(all, [1, 0, 2, 3, 4], "a small message takes a large slot if no small one is free");
+}
+
+/// A large message is not written into the slot of an older, smaller one.
+#[test]
+fn the_oldest_is_dropped_from_a_class_that_is_large_enough() {
+    let rig = two_classes(Kind::Queue);
+    let mut producer = rig.producer();
+    for (class, slot) in [(0, 0), (1, 2), (1, 3), (0, 1)] {
+        assert_eq!(producer.acquire(class, true), Acquired::Slot(slot));
+        producer.publish(slot, &draft(&field(), &[]));
+    }
+    assert_eq!([1, 0, 0, 0].map(|class| producer.drop_oldest(class)), [Some(2), Some(0), Some(3), Some(1)]);
+
+    let rig = two_classes(Kind::Broadcast);
+    let publisher = Publisher::new(rig.ring.clone(), rig.ring.clone(), rig.plan.clone(), 1);
+    let mut producer = BroadcastProducer::new(publisher, rig.ring.clone());
+    producer.admit(0, 1, Member::in_object(Heap::bytes(rig.plan.member_bytes), &rig.plan));
+    for (class, slot) in [(0, 0), (1, 2), (1, 3), (0, 1)] {
+        assert_eq!(producer.acquire(class), Some(slot));
+        producer.publish(slot, &draft(&field(), &[]));
+        assert_eq!(producer.peek_slot(slot), SlotWord::full(1, 0).raw());
+    }
+    assert_eq!([1, 0, 0, 0, 2].map(|class| producer.drop_oldest(class)), [Some(2), Some(0), Some(3), Some(1), None]);
 }
 
 #[test]
