@@ -9,7 +9,7 @@ use forebay_layout::{
 };
 
 use crate::{
-    Claim, Member, MemberId, Outstanding, Publisher, Recovered, SlotWord,
+    Claim, Draft, Member, MemberId, Outstanding, Publisher, Recovered, SlotWord,
     broadcast::BroadcastProducer,
     queue::{self, Acquired, QueueConsumer},
     reader::Position,
@@ -138,6 +138,25 @@ fn a_successor_leaves_the_entries_alone_that_are_right() {
     assert_eq!(reader.position(first.sequence), Ok(Position::Overtaken(65)));
     assert!(matches!(reader.position(70), Ok(Position::At { .. })));
     assert_eq!(next(&mut consumer).sequence, 70);
+}
+
+/// Each word of this one is another number.
+#[test]
+fn a_successor_writes_an_entry_as_it_was() {
+    let rig = Rig::queue(3);
+    let mut producer = rig.producer();
+    publish(&mut producer);
+    assert_eq!(producer.acquire(0, true), Acquired::Slot(1));
+    let fields = [TensorMeta::new(DType::I64, &[2, 3, 4], 64).unwrap()];
+    let sent = Draft { timestamp_ns: 9, payload_bytes: 200, ..draft(&fields, b"user data") };
+    producer.publish(1, &sent);
+    let entry = rig.plan.position_word + 2 * ENTRY_WORDS;
+    let words = || (entry..entry + ENTRY_WORDS).map(|i| word(&rig.ring, i)).collect::<Vec<_>>();
+    let before = words();
+    assert_eq!(before[..6], [2, 1 | 1 << 32, 7, 200, 9, 1 | 9 << 16]);
+    (entry..entry + ENTRY_WORDS).for_each(|i| rig.ring.word(i).store(0, Relaxed));
+    take_over(&rig).unwrap();
+    assert_eq!(words(), before);
 }
 
 /// The entry that the oldest of 64 had is that of the newest.
