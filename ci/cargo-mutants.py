@@ -42,7 +42,7 @@ def listed() -> Counter[str]:
     for number, line in enumerate(SURVIVORS.read_text().splitlines(), 1):
         if not line or line.startswith("#"):
             continue
-        entry = re.fullmatch(r"(\d+) × (.+?) \| (\S.*)", line)
+        entry = re.fullmatch(r"(\d+) × (.+) \| (\S.*)", line)
         if not entry:
             sys.exit(f"{SURVIVORS}:{number}: expected `N × NAME | REASON`")
         found[entry[2]] += int(entry[1])
