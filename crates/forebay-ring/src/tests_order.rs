@@ -185,6 +185,32 @@ fn a_member_that_was_away_counts_what_it_missed() {
     }
 }
 
+/// Where nothing may be missed, an entry that was used again before its message was read is the producer's lie.
+#[test]
+fn a_member_that_may_miss_nothing_refuses_to_be_overtaken() {
+    let mut ring = broadcast(2, false);
+    assert_eq!(ring.send(), 1);
+    ring.rig.ring.word(entry(&ring.rig, 1)).store(65, Relaxed);
+    let defect = ring.consumer.next(true, |_| true).unwrap_err();
+    assert_eq!((defect.field, defect.found, ring.consumer.missed()), ("position.stamp", 65, 0));
+}
+
+/// No producer that keeps to the protocol uses an entry for another sequence than one that is a lap ahead.
+#[test]
+fn an_entry_of_a_later_message_leads_on_whatever_it_says() {
+    for stamp in [2, 3, 64] {
+        let rig = Rig::queue(2);
+        rig.ring.word(entry(&rig, 1)).store(stamp, Relaxed);
+        let mut consumer = rig.consumer(0);
+        assert_eq!((consumer.next(false, |_| true), consumer.cursor()), (Ok(Next::Empty), 2));
+
+        let mut ring = broadcast(2, true);
+        ring.rig.ring.word(entry(&ring.rig, 1)).store(stamp, Relaxed);
+        assert_eq!(ring.consumer.next(false, |_| true), Ok(Next::Empty));
+        assert_eq!((ring.consumer.cursor(), ring.consumer.missed()), (2, 1));
+    }
+}
+
 /// A message that is settled is none, however often the slots are looked at.
 #[test]
 fn a_scan_finds_nothing_that_was_received() {
