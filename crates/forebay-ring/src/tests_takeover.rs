@@ -9,7 +9,7 @@ use forebay_layout::{
 };
 
 use crate::{
-    Claim, Draft, Member, MemberId, Outstanding, Publisher, Recovered, SlotWord,
+    Claim, Counter, Draft, Member, MemberId, Outstanding, Publisher, Recovered, SlotWord,
     broadcast::BroadcastProducer,
     queue::{self, Acquired, QueueConsumer},
     reader::Position,
@@ -236,4 +236,28 @@ fn the_entry_says_where_in_its_slot_the_tensor_begins() {
     let claim = next(&mut consumer);
     assert_eq!(rig.reader().inline_of(&claim).unwrap().unwrap().1, Some(fields[0]));
     assert_eq!(word(&rig.ring, rig.plan.position_word + ENTRY_WORDS - 7), before, "nothing is written beside it");
+}
+
+/// A member that joined at the second message, in the ninth life of its index, is owed that one by the successor.
+#[test]
+fn a_member_that_is_let_in_again_is_owed_what_it_was() {
+    let rig = Rig::of(Kind::Broadcast, 4);
+    let part = Member::in_object(Heap::bytes(rig.plan.member_bytes), &rig.plan);
+    let send = |producer: &mut BroadcastProducer<Heap>| {
+        let slot = producer.acquire(0).unwrap();
+        producer.publish(slot, &draft(&field(), &[]));
+        slot
+    };
+    let first = Publisher::new(rig.ring.clone(), rig.ring.clone(), rig.plan.clone(), 1);
+    let mut producer = BroadcastProducer::new(first, rig.ring.clone());
+    send(&mut producer);
+    producer.admit(1, 9, part.clone());
+    let owed = send(&mut producer);
+    let taken = Publisher::take_over(rig.ring.clone(), rig.ring.clone(), rig.plan.clone(), 2).unwrap();
+    assert_eq!(taken.1.last_sequence, 2);
+    let mut producer = BroadcastProducer::new(taken.0, rig.ring.clone());
+    producer.readmit(1, 9, part);
+    assert_eq!((producer.owed_by(0), producer.owed_by(owed), producer.outstanding()), (0, 1 << 1, 1));
+    producer.count(Counter::FullWaits, 3);
+    assert_eq!(producer.publisher().counted(Counter::FullWaits), 3);
 }
