@@ -12,7 +12,7 @@ use crate::{
     Grant, GrantState, Member, MemberId, Publisher, SlotWord,
     broadcast::{BroadcastConsumer, BroadcastProducer, settle},
     queue::{self, Next},
-    reader::passes,
+    reader::{SEQUENCES, bounded, passes},
     sync::Ordering::Relaxed,
     tests::{Rig, draft, publish, take},
     words::{Words, heap::Heap},
@@ -80,6 +80,12 @@ fn the_passes_of_one_look_are_as_many_as_the_ring_needs_and_no_more() {
     let slots = [0, 1, 4, 1447, 1449, 4096, 1 << 18, 1 << 20, u32::MAX];
     assert_eq!(slots.map(passes), [1, 3, 9, 2895, 2894, 1024, 16, 16, 16]);
     assert_eq!(Rig::queue(100).reader().patience(), 256 * 16);
+}
+
+#[test]
+fn sequences_end_below_their_bound() {
+    assert_eq!(bounded("head", SEQUENCES - 1), Ok(SEQUENCES - 1));
+    assert_eq!(bounded("head", SEQUENCES).unwrap_err().bound, Some(SEQUENCES));
 }
 
 struct Member1 {
