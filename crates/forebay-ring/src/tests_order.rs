@@ -14,7 +14,7 @@ use crate::{
     queue::{self, Next},
     reader::{SEQUENCES, bounded, passes},
     sync::Ordering::Relaxed,
-    tests::{Rig, draft, publish, take},
+    tests::{Rig, draft, field, publish, take},
     words::{Words, heap::Heap},
 };
 
@@ -80,6 +80,21 @@ fn the_passes_of_one_look_are_as_many_as_the_ring_needs_and_no_more() {
     let slots = [0, 1, 4, 1447, 1449, 4096, 1 << 18, 1 << 20, u32::MAX];
     assert_eq!(slots.map(passes), [1, 3, 9, 2895, 2894, 1024, 16, 16, 16]);
     assert_eq!(Rig::queue(100).reader().patience(), 256 * 16);
+}
+
+#[test]
+fn reserved_bits_in_an_entry_are_refused() {
+    let rig = Rig::queue(2);
+    let (mut producer, mut consumer) = (rig.producer(), rig.consumer(0));
+    let queue::Acquired::Slot(slot) = producer.acquire(0, true) else { panic!("it is free") };
+    producer.publish(slot, &draft(&field(), &[]));
+    let claim = take(&mut consumer).unwrap();
+    for bit in [16, 40, 63] {
+        rig.ring.word(entry(&rig, 1) + 6).fetch_xor(1 << bit, Relaxed);
+        assert_eq!(rig.reader().inline_of(&claim).unwrap_err().field, "position.shape");
+        rig.ring.word(entry(&rig, 1) + 6).fetch_xor(1 << bit, Relaxed);
+    }
+    assert!(matches!(rig.reader().inline_of(&claim), Ok(Some(_))));
 }
 
 #[test]

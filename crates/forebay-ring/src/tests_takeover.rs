@@ -236,6 +236,12 @@ fn the_entry_says_where_in_its_slot_the_tensor_begins() {
     let claim = next(&mut consumer);
     assert_eq!(rig.reader().inline_of(&claim).unwrap().unwrap().1, Some(fields[0]));
     assert_eq!(word(&rig.ring, rig.plan.position_word + ENTRY_WORDS - 7), before, "nothing is written beside it");
+    // And each slot has a descriptor of its own.
+    assert_eq!(producer.acquire(0, true), Acquired::Slot(1));
+    let others = [TensorMeta::new(DType::U8, &[5], 128).unwrap()];
+    producer.publish(1, &draft(&others, &[]));
+    let other = next(&mut consumer);
+    assert_eq!([claim, other].map(|claim| rig.reader().field_of(&claim, 0).unwrap().0), [fields[0], others[0]]);
 }
 
 /// A member that joined at the second message, in the ninth life of its index, is owed that one by the successor.
