@@ -8,6 +8,9 @@
 
 use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 
+use rustix::io::Errno;
+
+use crate::error::retry;
 use crate::{OsError, Result};
 
 /// Device, inode and file type.
@@ -15,9 +18,9 @@ use crate::{OsError, Result};
 struct Identity(u64, u64, u32);
 
 impl Identity {
-    fn of(fd: impl AsFd) -> Option<Self> {
-        let stat = rustix::fs::fstat(fd).ok()?;
-        Some(Self(stat.st_dev, stat.st_ino, stat.st_mode & libc::S_IFMT))
+    fn of(fd: impl AsFd) -> std::result::Result<Self, Errno> {
+        let stat = retry(|| rustix::fs::fstat(&fd))?;
+        Ok(Self(stat.st_dev, stat.st_ino, stat.st_mode & libc::S_IFMT))
     }
 }
 
@@ -34,13 +37,17 @@ impl OwnFd {
     /// Takes `fd` over.
     #[must_use]
     pub fn new(fd: OwnedFd) -> Self {
-        Self { identity: Identity::of(&fd), fd: Some(fd) }
+        Self { identity: Identity::of(&fd).ok(), fd: Some(fd) }
     }
 
-    /// Whether the number still means what it meant.
+    /// Whether the number still means what it meant. What cannot be told counts as ours.
     #[must_use]
     pub fn is_ours(&self) -> bool {
-        self.identity.is_none() || Identity::of(self) == self.identity
+        match (Identity::of(self), self.identity) {
+            (Err(Errno::BADF), _) => false,
+            (Ok(found), Some(own)) => found == own,
+            _ => true,
+        }
     }
 
     /// The descriptor, to be used at once; `what` it is, for the error.
@@ -82,8 +89,8 @@ impl AsFd for OwnFd {
 
 impl Drop for OwnFd {
     fn drop(&mut self) {
-        let Some(fd) = self.fd.take() else { return };
-        if self.identity.is_some() && Identity::of(&fd) != self.identity {
+        let ours = self.fd.is_some() && self.is_ours();
+        if let Some(fd) = self.fd.take().filter(|_| !ours) {
             // Closed already; the number is not ours to close.
             let _ = fd.into_raw_fd();
         }

@@ -44,7 +44,8 @@ impl Producer {
         loop {
             let left = timeout.map(|timeout| timeout.saturating_sub(start.elapsed()));
             if left == Some(Duration::ZERO) {
-                return Err(self.full_error(class, start.elapsed()));
+                // Room that came meanwhile counts, however long this process slept or was stopped.
+                return self.try_acquire(class).ok_or_else(|| self.full_error(class, start.elapsed()));
             }
             if interrupt() {
                 return Err(LoanError::Interrupted { ring: self.site.ring.clone() });

@@ -152,6 +152,8 @@ fn receive<R>(
         let _inside = fork::critical();
         match conn.try_recv(&mut buffer, MAX_FDS) {
             Ok(Some(received)) => break Ok(then(decode(&buffer[..received.len]), received.fds)),
+            // Readable, and nothing was there: asked again, but not beyond the deadline.
+            Ok(None) if Instant::now() >= deadline => break Err(SocketError::TimedOut),
             Ok(None) => {}
             Err(e) => break Err(e),
         }
