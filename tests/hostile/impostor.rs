@@ -14,7 +14,7 @@ use std::{
 use forebay::{Consumer, Producer};
 use forebay_layout::control::{Control, FRAME_BYTES, Frame, Intent};
 use forebay_os::{Conn, Dir, Listener, LockFile, SocketError, poll};
-use forebay_testkit::{Place, WATCHDOG, ledger::publish};
+use forebay_testkit::{Place, WATCHDOG, ledger::publish, watchdog::until};
 
 use crate::{
     control::{bytes, frame, hello},
@@ -90,9 +90,14 @@ impl Impostor {
     pub(crate) fn look(&self, change: impl Fn(&mut Frame, &mut Vec<OwnedFd>) + Sync) -> Outcome {
         let ring = self.ring();
         let posing = Dir::open(Some(self.posing.path())).unwrap();
-        // Only who has the name's lock is asked.
+        // Only who has the name's lock is asked. Nobody else wants it; but a process that another test is starting may
+        // have the descriptor of the look before until it has become its program, and the lock with it.
         let lock = LockFile::create_or_open(&posing, &format!("{ring}.lock")).unwrap();
-        let _held = lock.try_lock(0).unwrap().expect("nobody else wants it");
+        let mut held = None;
+        until("the lock of the name is free", || {
+            held = lock.try_lock(0).unwrap();
+            held.is_some()
+        });
         let over = AtomicBool::new(false);
         let (listener, honest) = (&self.listener, Dir::open(Some(self.honest.path())).unwrap());
         let (over, file, change) = (&over, format!("{ring}.sock"), &change);

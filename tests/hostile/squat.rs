@@ -231,7 +231,10 @@ fn the_stranger() {
 fn stranger(role: &str, place: &Place, own: &Path) -> Command {
     let program = own.join("stranger");
     if !program.exists() {
-        fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+        // Copied by another process: a file that this one writes cannot be run while a process that another test is
+        // starting has its descriptor.
+        let copied = Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&program).status().unwrap();
+        assert!(copied.success(), "{copied}");
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         fs::set_permissions(own, fs::Permissions::from_mode(0o755)).unwrap();
     }
