@@ -153,6 +153,34 @@ fn a_consumer_that_waits_out_the_restart_notices_nothing_but_time() {
     }
 }
 
+/// Went wrong: a consumer that was stopped for 30 s gave up a ring whose producer had crashed and come back all the while,
+/// because it happened to be dead at the first look before the stop and at the first after it.
+#[test]
+fn successors_that_came_and_went_while_nobody_looked_start_the_wait_anew() {
+    let place = Place::new();
+    let patience = Duration::from_secs(1);
+    let mut reader;
+    {
+        let mut feeder = producer(&place, "flapping", "");
+        reader = attach(&place, "flapping").reconnect(patience).attach().unwrap();
+        feeder.ask("wait 1", "ok");
+        feeder.kill();
+    }
+    let early = reader.recv_timeout(Duration::from_millis(60));
+    assert!(matches!(early, Err(RecvError::Timeout { .. })), "{early:?}");
+    let mut feeder = producer(&place, "flapping", "");
+    feeder.ask("wait 1", "ok");
+    feeder.kill();
+    // This is what the test is about: the deadline of the first death passes while nobody looks.
+    std::thread::sleep(patience);
+    let early = reader.recv_timeout(Duration::from_millis(10));
+    assert!(matches!(early, Err(RecvError::Timeout { .. })), "{early:?}");
+    let end = reader.recv_timeout(WATCHDOG);
+    assert!(matches!(end, Err(RecvError::PeerDied { .. })), "{end:?}");
+    drop(reader);
+    place.sweep();
+}
+
 #[test]
 fn a_member_that_was_let_in_before_the_first_publish_of_the_dead_producer_gets_the_first_of_its_successor() {
     let place = Place::new();

@@ -143,7 +143,8 @@ impl Round<'_> {
         } else {
             self.tally.left += 1;
         }
-        if live.keeper && self.sites[live.ring].ends && self.ledger.life(life, life::SAW_END) != 2 {
+        let spared = self.ledger.life(life, life::KILL) == 0;
+        if live.keeper && spared && self.sites[live.ring].ends && self.ledger.life(life, life::SAW_END) != 2 {
             self.tally.failures.push(format!("LOST: the keeper (life {life}) did not see its ring's end"));
         }
         self.tally.entry(live.role, live.python, self.ledger.life(life, life::ENTRY_NS));

@@ -22,15 +22,26 @@ pub(super) struct Peer {
     tended_ns: u64,
     /// Its life number when we last spoke to it.
     epoch: u64,
-    /// Since when its lock byte is free.
-    gone: Option<Instant>,
+    /// Just before its lock byte was looked at last.
+    probed: Instant,
+    /// Its lock byte is free.
+    gone: Option<Gone>,
     /// A successor was greeted in vain; greet again after this time.
     greet_after: Option<Instant>,
 }
 
+/// A producer's death, as this consumer saw it.
+#[derive(Debug, Clone, Copy)]
+struct Gone {
+    since: Instant,
+    /// The life number that died.
+    epoch: u64,
+}
+
 impl Peer {
     pub(super) fn new(epoch: u64) -> Self {
-        Self { tended_ns: clock::monotonic_coarse_ns(), epoch, gone: None, greet_after: None }
+        let (tended_ns, probed) = (clock::monotonic_coarse_ns(), Instant::now());
+        Self { tended_ns, epoch, probed, gone: None, greet_after: None }
     }
 }
 
@@ -68,12 +79,17 @@ impl Consumer {
             // In an epoll set a hung-up socket, or one of a peer that talks, would be readable for ever.
             self.drop_conn();
         }
+        self.peer.probed = Instant::now();
         let alive = self.attachment.probe.is_locked(self.attachment.producer_byte)?;
         if alive {
             self.peer.gone = None;
             self.greet_successor();
         } else {
-            self.peer.gone.get_or_insert_with(Instant::now);
+            let epoch = self.core.reader().epoch();
+            // A successor may have come and gone while this process was stopped, or asked for nothing.
+            if self.peer.gone.is_none_or(|gone| gone.epoch != epoch) {
+                self.peer.gone = Some(Gone { since: self.peer.probed, epoch });
+            }
         }
         self.mend()
     }
@@ -144,8 +160,13 @@ impl Consumer {
         }
         let patience =
             if self.attachment.geometry.backing == Backing::Posix { self.options.reconnect } else { Duration::ZERO };
+        if self.peer.gone.is_none_or(|gone| gone.since.elapsed() < patience) {
+            return Ok(None);
+        }
+        // However long ago the last look was, because this process was stopped: what counts is how things stand now.
+        self.tend()?;
         match self.peer.gone {
-            Some(since) if since.elapsed() >= patience => {
+            Some(gone) if self.peer.probed.duration_since(gone.since) >= patience => {
                 let note = match self.attachment.geometry.backing {
                     Backing::Memfd => "; a memfd ring does not survive its producer, attach again then".to_owned(),
                     Backing::Posix => format!("; no successor took over within {patience:.0?}"),
@@ -158,7 +179,7 @@ impl Consumer {
 
     pub(super) fn timeout_error(&self, waited: Duration) -> RecvError {
         let note = match self.peer.gone {
-            Some(since) => format!("; its producer died {:.1?} ago, waiting for a successor", since.elapsed()),
+            Some(gone) => format!("; its producer died {:.1?} ago, waiting for a successor", gone.since.elapsed()),
             None => String::new(),
         };
         RecvError::Timeout { ring: self.attachment.ring.clone(), waited, note }
