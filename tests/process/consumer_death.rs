@@ -217,3 +217,21 @@ fn a_consumer_that_closes_all_descriptors_keeps_what_it_holds() {
         assert_eq!((next(&mut other).sequence(), producer.stats().published), (1, 99));
     }
 }
+
+/// Went wrong: the statistics of a broadcast ring that nobody published on any more counted what the dead had not received.
+#[test]
+fn what_was_owed_to_a_killed_member_is_neither_outstanding_nor_undelivered() {
+    let place = Place::new();
+    let mut producer = here(&place, "owed").kind(Kind::Broadcast).create().unwrap();
+    let mut victim = consumer(&place, "owed", "");
+    producer.wait_for_consumers(1, Some(WATCHDOG)).unwrap();
+    publish(&mut producer, 8).unwrap();
+    publish(&mut producer, 8).unwrap();
+    assert_eq!((producer.stats().outstanding, producer.stats().undelivered), (2, 2));
+    victim.kill();
+    // Nothing is published meanwhile: the producer's own thread finds out.
+    until("nothing is owed any more", || {
+        let stats = producer.stats();
+        producer.consumers() == 0 && (stats.outstanding, stats.undelivered) == (0, 0)
+    });
+}

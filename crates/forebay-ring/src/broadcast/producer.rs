@@ -225,8 +225,14 @@ impl<W: Words> BroadcastProducer<W> {
     /// Messages that a member which is owed them has not received yet. What is received and only still read is not
     /// counted.
     pub fn undelivered(&self) -> u32 {
+        self.undelivered_to(u32::MAX)
+    }
+
+    /// As [`undelivered`](Self::undelivered), of the members whose bits are set: others may be gone, and not removed yet.
+    pub fn undelivered_to(&self, members: u32) -> u32 {
         let awaits = |slot: u32, sequence: u64, generation: u32| {
-            self.members.iter().flatten().any(|joined| {
+            self.members.iter().enumerate().any(|(i, joined)| {
+                let Some(joined) = joined.as_ref().filter(|_| members >> i & 1 == 1) else { return false };
                 // A member's cursor is past what it received; before its first message it is 0.
                 joined.part.peek(at::CURSOR) <= sequence && joined.owes(slot, sequence, generation)
             })

@@ -459,7 +459,8 @@ impl Producer {
     fn undelivered(&self) -> u32 {
         match &self.core {
             Core::Queue(core) => core.undelivered(),
-            Core::Broadcast(core) => core.undelivered(),
+            // Who is gone is removed by the next publish; nothing is owed to it already.
+            Core::Broadcast(core) => core.undelivered_to(self.site.seated()),
         }
     }
 
@@ -469,7 +470,6 @@ impl Producer {
                 let (full, claimed, _) = core.outstanding();
                 full + claimed
             }
-            // Who is gone is removed by the next publish; nothing is owed to it already.
             Core::Broadcast(core) => core.outstanding_to(self.site.seated()),
         }
     }
