@@ -23,7 +23,7 @@ PACKAGES    := python-client python-client/ingest
 export PYO3_PYTHON := $(PY)
 export FOREBAY_BIN := $(FOREBAY)
 
-.PHONY: help setup build binary python examples demo test check rust-test fence-test python-test docs-test model model-short cargo-mutants crash fuzz tsan mutants conformance faults bench dist docs clean hostile soak
+.PHONY: help setup build binary python examples demo test check rust-test fence-test python-test docs-test model model-short cargo-mutants crash fuzz tsan mutants conformance faults bench dist docs clean hostile soak instructions
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -51,6 +51,7 @@ test: setup ## every check and every test
 	@$(MAKE) --no-print-directory model-short
 	@$(MAKE) --no-print-directory build
 	@$(MAKE) --no-print-directory python-test docs-test
+	@$(MAKE) --no-print-directory instructions
 
 check: setup ## formatting and lints
 	cargo fmt --all --check
@@ -114,6 +115,9 @@ dist: ## wheels, static program and crates in dist/, the wheels installed and tr
 
 bench: ## criterion microbenchmarks of the Rust API
 	cargo bench $(CARGO_FLAGS) -p forebay-benches
+
+instructions: setup ## instructions of the hot operations, by callgrind, compared with those on record
+	$(PY) ci/instructions.py
 
 docs: ## API documentation of the published crates
 	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --no-deps -p forebay -p forebay-ring -p forebay-layout -p forebay-os -p forebay-ingest

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use forebay_layout::descriptor::ENTRY_TAIL;
 use forebay_ring::{
     Claim, Draft, MemberId, Pool, Publisher, SlotState,
     broadcast::{self, BroadcastProducer},
@@ -61,6 +62,14 @@ impl Ring<'_> {
         if let Some((inline, first)) = self.reader.inline_of(claim).map_err(defect)? {
             let same = inline == head && first == self.reader.field_of(claim, 0).ok().map(|(meta, _)| meta);
             ensure!(same, "the position entry of message {sequence} says something else than its descriptor");
+        }
+        if let Some(words) = self.reader.entry_of(claim)
+            && let Some(tensor) = self.reader.decode_entry_tensor(claim, &words).map_err(defect)?
+            && tensor.inline
+        {
+            let bytes = words[ENTRY_TAIL..].iter().take(tensor.meta.nbytes as usize / 8);
+            let same = bytes.zip(0..).all(|(&word, i)| word == setup.word(sequence, 0, i));
+            ensure!(same, "the bytes in the position entry of message {sequence} are torn");
         }
         for field in 0..setup.fields {
             let (meta, found) = self.reader.field_of(claim, field as u16).map_err(defect)?;
@@ -201,5 +210,13 @@ impl Ring<'_> {
 }
 
 /// A message without anything in it.
-const DRAFT: Draft<'_> =
-    Draft { correlation_id: 0, timestamp_ns: 0, payload_bytes: 0, fields: &[], names: &[], user: &[] };
+const DRAFT: Draft<'_> = Draft {
+    layout: 0,
+    correlation_id: 0,
+    timestamp_ns: 0,
+    payload_bytes: 0,
+    fields: &[],
+    names: &[],
+    user: &[],
+    inline: &[],
+};

@@ -126,13 +126,13 @@ pub(crate) fn whole_entry(at: usize) -> Vec<Row> {
         word(at + 3, "entry.payload_bytes", Either(&["payload_bytes"])),
         row(at + 5..at + 6, 0..16, "entry.fields", Either(&["descriptor.fields"])),
         row(at + 5..at + 6, 16..32, "entry.user_bytes", Either(&["user_bytes"])),
-        row(at + 5..at + 6, 32..64, "entry.counts.rest", Refused(&["descriptor.counts"])),
-        row(at + 6..at + 7, 0..8, "entry.dtype", Refused(&["field.dtype"])),
-        row(at + 6..at + 7, 8..16, "entry.rank", Refused(&["field.rank", "field.dims"])),
-        row(at + 6..at + 7, 16..64, "entry.shape.rest", Refused(&["position.shape"])),
-        word(at + 7, "entry.offset", Refused(&["field.offset", "field.bytes"])),
-        word(at + 8, "entry.dim", Either(&["field.dims", "field.bytes"])),
-        span(at + 9..at + 16, "entry.dims.rest", Refused(&["field.dims"])),
+        row(at + 5..at + 6, 32..40, "entry.dtype", Refused(&["field.dtype", "field.bytes", "position.tensor_bytes"])),
+        row(at + 5..at + 6, 40..48, "entry.rank", Refused(&["field.rank", "field.dims", "position.tensor_bytes"])),
+        row(at + 5..at + 6, 48..56, "entry.tensor_bytes", Either(&["position.tensor_bytes"])),
+        row(at + 5..at + 6, 56..64, "entry.tensor.rest", Refused(&["position.tensor"])),
+        word(at + 6, "entry.dim", Either(&["field.dims", "field.bytes", "position.tensor_bytes"])),
+        word(at + 7, "entry.dim.rest", Refused(&["field.dims"])),
+        span(at + 8..at + 16, "entry.bytes", Hint),
     ]);
     tile(&rows, at..at + ENTRY_WORDS);
     rows
@@ -143,10 +143,10 @@ pub(crate) fn hint_entry(at: usize) -> Vec<Row> {
     let mut rows = entry_place(at);
     rows.extend([
         word(at + 3, "entry.payload_bytes", Either(&["payload_bytes"])),
-        row(at + 5..at + 6, 0..16, "entry.fields", Either(&["descriptor.fields"])),
+        row(at + 5..at + 6, 0..16, "entry.fields", Either(&["descriptor.fields", "field."])),
         row(at + 5..at + 6, 16..32, "entry.user_bytes", Either(&["user_bytes"])),
-        row(at + 5..at + 6, 32..64, "entry.counts.rest", Either(&["descriptor.counts"])),
-        span(at + 6..at + 16, "entry.first", Hint),
+        row(at + 5..at + 6, 32..64, "entry.tensor", Refused(&["position.tensor", "field."])),
+        span(at + 6..at + 16, "entry.rest", Hint),
     ]);
     tile(&rows, at..at + ENTRY_WORDS);
     rows
@@ -154,7 +154,8 @@ pub(crate) fn hint_entry(at: usize) -> Vec<Row> {
 
 fn entry_place(at: usize) -> Vec<Row> {
     // A wrong place leads to a look at all slots, or on a broadcast ring to the descriptor of another one.
-    const PLACE: Expect = Either(&["position.slot", "descriptor.slot", "descriptor.generation", "descriptor.sequence"]);
+    const PLACE: Expect =
+        Either(&["position.slot", "descriptor.slot", "descriptor.generation", "descriptor.sequence", "field.dtype"]);
     vec![
         row(at..at + 1, 0..62, "entry.stamp", Either(&["position.stamp"])),
         row(at..at + 1, 62..64, "entry.stamp", Refused(&["position.stamp"])),
@@ -169,7 +170,8 @@ fn entry_place(at: usize) -> Vec<Row> {
 pub(crate) fn descriptor(at: usize, fields: usize, max_fields: usize) -> Vec<Row> {
     let field = |index: usize| at + HEAD_WORDS + index * FIELD_WORDS;
     let mut rows = vec![
-        word(at, "descriptor.sequence", Refused(&["descriptor.sequence"])),
+        // Where a scan finds the message, nothing else says its sequence.
+        word(at, "descriptor.sequence", Either(&["descriptor.sequence"])),
         row(at + 1..at + 2, 0..32, "descriptor.slot", Refused(&["descriptor.slot"])),
         row(at + 1..at + 2, 32..64, "descriptor.generation", Refused(&["descriptor.generation"])),
         word(at + 2, "descriptor.correlation_id", Hint),

@@ -74,6 +74,6 @@ pub(crate) fn plan(geometry: &Geometry) -> Plan {
 /// A message of one tensor whose correlation id is `id`.
 pub(crate) fn with_draft<R>(id: u64, publish: impl FnOnce(&Draft<'_>) -> R) -> R {
     let field = [TensorMeta::new(DType::U8, &[8], 0).unwrap()];
-    let draft = Draft { correlation_id: id, timestamp_ns: 0, payload_bytes: 64, fields: &field, names: &[], user: &[] };
+    let draft = Draft { correlation_id: id, payload_bytes: 64, fields: &field, ..Draft::default() };
     publish(&draft)
 }

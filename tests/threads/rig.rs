@@ -148,5 +148,5 @@ pub(crate) fn member(index: u8) -> MemberId {
 pub(crate) fn with_draft<R>(id: u64, publish: impl FnOnce(&Draft<'_>) -> R) -> R {
     let field = [TensorMeta::new(DType::U64, &[16], 0).unwrap()];
     let user = id.to_le_bytes();
-    publish(&Draft { correlation_id: id, timestamp_ns: 0, payload_bytes: 128, fields: &field, names: &[], user: &user })
+    publish(&Draft { correlation_id: id, payload_bytes: 128, fields: &field, user: &user, ..Draft::default() })
 }

@@ -14,7 +14,7 @@ use forebay_os::{clock, process};
 use crate::{
     BenchError, Effort, Programs, failed, floor,
     order::{Answer, Direction, FIELD, Order, Read, Write},
-    peer::{PATIENCE, reply, take},
+    peer::{PATIENCE, reply, schema, take},
     summary::{Summary, Times},
 };
 
@@ -72,7 +72,7 @@ impl Case {
 
     pub(crate) fn producer(&self, dir: &Path, slots: u32) -> Result<Producer, BenchError> {
         let options = Producer::options("there").dir(dir).kind(self.kind).slots(slots);
-        let options = options.slot_bytes(self.bytes.max(64)).max_consumers(self.consumers);
+        let options = options.schema(schema(self.bytes)?).max_consumers(self.consumers);
         options.create().map_err(|e| failed("the ring to measure")(&e))
     }
 
@@ -221,11 +221,11 @@ fn await_replies(kind: Kind, backs: &mut [Consumer], stamp: u64) -> Result<(), B
     Ok(())
 }
 
-/// Tells each consumer that nothing more comes: a message without tensors.
+/// Tells each consumer that nothing more comes: a message of no bytes, with the number 0.
 pub(crate) fn finish(producer: &mut Producer, case: &Case) -> Result<(), BenchError> {
     let ends = if case.kind == Kind::Queue { case.consumers } else { 1 };
     for _ in 0..ends {
-        let loan = producer.loan(&[]).map_err(|e| failed("the end")(&e))?;
+        let loan = producer.loan(&[FieldSpec::new(FIELD, DType::U8, &[0])]).map_err(|e| failed("the end")(&e))?;
         loan.publish().map_err(|e| failed("the end")(&e))?;
         // One each: who has it asks for no other.
         if case.kind == Kind::Queue {

@@ -2,7 +2,7 @@
 
 use std::{hint::black_box, time::Duration};
 
-use forebay::{Consumer, DType, FieldSpec, Message, Producer, WaitPolicy};
+use forebay::{Consumer, DType, FieldSpec, Message, Producer, Schema, WaitPolicy};
 use forebay_os::{clock, process};
 
 use crate::{
@@ -25,10 +25,16 @@ pub fn peer(order: &str) -> Result<String, BenchError> {
     serde_json::to_string(&answer).map_err(|e| failed("cannot say what was measured")(&e))
 }
 
+/// What every ring of a measurement carries: one tensor of at most so many bytes.
+pub(crate) fn schema(bytes: u64) -> Result<Schema, BenchError> {
+    let schema = Schema::builder("bench", 1, 0).field(FIELD, DType::U8, &[bytes]).build();
+    schema.map_err(|e| failed("a schema")(&e))
+}
+
 /// The ring of replies: small, and always received by polling.
 pub(crate) fn reply_ring(order: &Order) -> Result<Option<Producer>, BenchError> {
     let make = |name: &String| {
-        let options = Producer::options(name).dir(&order.dir).slots(8).slot_bytes(64).max_consumers(1);
+        let options = Producer::options(name).dir(&order.dir).schema(schema(8)?).slots(8).max_consumers(1);
         options.create().map_err(|e| failed("the ring of replies")(&e))
     };
     order.reply.as_ref().map(make).transpose()
@@ -62,11 +68,11 @@ fn receive(order: &Order) -> Result<Answer, BenchError> {
     let (mut messages, mut first, mut last) = (0, 0, 0);
     loop {
         let message = consumer.recv_timeout(PATIENCE).map_err(|e| failed("receiving")(&e))?;
-        if message.is_empty() {
-            break;
-        }
         take(&message, order.read);
         let stamp = message.correlation_id();
+        if stamp == 0 {
+            break;
+        }
         match &mut back {
             Some(back) => {
                 let taken = clock::monotonic_ns().saturating_sub(stamp);

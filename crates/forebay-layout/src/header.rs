@@ -360,6 +360,9 @@ fn high(word: u64) -> u32 {
 /// Up to eight bytes as a zero-padded word.
 #[must_use]
 pub fn pack(bytes: &[u8]) -> u64 {
+    if let Ok(whole) = bytes.try_into() {
+        return u64::from_le_bytes(whole);
+    }
     let mut word = [0u8; 8];
     for (to, from) in word.iter_mut().zip(bytes) {
         *to = *from;

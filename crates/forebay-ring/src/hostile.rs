@@ -248,7 +248,7 @@ fn a_large_ring_whose_words_change_under_the_producer_s_eyes_ends_its_search() {
     }));
     for slot in 0..1 << 13 {
         assert_eq!(producer.acquire(0, true), queue::Acquired::Slot(slot));
-        let draft = Draft { correlation_id: 0, timestamp_ns: 0, payload_bytes: 0, fields: &[], names: &[], user: &[] };
+        let draft = Draft::default();
         producer.publish(slot, &draft);
     }
     assert_eq!(producer.drop_oldest(0), None);
@@ -309,17 +309,14 @@ fn a_message_that_is_always_claimed_when_it_is_dropped_ends_the_search() {
     });
     let mut producer = rig.producer(words);
     let queue::Acquired::Slot(0) = producer.acquire(0, true) else { panic!("the first slot is free") };
-    producer.publish(
-        0,
-        &Draft { correlation_id: 0, timestamp_ns: 0, payload_bytes: 0, fields: &[], names: &[], user: &[] },
-    );
+    producer.publish(0, &Draft::default());
     assert_eq!(producer.drop_oldest(0), None);
 }
 
 /// The 2^32nd use of a slot comes after generation u32::MAX.
 #[test]
 fn generations_wrap() {
-    let draft = Draft { correlation_id: 7, timestamp_ns: 0, payload_bytes: 0, fields: &[], names: &[], user: &[] };
+    let draft = Draft { correlation_id: 7, ..Draft::default() };
     let rig = Rig::new(Kind::Queue);
     for slot in 0..4 {
         rig.set_slot(slot, SlotWord::done(u32::MAX));

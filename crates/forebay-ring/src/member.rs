@@ -120,6 +120,11 @@ impl<W: Words> Member<W> {
         self.at(at::SINCE + self.slots + slot as usize)
     }
 
+    /// Asks for the line of the grant word of `slot`.
+    pub(crate) fn prefetch_grant(&self, slot: u32) {
+        self.words.prefetch(self.base + at::SINCE + self.slots + slot as usize);
+    }
+
     /// Zeroes the whole part for a new member. Only while its lock byte is free and no slot word names the index.
     pub fn clear(&self, grants: bool) {
         for offset in 0..at::SINCE + self.slots * if grants { 2 } else { 1 } {

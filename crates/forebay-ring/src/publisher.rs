@@ -5,8 +5,11 @@
 //! published, and the entry is filled in by its successor or found by a scan.
 
 use forebay_layout::{
-    Defect, FieldName, MAX_USER_BYTES,
-    descriptor::{ENTRY_WORDS, FIELD_WORDS, HEAD_WORDS, Head, NO_SLOT, TensorMeta, USER_WORDS},
+    Defect, FieldName, MAX_RANK, MAX_USER_BYTES,
+    descriptor::{
+        ENTRY_TAIL, ENTRY_WORDS, EntryTensor, FIELD_WORDS, HEAD_WORDS, Head, INLINE_RANK, NO_SLOT, TensorMeta,
+        USER_WORDS,
+    },
     geometry::Plan,
     header::{LAST_STRIDE, W_BYTES, W_DEAD, W_DROPPED, W_FULL_WAITS, W_HEAD, W_LAST, pack},
     pool::SLOT_WORD_STRIDE,
@@ -31,8 +34,11 @@ pub enum Outstanding {
 }
 
 /// A message about to be published.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Draft<'a> {
+    /// A number for what `fields` and `names` say: two drafts of one number say the same, and a slot that said it last is
+    /// not told again. 0 for none.
+    pub layout: u64,
     /// Chosen by the sender.
     pub correlation_id: u64,
     /// CLOCK_MONOTONIC now in ns, or 0.
@@ -45,6 +51,9 @@ pub struct Draft<'a> {
     pub names: &'a [FieldName],
     /// At most [`MAX_USER_BYTES`].
     pub user: &'a [u8],
+    /// The bytes of the only tensor, if they are to be found without knowing the slot
+    /// ([`EntryTensor::has_room`] says whether they can). Else empty.
+    pub inline: &'a [u8],
 }
 
 /// A counter in the producer's lines.
@@ -80,6 +89,8 @@ pub struct Publisher<W> {
     epoch: u64,
     next: u64,
     slots: Vec<(Outstanding, u32)>,
+    /// The layout that each slot's descriptor says, 0 if that is not known.
+    layouts: Vec<u64>,
     cursors: Vec<u32>,
 }
 
@@ -88,8 +99,9 @@ impl<W: Words> Publisher<W> {
     /// slot words: the pool of a queue, the ring object of a broadcast ring.
     pub fn new(ring: W, slot_words: W, plan: Plan, epoch: u64) -> Self {
         let slots = vec![(Outstanding::Free, 0); plan.slots as usize];
+        let layouts = vec![0; plan.slots as usize];
         let cursors = vec![0; plan.classes.len()];
-        let this = Self { ring, slot_words, plan, epoch, next: 1, slots, cursors };
+        let this = Self { ring, slot_words, plan, epoch, next: 1, slots, layouts, cursors };
         this.set(W_HEAD, 1);
         this
     }
@@ -154,8 +166,19 @@ impl<W: Words> Publisher<W> {
     /// The slots of `class`, starting after the one taken last: with releases in order the first look succeeds.
     pub(crate) fn turn(&self, class: usize) -> impl Iterator<Item = u32> + use<W> {
         let span = self.plan.classes[class];
-        let start = self.cursors[class];
-        (0..span.slots).map(move |i| span.first_slot + (start + i) % span.slots)
+        let start = span.first_slot + self.cursors[class];
+        (start..span.first_slot + span.slots).chain(span.first_slot..start)
+    }
+
+    /// The slot of `slot`'s class that will be looked at next.
+    pub(crate) fn upcoming(&self, slot: u32) -> Option<u32> {
+        let (class, span, _) = self.plan.slot_span(slot)?;
+        Some(span.first_slot + self.cursors[class])
+    }
+
+    /// Asks for the line that says whether `slot` is free.
+    pub(crate) fn prefetch_slot(&self, slot: u32) {
+        self.slot_words.prefetch(self.plan.slot_word + slot as usize * SLOT_WORD_STRIDE);
     }
 
     /// Marks `slot` WRITING in its next generation, in the shadow and for all to see.
@@ -180,7 +203,8 @@ impl<W: Words> Publisher<W> {
 
     fn taken(&mut self, slot: u32) {
         if let Some((class, span, _)) = self.plan.slot_span(slot) {
-            self.cursors[class] = (slot - span.first_slot + 1) % span.slots;
+            let next = slot - span.first_slot + 1;
+            self.cursors[class] = if next == span.slots { 0 } else { next };
         }
     }
 
@@ -227,7 +251,7 @@ impl<W: Words> Publisher<W> {
         self.write_descriptor(&head, draft);
         // ORDER E1 commit, Release: whoever claims this word sees payload and descriptor.
         self.slot_word(slot).store(SlotWord::full(generation, 0).raw(), Ordering::Release);
-        self.write_entry(&head, draft.fields.first());
+        self.write_entry(&head, draft.fields.first(), draft.inline);
         self.slots[slot as usize].0 = Outstanding::Published(sequence);
         self.next = sequence + 1;
         self.set(W_HEAD, self.next);
@@ -248,19 +272,18 @@ impl<W: Words> Publisher<W> {
         }
     }
 
-    fn write_descriptor(&self, head: &Head, draft: &Draft<'_>) {
+    fn write_descriptor(&mut self, head: &Head, draft: &Draft<'_>) {
         let base = self.descriptor(head.slot);
         let words = head.encode();
         // ORDER Release: the last-record of this sequence is whole before a successor can learn of the sequence here.
         self.ring.word(base).store(words[0], Ordering::Release);
-        for (i, &word) in words.iter().enumerate().skip(1) {
-            self.set(base + i, word);
-        }
-        for (f, meta) in draft.fields.iter().enumerate() {
-            let name = draft.names.get(f).map_or("", |name| name.as_str());
-            for (i, word) in meta.encode(name).into_iter().enumerate() {
-                self.set(base + HEAD_WORDS + f * FIELD_WORDS + i, word);
+        self.ring.store_all(base + 1, &words[1..]);
+        if draft.layout == 0 || self.layouts[head.slot as usize] != draft.layout {
+            for (f, meta) in draft.fields.iter().enumerate() {
+                let name = draft.names.get(f).map_or("", |name| name.as_str());
+                self.ring.store_all(base + HEAD_WORDS + f * FIELD_WORDS, &meta.encode(name));
             }
+            self.layouts[head.slot as usize] = draft.layout;
         }
         let user = base + self.plan.descriptor_words - USER_WORDS;
         for (i, chunk) in draft.user.chunks(8).enumerate() {
@@ -268,22 +291,31 @@ impl<W: Words> Publisher<W> {
         }
     }
 
-    fn write_entry(&self, head: &Head, first: Option<&TensorMeta>) {
+    fn write_entry(&self, head: &Head, first: Option<&TensorMeta>, bytes: &[u8]) {
         let base = self.entry(head.sequence);
+        let first = first.filter(|meta| EntryTensor::describes(meta, head.fields));
+        let inline = !bytes.is_empty() && first.is_some_and(EntryTensor::has_room);
+        let mut words = [0; ENTRY_WORDS];
+        words[..6].copy_from_slice(&head.encode());
+        let mut tail = 0;
+        if let Some(&meta) = first {
+            words[5] |= EntryTensor { meta, inline }.word();
+            words[6..][..MAX_RANK].copy_from_slice(meta.dims());
+            if inline {
+                tail = bytes.len().div_ceil(8);
+                for (word, chunk) in words[ENTRY_TAIL..].iter_mut().zip(bytes.chunks(8)) {
+                    *word = pack(chunk);
+                }
+            } else if meta.rank() > INLINE_RANK {
+                tail = MAX_RANK - INLINE_RANK;
+            }
+        }
         // ORDER E3 position: stamp 0, fence, words, stamp. A reader that sees one of the new words sees the stamp at
         // least 0 after its own fence, and throws its copy away.
         self.set(base, 0);
         fence(Ordering::Release);
-        for (i, &word) in head.encode().iter().enumerate().skip(1) {
-            self.set(base + i, word);
-        }
-        if let Some(meta) = first {
-            self.set(base + 6, meta.type_word());
-            self.set(base + 7, meta.offset);
-            for (i, &dim) in meta.dims().iter().enumerate() {
-                self.set(base + 8 + i, dim);
-            }
-        }
+        let used = if first.is_some() { ENTRY_TAIL + tail } else { 6 };
+        self.ring.store_all(base + 1, &words[1..used]);
         // ORDER E3 position, Release: the words above arrive with the stamp; so does the commit before them.
         self.ring.word(base).store(head.sequence, Ordering::Release);
     }
@@ -313,8 +345,9 @@ impl<W: Words> Publisher<W> {
     /// # Errors
     /// A word that no producer writes. Nothing was changed then.
     pub fn take_over(ring: W, slot_words: W, plan: Plan, epoch: u64) -> Result<(Self, Recovered), Defect> {
+        let layouts = vec![0; plan.slots as usize];
         let cursors = vec![0; plan.classes.len()];
-        let mut this = Self { ring, slot_words, plan, epoch, next: 1, slots: Vec::new(), cursors };
+        let mut this = Self { ring, slot_words, plan, epoch, next: 1, slots: Vec::new(), layouts, cursors };
         let head = bounded("head", this.get(W_HEAD))?;
         let mut highest = head.saturating_sub(1);
         for slot in 0..this.plan.slots {
@@ -393,7 +426,7 @@ impl<W: Words> Publisher<W> {
         for sequence in oldest..=highest {
             if self.get(self.entry(sequence)) != sequence {
                 let void = Head { sequence, slot: NO_SLOT, ..Head::default() };
-                self.write_entry(&void, None);
+                self.write_entry(&void, None, &[]);
             }
         }
     }
@@ -417,6 +450,6 @@ impl<W: Words> Publisher<W> {
             *word = self.get(base + HEAD_WORDS + i);
         }
         let first = TensorMeta::decode(&words, u64::MAX >> 1).ok().map(|(meta, _)| meta);
-        self.write_entry(&head, first.as_ref().filter(|_| head.fields > 0));
+        self.write_entry(&head, first.as_ref(), &[]);
     }
 }

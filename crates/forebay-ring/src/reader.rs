@@ -2,7 +2,9 @@
 
 use forebay_layout::{
     Defect, FieldName,
-    descriptor::{ENTRY_WORDS, FIELD_WORDS, HEAD_WORDS, Head, NO_SLOT, TensorMeta, USER_WORDS},
+    descriptor::{
+        ENTRY_TAIL, ENTRY_WORDS, EntryTensor, FIELD_WORDS, HEAD_WORDS, Head, NO_SLOT, TensorMeta, USER_WORDS,
+    },
     geometry::Plan,
     header::{W_EPOCH, W_FENCES, W_HEAD, W_STATE, state},
 };
@@ -145,6 +147,13 @@ impl<W: Words> Reader<W> {
         }
     }
 
+    /// Whether a look at the position of `sequence` may find something. Cheap: one load of a word that changes when the
+    /// message comes.
+    pub(crate) fn may_have(&self, sequence: u64) -> bool {
+        // A hint: who looks then acquires.
+        self.ring.peek(self.entry(sequence)) >= sequence
+    }
+
     /// The sequence in the descriptor of `slot`; means something only while the slot's word does not change.
     pub(crate) fn sequence_of(&self, slot: u32) -> Result<u64, Defect> {
         let word = self.plan.descriptor_word + slot as usize * self.plan.descriptor_words;
@@ -163,8 +172,7 @@ impl<W: Words> Reader<W> {
         passes(self.plan.slots)
     }
 
-    /// What a claimed message says of itself. The slot does not change under a claim, so the entry is used where it is
-    /// enough (one tensor, no user data, `named` false) and the descriptor otherwise.
+    /// What a claimed message says of itself, from the slot's descriptor, which does not change under a claim.
     ///
     /// # Errors
     /// The first field that a producer would not have written.
@@ -172,9 +180,7 @@ impl<W: Words> Reader<W> {
         let (_, span, _) = self.span(claim.slot)?;
         let base = self.plan.descriptor_word + claim.slot as usize * self.plan.descriptor_words;
         let mut words = [0; 6];
-        for (i, word) in words.iter_mut().enumerate() {
-            *word = self.ring.peek(base + i);
-        }
+        self.ring.load_all(base, &mut words);
         let head = Head::decode(&words, self.max_fields, span.slot_bytes)?;
         for (field, found, own) in [
             ("descriptor.sequence", head.sequence, claim.sequence),
@@ -188,34 +194,68 @@ impl<W: Words> Reader<W> {
         Ok(head)
     }
 
-    /// The head and first tensor of a claimed message from its position entry alone, if they are still there, there is
-    /// at most one tensor and no user data. The entry is found without knowing the slot, so this saves a line.
+    /// A copy of the position entry of a claimed message, if it still is that message's.
+    #[must_use]
+    pub fn entry_of(&self, claim: &Claim) -> Option<[u64; ENTRY_WORDS]> {
+        let mut words = [0; ENTRY_WORDS];
+        self.copy_entry(claim, &mut words).then_some(words)
+    }
+
+    /// Copies the position entry of a claimed message. False if it is not that message's any more, and `words` nobody's.
+    /// The entry is found without knowing the slot, so reading it instead of the descriptor saves a transfer.
+    #[must_use]
+    pub fn copy_entry(&self, claim: &Claim, words: &mut [u64; ENTRY_WORDS]) -> bool {
+        let at = self.entry(claim.sequence);
+        // ORDER E3 position, Acquire: as in `position`.
+        words[0] = self.ring.load(at, Ordering::Acquire);
+        self.ring.load_all(at + 1, &mut words[1..]);
+        // ORDER E3 position, fence: as in `position`.
+        fence(Ordering::Acquire);
+        let place = u64::from(claim.slot) | u64::from(claim.generation) << 32;
+        words[0] == claim.sequence && self.ring.peek(at) == claim.sequence && words[1] == place
+    }
+
+    /// The head that such a copy holds.
+    ///
+    /// # Errors
+    /// The first field that a producer would not have written.
+    pub fn decode_entry_head(&self, claim: &Claim, words: &[u64; ENTRY_WORDS]) -> Result<Head, Defect> {
+        let (_, span, _) = self.span(claim.slot)?;
+        let [a, b, c, d, e, f, ..] = *words;
+        Head::decode(&[a, b, c, d, e, f & 0xffff_ffff], self.max_fields, span.slot_bytes)
+    }
+
+    /// The tensor that such a copy describes, if it describes one.
+    ///
+    /// # Errors
+    /// The first field that a producer would not have written.
+    pub fn decode_entry_tensor(
+        &self,
+        claim: &Claim,
+        words: &[u64; ENTRY_WORDS],
+    ) -> Result<Option<EntryTensor>, Defect> {
+        let (_, span, _) = self.span(claim.slot)?;
+        EntryTensor::decode(words, span.slot_bytes)
+    }
+
+    /// The head and the tensor of a claimed message from its position entry alone, if that is still there and says it
+    /// all: at most one tensor, at the start of its slot, and no user data.
     ///
     /// # Errors
     /// The first field that a producer would not have written.
     pub fn inline_of(&self, claim: &Claim) -> Result<Option<(Head, Option<TensorMeta>)>, Defect> {
-        let at = self.entry(claim.sequence);
-        let mut words = [0; ENTRY_WORDS];
-        // ORDER E3 position, Acquire: as in `position`.
-        words[0] = self.ring.load(at, Ordering::Acquire);
-        for (i, word) in words.iter_mut().enumerate().skip(1) {
-            *word = self.ring.peek(at + i);
-        }
-        // ORDER E3 position, fence: as in `position`.
-        fence(Ordering::Acquire);
-        let place = u64::from(claim.slot) | u64::from(claim.generation) << 32;
-        if words[0] != claim.sequence || self.ring.peek(at) != claim.sequence || words[1] != place {
-            return Ok(None);
-        }
-        let (_, span, _) = self.span(claim.slot)?;
-        let [a, b, c, d, e, f, shape, offset, dims @ ..] = words;
-        let head = Head::decode(&[a, b, c, d, e, f], self.max_fields, span.slot_bytes)?;
-        match (head.fields, head.user_bytes) {
-            (0, 0) => Ok(Some((head, None))),
-            (1, 0) if shape >> 16 != 0 => Err(Defect::new("position.shape", shape, "reserved bits 0")),
-            (1, 0) => Ok(Some((head, Some(TensorMeta::checked(shape, offset, &dims, span.slot_bytes)?)))),
-            _ => Ok(None),
-        }
+        let Some(words) = self.entry_of(claim) else { return Ok(None) };
+        let head = self.decode_entry_head(claim, &words)?;
+        let tensor = self.decode_entry_tensor(claim, &words)?;
+        let all = head.user_bytes == 0 && usize::from(head.fields) == usize::from(tensor.is_some());
+        Ok(all.then(|| (head, tensor.map(|tensor| tensor.meta))))
+    }
+
+    /// Asks for the lines of the entry of `sequence`, which is looked up next.
+    pub(crate) fn prefetch(&self, sequence: u64) {
+        let at = self.entry(sequence);
+        self.ring.prefetch(at);
+        self.ring.prefetch(at + ENTRY_TAIL);
     }
 
     /// Field `index` of a claimed message.
@@ -223,7 +263,15 @@ impl<W: Words> Reader<W> {
     /// # Errors
     /// The first number that a producer would not have written.
     pub fn field_of(&self, claim: &Claim, index: u16) -> Result<(TensorMeta, FieldName), Defect> {
-        let (_, span, _) = self.span(claim.slot)?;
+        self.decode_field(claim, &self.field_words(claim, index)?)
+    }
+
+    /// A copy of the words of field `index`.
+    ///
+    /// # Errors
+    /// The ring has no such field or slot.
+    pub fn field_words(&self, claim: &Claim, index: u16) -> Result<[u64; FIELD_WORDS], Defect> {
+        self.span(claim.slot)?;
         if u32::from(index) >= self.max_fields {
             return Err(Defect::bounded("field", index.into(), "below", self.max_fields.into()));
         }
@@ -232,10 +280,17 @@ impl<W: Words> Reader<W> {
             + HEAD_WORDS
             + usize::from(index) * FIELD_WORDS;
         let mut words = [0; FIELD_WORDS];
-        for (i, word) in words.iter_mut().enumerate() {
-            *word = self.ring.peek(base + i);
-        }
-        TensorMeta::decode(&words, span.slot_bytes)
+        self.ring.load_all(base, &mut words);
+        Ok(words)
+    }
+
+    /// What such a copy says.
+    ///
+    /// # Errors
+    /// The first number that a producer would not have written.
+    pub fn decode_field(&self, claim: &Claim, words: &[u64; FIELD_WORDS]) -> Result<(TensorMeta, FieldName), Defect> {
+        let (_, span, _) = self.span(claim.slot)?;
+        TensorMeta::decode(words, span.slot_bytes)
     }
 
     /// The user data of a claimed message.

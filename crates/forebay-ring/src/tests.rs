@@ -66,7 +66,7 @@ impl Rig {
 }
 
 pub(crate) fn draft<'a>(fields: &'a [TensorMeta], user: &'a [u8]) -> Draft<'a> {
-    Draft { correlation_id: 7, timestamp_ns: 0, payload_bytes: 64, fields, names: &[], user }
+    Draft { correlation_id: 7, payload_bytes: 64, fields, user, ..Draft::default() }
 }
 
 pub(crate) fn field() -> [TensorMeta; 1] {

@@ -4,8 +4,9 @@
 
 use forebay_layout::{
     DType, Defect, Kind, MAX_USER_BYTES, WhenFull,
-    descriptor::{ENTRY_WORDS, TensorMeta},
+    descriptor::{ENTRY_TAIL, ENTRY_WORDS, EntryTensor, HEAD_WORDS, TensorMeta},
     geometry::SlotClass,
+    header::pack,
 };
 
 use crate::{
@@ -147,13 +148,14 @@ fn a_successor_writes_an_entry_as_it_was() {
     let mut producer = rig.producer();
     publish(&mut producer);
     assert_eq!(producer.acquire(0, true), Acquired::Slot(1));
-    let fields = [TensorMeta::new(DType::I64, &[2, 3, 4], 64).unwrap()];
+    let fields = [TensorMeta::new(DType::I64, &[2, 3, 4], 0).unwrap()];
     let sent = Draft { timestamp_ns: 9, payload_bytes: 200, ..draft(&fields, b"user data") };
     producer.publish(1, &sent);
     let entry = rig.plan.position_word + 2 * ENTRY_WORDS;
     let words = || (entry..entry + ENTRY_WORDS).map(|i| word(&rig.ring, i)).collect::<Vec<_>>();
     let before = words();
-    assert_eq!(before[..6], [2, 1 | 1 << 32, 7, 200, 9, 1 | 9 << 16]);
+    let tensor = fields[0].type_word() << 32;
+    assert_eq!(before[..9], [2, 1 | 1 << 32, 7, 200, 9, 1 | 9 << 16 | tensor, 2, 3, 4]);
     (entry..entry + ENTRY_WORDS).for_each(|i| rig.ring.word(i).store(0, Relaxed));
     take_over(&rig).unwrap();
     assert_eq!(words(), before);
@@ -226,22 +228,61 @@ fn the_oldest_is_dropped_from_a_class_that_is_large_enough() {
 }
 
 #[test]
-fn the_entry_says_where_in_its_slot_the_tensor_begins() {
+fn an_entry_describes_a_tensor_at_the_start_of_its_slot_and_no_other() {
     let rig = Rig::queue(2);
     let (mut producer, mut consumer) = (rig.producer(), rig.consumer(0));
-    let before = word(&rig.ring, rig.plan.position_word + ENTRY_WORDS - 7);
     assert_eq!(producer.acquire(0, true), Acquired::Slot(0));
-    let fields = [TensorMeta::new(DType::I64, &[2, 3, 4], 64).unwrap()];
+    let fields = [TensorMeta::new(DType::I64, &[2, 1, 4], 0).unwrap()];
     producer.publish(0, &draft(&fields, &[]));
     let claim = next(&mut consumer);
     assert_eq!(rig.reader().inline_of(&claim).unwrap().unwrap().1, Some(fields[0]));
-    assert_eq!(word(&rig.ring, rig.plan.position_word + ENTRY_WORDS - 7), before, "nothing is written beside it");
-    // And each slot has a descriptor of its own.
+    assert_eq!(word(&rig.ring, rig.plan.position_word + 2 * ENTRY_WORDS), 0, "nothing is written beside it");
     assert_eq!(producer.acquire(0, true), Acquired::Slot(1));
     let others = [TensorMeta::new(DType::U8, &[5], 128).unwrap()];
-    producer.publish(1, &draft(&others, &[]));
+    producer.publish(1, &Draft { inline: b"first", ..draft(&others, &[]) });
     let other = next(&mut consumer);
+    assert_eq!(rig.reader().inline_of(&other), Ok(None));
+    let at = rig.plan.position_word + 2 * ENTRY_WORDS + ENTRY_TAIL;
+    assert_eq!(word(&rig.ring, at), 0, "bytes of a tensor that it does not describe");
+    // And each slot has a descriptor of its own.
     assert_eq!([claim, other].map(|claim| rig.reader().field_of(&claim, 0).unwrap().0), [fields[0], others[0]]);
+}
+
+#[test]
+fn an_entry_carries_the_bytes_of_a_small_tensor() {
+    let rig = Rig::queue(2);
+    let (mut producer, mut consumer) = (rig.producer(), rig.consumer(0));
+    assert_eq!(producer.acquire(0, true), Acquired::Slot(0));
+    let fields = [TensorMeta::new(DType::U8, &[3, 4], 0).unwrap()];
+    producer.publish(0, &Draft { inline: b"twelve bytes", ..draft(&fields, &[]) });
+    let claim = next(&mut consumer);
+    let words = rig.reader().entry_of(&claim).unwrap();
+    let tensor = rig.reader().decode_entry_tensor(&claim, &words).unwrap().unwrap();
+    assert_eq!(tensor, EntryTensor { meta: fields[0], inline: true });
+    assert_eq!(words[ENTRY_TAIL..ENTRY_TAIL + 3], [pack(b"twelve b"), pack(b"ytes"), 0]);
+    // Neither too many bytes nor other ones than those of the tensor are believed.
+    for bytes in [1, 13, 65, 255] {
+        let mut lie = words;
+        lie[5] = lie[5] & !(0xff << 48) | bytes << 48;
+        assert_eq!(rig.reader().decode_entry_tensor(&claim, &lie).unwrap_err().field, "position.tensor_bytes");
+    }
+}
+
+/// A slot is told what its fields are only if it does not know.
+#[test]
+fn a_layout_that_a_slot_knows_is_not_written_again() {
+    let rig = Rig::queue(1);
+    let (mut producer, mut consumer) = (rig.producer(), rig.consumer(0));
+    let fields = [TensorMeta::new(DType::U8, &[3], 0).unwrap()];
+    let others = [TensorMeta::new(DType::U8, &[5], 0).unwrap()];
+    let at = rig.plan.descriptor_word + HEAD_WORDS + 3;
+    for (layout, fields, written) in [(1, fields, true), (1, fields, false), (2, others, true), (0, others, true)] {
+        assert_eq!(producer.acquire(0, true), Acquired::Slot(0));
+        rig.ring.word(at).store(99, Relaxed);
+        producer.publish(0, &Draft { layout, ..draft(&fields, &[]) });
+        assert_eq!(word(&rig.ring, at), if written { fields[0].shape()[0] } else { 99 }, "layout {layout}");
+        queue::finish(&rig.pool(), &next(&mut consumer));
+    }
 }
 
 /// A member that joined at the second message, in the ninth life of its index, is owed that one by the successor.

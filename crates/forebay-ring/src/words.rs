@@ -10,6 +10,31 @@ pub trait Words: Clone {
     /// If the object has no such word. Indices come from a [`Plan`](forebay_layout::geometry::Plan) that the object
     /// was checked against, never from a peer, so this is a broken invariant of this process.
     fn word(&self, index: usize) -> &AtomicU64;
+
+    /// Stores `values` from `index` on, each for itself (Relaxed).
+    ///
+    /// # Panics
+    /// As [`word`](Self::word).
+    fn store_all(&self, index: usize, values: &[u64]) {
+        for (i, &value) in values.iter().enumerate() {
+            // ORDER none, Relaxed: the caller orders all of them.
+            self.word(index + i).store(value, Ordering::Relaxed);
+        }
+    }
+
+    /// Loads as many words as `values` has room for, each for itself (Relaxed).
+    ///
+    /// # Panics
+    /// As [`word`](Self::word).
+    fn load_all(&self, index: usize, values: &mut [u64]) {
+        for (i, value) in values.iter_mut().enumerate() {
+            // ORDER none, Relaxed: the caller orders all of them.
+            *value = self.word(index + i).load(Ordering::Relaxed);
+        }
+    }
+
+    /// Asks for the cache line of the word at `index`, which will be needed soon. Changes nothing but times.
+    fn prefetch(&self, _index: usize) {}
 }
 
 /// Words that may only be read: a consumer's view of what the producer owns. The mapping behind it may be read-only,
@@ -25,6 +50,14 @@ impl<W: Words> ReadOnly<W> {
 
     pub(crate) fn load(&self, index: usize, order: Ordering) -> u64 {
         self.0.word(index).load(order)
+    }
+
+    pub(crate) fn load_all(&self, index: usize, values: &mut [u64]) {
+        self.0.load_all(index, values);
+    }
+
+    pub(crate) fn prefetch(&self, index: usize) {
+        self.0.prefetch(index);
     }
 
     /// The word's value now; nothing else is ordered by this.

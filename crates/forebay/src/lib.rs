@@ -31,7 +31,6 @@
 mod consumer;
 mod element;
 mod error;
-mod fields;
 pub mod inspect;
 mod lease;
 mod message;

@@ -2,19 +2,13 @@
 
 use std::{ptr::NonNull, time::Duration};
 
-use forebay_layout::{
-    DType, Defect, FieldName,
-    descriptor::{Head, TensorMeta},
-    schema::Schema,
-};
+use forebay_layout::{DType, descriptor::TensorMeta};
 use forebay_os::clock;
-use forebay_ring::Claim;
 
 use crate::{
     element::{self, Element},
     error::TensorError,
-    fields::FieldList,
-    lease::Lease,
+    lease::{Description, Lease},
 };
 
 /// A message: named tensors, a correlation id, user data. Its memory stays as it is until it and every tensor taken
@@ -22,37 +16,11 @@ use crate::{
 #[derive(Debug)]
 pub struct Message {
     lease: Lease,
-    body: Box<Body>,
-}
-
-/// What a message says of itself. Boxed, so that passing a message on moves three words.
-#[derive(Debug)]
-struct Body {
-    head: Head,
-    attempts: u8,
-    fields: FieldList,
-    names: Vec<FieldName>,
-    user: Vec<u8>,
 }
 
 impl Message {
-    /// Reads what a claimed message says of itself, once, and checks it. On a defect the lease ends here, and the
-    /// message goes back.
-    pub(crate) fn read(lease: Lease, claim: &Claim) -> Result<Self, Defect> {
-        let mut body = Box::new(Body {
-            head: Head::default(),
-            attempts: claim.attempts,
-            fields: FieldList::new(),
-            names: Vec::new(),
-            user: Vec::new(),
-        });
-        match body.fill(&lease, claim) {
-            Ok(()) => Ok(Self { lease, body }),
-            Err(defect) => {
-                lease.nack();
-                Err(defect)
-            }
-        }
+    pub(crate) fn new(lease: Lease) -> Self {
+        Self { lease }
     }
 
     /// What keeps its memory.
@@ -60,40 +28,44 @@ impl Message {
         &self.lease
     }
 
+    fn says(&self) -> &Description {
+        self.lease.description()
+    }
+
     /// Its place in the order of publishing, from 1.
     #[must_use]
     pub fn sequence(&self) -> u64 {
-        self.body.head.sequence
+        self.says().head.sequence
     }
 
     /// The number the sender gave it, 0 if none.
     #[must_use]
     pub fn correlation_id(&self) -> u64 {
-        self.body.head.correlation_id
+        self.says().head.correlation_id
     }
 
     /// Earlier deliveries that ended without an ack: 0 the first time. Always 0 on a broadcast ring.
     #[must_use]
     pub fn attempts(&self) -> u8 {
-        self.body.attempts
+        self.says().attempts
     }
 
     /// The sender's user data, at most 256 bytes.
     #[must_use]
     pub fn user(&self) -> &[u8] {
-        &self.body.user
+        &self.says().user
     }
 
     /// CLOCK_MONOTONIC when it was published, in ns; `None` if the producer takes no timestamps.
     #[must_use]
     pub fn timestamp_ns(&self) -> Option<u64> {
-        (self.body.head.timestamp_ns != 0).then_some(self.body.head.timestamp_ns)
+        (self.says().head.timestamp_ns != 0).then_some(self.says().head.timestamp_ns)
     }
 
     /// Number of tensors.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.body.fields.as_slice().len()
+        self.says().fields.len()
     }
 
     /// True if it has no tensor.
@@ -105,7 +77,7 @@ impl Message {
     /// Bytes of the slot in use: its tensors, each rounded up to 64.
     #[must_use]
     pub fn payload_bytes(&self) -> u64 {
-        self.body.head.payload_bytes
+        self.says().head.payload_bytes
     }
 
     /// The slot it lies in.
@@ -128,10 +100,7 @@ impl Message {
     /// The name of tensor `index`.
     #[must_use]
     pub fn name(&self, index: usize) -> Option<&str> {
-        match &self.lease.attachment().schema {
-            Some(schema) => schema.fields().get(index).map(|field| field.name.as_str()),
-            None => self.body.names.get(index).map(|name| name.as_str()),
-        }
+        self.lease.name(index)
     }
 
     /// The names of all tensors, in order.
@@ -142,7 +111,7 @@ impl Message {
     /// dtype, shape and bytes of tensor `index`.
     #[must_use]
     pub fn meta(&self, index: usize) -> Option<&TensorMeta> {
-        self.body.fields.as_slice().get(index)
+        self.says().fields.get(index)
     }
 
     /// The tensor with this name. It keeps the slot leased, also after the message is dropped.
@@ -160,11 +129,7 @@ impl Message {
     /// Tensor `index`.
     #[must_use]
     pub fn tensor_at(&self, index: usize) -> Option<Tensor> {
-        Some(Tensor {
-            lease: self.lease.clone(),
-            meta: *self.meta(index)?,
-            name: FieldName::from(self.name(index)?).ok()?,
-        })
+        (index < self.len()).then(|| Tensor { lease: self.lease.clone(), index })
     }
 
     /// The message is dealt with: it will not come back, even if this process dies. Its memory stays as it is until the
@@ -180,110 +145,58 @@ impl Message {
     }
 }
 
-impl Body {
-    fn fill(&mut self, lease: &Lease, claim: &Claim) -> Result<(), Defect> {
-        let attachment = lease.attachment();
-        let (reader, schema) = (&attachment.reader, attachment.schema.as_ref());
-        if let Some(schema) = schema
-            && let Some((head, first)) = reader.inline_of(claim)?
-        {
-            self.head = head;
-            if let Some(meta) = first {
-                self.fields.push(meta);
-            }
-            return check_schema(schema, self.fields.as_slice());
-        }
-        self.head = reader.head_of(claim)?;
-        for index in 0..self.head.fields {
-            let (meta, name) = reader.field_of(claim, index)?;
-            self.fields.push(meta);
-            if schema.is_none() {
-                self.names.push(name);
-            }
-        }
-        if self.head.user_bytes != 0 {
-            self.user = reader.user_of(claim, &self.head);
-        }
-        schema.map_or(Ok(()), |schema| check_schema(schema, self.fields.as_slice()))
-    }
-}
-
-/// The schema's bounds hold for what arrives, so that a model fed from the ring need not check them again.
-fn check_schema(schema: &Schema, fields: &[TensorMeta]) -> Result<(), Defect> {
-    if fields.len() != schema.fields().len() {
-        let expected = schema.fields().len() as u64;
-        return Err(Defect::bounded("descriptor.fields", fields.len() as u64, "the schema's", expected));
-    }
-    for (meta, field) in fields.iter().zip(schema.fields()) {
-        if meta.dtype != field.dtype {
-            let (found, own) = (meta.dtype.code(), field.dtype.code());
-            return Err(Defect::bounded("field.dtype", found.into(), "the schema's", own.into()));
-        }
-        if meta.rank() != field.max_dims().len() {
-            return Err(Defect::bounded(
-                "field.rank",
-                meta.rank() as u64,
-                "the schema's",
-                field.max_dims().len() as u64,
-            ));
-        }
-        if let Some((&dim, &most)) = meta.shape().iter().zip(field.max_dims()).find(|(dim, most)| dim > most) {
-            return Err(Defect::bounded("field.dims", dim, "at most the schema's", most));
-        }
-    }
-    Ok(())
-}
-
 /// One tensor of a received message: contiguous, row-major, 64-byte aligned, in shared memory. Cloning is cheap and
 /// copies nothing; the slot is released when the message and all its tensors are dropped, on whatever thread.
 #[derive(Debug, Clone)]
 pub struct Tensor {
     lease: Lease,
-    meta: TensorMeta,
-    name: FieldName,
+    /// Its place among the message's tensors, of which it is one.
+    index: usize,
 }
 
 impl Tensor {
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
+        self.lease.name(self.index).unwrap_or_default()
     }
 
     /// Its element type.
     #[must_use]
     pub fn dtype(&self) -> DType {
-        self.meta.dtype
+        self.meta().dtype
     }
 
     /// Its dims, outermost first.
     #[must_use]
     pub fn shape(&self) -> &[u64] {
-        self.meta.shape()
+        self.meta().shape()
     }
 
     /// Its size in bytes.
     #[must_use]
     pub fn nbytes(&self) -> u64 {
-        self.meta.nbytes
+        self.meta().nbytes
     }
 
     /// dtype, shape and place.
     #[must_use]
     pub fn meta(&self) -> &TensorMeta {
-        &self.meta
+        &self.lease.description().fields[self.index]
     }
 
-    /// Its bytes.
+    /// Its bytes. Those of a small tensor may be read from where its message was announced, and not from its slot: the
+    /// same bytes, in another place than [`as_ptr`](Self::as_ptr) says.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
-        self.lease.attachment().data.leased(self.lease.slot(), self.meta.offset, self.meta.nbytes)
+        self.lease.bytes(self.index)
     }
 
     /// Where its bytes start: inside the mapped slot, 64-byte aligned. Good as long as this tensor or a clone lives.
     #[must_use]
     pub fn as_ptr(&self) -> NonNull<u8> {
-        self.lease.attachment().data.address(self.lease.slot(), self.meta.offset, self.meta.nbytes)
+        let meta = self.meta();
+        self.lease.attachment().data.address(self.lease.slot(), meta.offset, meta.nbytes)
     }
 
     /// Its elements.
@@ -291,7 +204,7 @@ impl Tensor {
     /// # Errors
     /// [`TensorError::DType`] if it holds another type.
     pub fn as_slice<T: Element>(&self) -> Result<&[T], TensorError> {
-        element::check::<T>(&self.name, self.meta.dtype)?;
+        element::check::<T>(self.name(), self.dtype())?;
         Ok(element::slice(self.as_bytes()))
     }
 
@@ -300,12 +213,12 @@ impl Tensor {
     /// # Errors
     /// [`TensorError::ReadOnly`] unless the ring is a `writable` queue and this is the only handle to the message.
     pub fn as_mut_slice<T: Element>(&mut self) -> Result<&mut [T], TensorError> {
-        element::check::<T>(&self.name, self.meta.dtype)?;
+        element::check::<T>(self.name(), self.dtype())?;
         if !self.is_writable() || self.lease.handles() != 1 {
-            return Err(TensorError::ReadOnly { name: self.name.to_string() });
+            return Err(TensorError::ReadOnly { name: self.name().to_owned() });
         }
-        let data = &self.lease.attachment().data;
-        Ok(element::slice_mut(data.exclusive(self.lease.slot(), self.meta.offset, self.meta.nbytes)))
+        let (data, meta) = (&self.lease.attachment().data, self.meta());
+        Ok(element::slice_mut(data.exclusive(self.lease.slot(), meta.offset, meta.nbytes)))
     }
 
     /// Whether its memory may be written: only on a queue created with `writable`. Writing through a pointer to a
@@ -328,7 +241,7 @@ impl Tensor {
     #[cfg(feature = "ndarray")]
     pub fn view<T: Element>(&self) -> Result<ndarray::ArrayViewD<'_, T>, TensorError> {
         let shape: Vec<usize> = self.shape().iter().map(|&dim| dim as usize).collect();
-        let wrong = |_| TensorError::NoField { name: self.name.to_string(), fields: "a shape that fits".to_owned() };
+        let wrong = |_| TensorError::NoField { name: self.name().to_owned(), fields: "a shape that fits".to_owned() };
         ndarray::ArrayViewD::from_shape(shape, self.as_slice::<T>()?).map_err(wrong)
     }
 }

@@ -5,7 +5,10 @@
 
 #![allow(unsafe_code, reason = "this file is where shared memory becomes references; each block argues why it may")]
 
-use std::{ptr::NonNull, sync::Arc};
+use std::{
+    ptr::NonNull,
+    sync::{Arc, atomic::Ordering},
+};
 
 use forebay_layout::geometry::Plan;
 use forebay_os::Mapping;
@@ -42,6 +45,16 @@ impl Segment {
     pub(crate) fn mapping(&self) -> &Mapping {
         &self.mapping
     }
+
+    /// Several words in a row.
+    fn words(&self, index: usize, len: usize) -> &[AtomicU64] {
+        let inside = index.checked_add(len).is_some_and(|end| end <= self.len);
+        assert!(inside, "words {index}+{len} lie outside an object of {} words", self.len);
+        // SAFETY: in bounds of the mapping by the assertion, in one allocation.
+        let first = unsafe { self.words.add(index) };
+        // SAFETY: as `word`, for each of them; they lie in one mapping, one after the other, to the end by the assertion.
+        unsafe { std::slice::from_raw_parts(first.as_ptr(), len) }
+    }
 }
 
 impl Words for Segment {
@@ -55,6 +68,31 @@ impl Words for Segment {
         // - Every bit pattern is an `AtomicU64`; peers change it through atomics of the same size only.
         // - If the mapping is read-only, callers only load (`ReadOnly`), which no supported target does by writing.
         unsafe { word.as_ref() }
+    }
+
+    fn store_all(&self, index: usize, values: &[u64]) {
+        for (word, &value) in self.words(index, values.len()).iter().zip(values) {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+
+    fn load_all(&self, index: usize, values: &mut [u64]) {
+        for (word, value) in self.words(index, values.len()).iter().zip(values) {
+            *value = word.load(Ordering::Relaxed);
+        }
+    }
+
+    fn prefetch(&self, index: usize) {
+        #[cfg(target_arch = "x86_64")]
+        if index < self.len {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            // SAFETY: in bounds of the mapping, in one allocation.
+            let word = unsafe { self.words.add(index) };
+            // SAFETY: every CPU of this target has the instruction; it reads nothing that anybody could see.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(word.as_ptr().cast()) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = index;
     }
 }
 

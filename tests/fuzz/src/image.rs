@@ -220,8 +220,8 @@ impl Ring {
             timestamp_ns: 1,
             payload_bytes: span.slot_bytes,
             fields: &fields[..usize::from(how >> 4 & 3)],
-            names: &[],
             user: &user[..if how & 0x40 == 0 { 0 } else { usize::from(how) }],
+            ..Draft::default()
         };
         match (&mut self.producer, how & 0x80 == 0) {
             (Producer::Queue(producer), true) => _ = producer.publish(slot, &draft),

@@ -69,6 +69,12 @@ impl<W: Words> BroadcastConsumer<W> {
         self.cursor != 0
     }
 
+    /// Whether it is worth while to call [`next`](Self::next), as on a queue.
+    #[must_use]
+    pub fn may_have_next(&self) -> bool {
+        self.cursor == 0 || self.reader.may_have(self.cursor)
+    }
+
     /// Takes the next message. `scan` also looks at the slots themselves, for a message that was committed by a
     /// producer that died before it wrote the position entry.
     ///

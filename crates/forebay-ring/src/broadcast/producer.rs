@@ -179,7 +179,14 @@ impl<W: Words> BroadcastProducer<W> {
         if self.receivers() == 0 {
             self.publisher.count(Counter::Dropped, 1);
         }
-        self.publisher.publish(slot, draft)
+        let sequence = self.publisher.publish(slot, draft);
+        // The next loan looks there first, and the members have the lines.
+        if let Some(next) = self.publisher.upcoming(slot) {
+            for joined in self.members.iter().flatten() {
+                joined.part.prefetch_grant(next);
+            }
+        }
+        sequence
     }
 
     /// Gives a loan back.

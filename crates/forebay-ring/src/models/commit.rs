@@ -1,7 +1,7 @@
 //! E1 commit: a claim sees payload and descriptor, however it found the message.
 
 use super::rig::{Broadcast, Queue, check, spawn};
-use crate::{sync::Ordering, words::Words};
+use crate::{queue::mend, sync::Ordering, words::Words};
 use forebay_layout::header::{W_STATE, state};
 
 #[test]
@@ -45,6 +45,27 @@ fn a_single_consumer_may_claim_by_a_store() {
             spawn(move || ring.send(&mut producer))
         };
         let _ = ring.receive(&mut consumer, true);
+        sender.join().unwrap();
+    });
+}
+
+/// A ring for one consumer, whose first dies over a message that its producer has not counted yet.
+#[test]
+fn what_an_earlier_consumer_had_is_looked_at_before_it_is_claimed() {
+    check(3, || {
+        let ring = Queue::new(1);
+        let (mut producer, mut first) = (ring.producer(), ring.consumer_of(0, true));
+        let sender = {
+            let ring = ring.clone();
+            spawn(move || ring.send(&mut producer))
+        };
+        let had = ring.receive(&mut first, true);
+        mend(&ring.pool(), 0, |_| false).expect("nobody lies here");
+        let mut second = ring.consumer_of(0, true);
+        let found = ring.receive(&mut second, true);
+        if had.is_some() {
+            assert_eq!(found.expect("it came back").attempts, 1);
+        }
         sender.join().unwrap();
     });
 }

@@ -186,7 +186,7 @@ impl Site {
 }
 
 pub(super) fn draft(sequence: u64) -> Draft<'static> {
-    Draft { correlation_id: 7 * sequence, timestamp_ns: 0, payload_bytes: 24, fields: &[], names: &[], user: &[] }
+    Draft { correlation_id: 7 * sequence, payload_bytes: 24, ..Draft::default() }
 }
 
 /// A queue.

@@ -123,7 +123,7 @@ impl LockByte {
 
 /// The message that models publish under `sequence`: its correlation id and its user data follow from that.
 pub(super) fn draft(sequence: u64) -> Draft<'static> {
-    Draft { correlation_id: 10 * sequence, timestamp_ns: 0, payload_bytes: 8, fields: &[], names: &[], user: &[] }
+    Draft { correlation_id: 10 * sequence, payload_bytes: 8, ..Draft::default() }
 }
 
 /// A queue.

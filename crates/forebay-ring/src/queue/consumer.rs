@@ -37,6 +37,8 @@ pub struct QueueConsumer<W> {
     me: MemberId,
     by_store: bool,
     cursor: u64,
+    /// From this sequence on no message was ever claimed, by this or an earlier consumer; `u64::MAX` if there are others.
+    fresh: u64,
     returns: u64,
     claims: u32,
 }
@@ -45,10 +47,14 @@ impl<W: Words> QueueConsumer<W> {
     /// A consumer that starts at the oldest message there may be. `by_store` as the geometry says
     /// ([`claims_by_store`](forebay_layout::geometry::Geometry::claims_by_store)).
     pub fn new(reader: Reader<W>, pool: Pool<W>, me: MemberId, by_store: bool) -> Self {
-        let oldest = reader.head().min(SEQUENCES).saturating_sub(reader.positions()).max(1);
+        let head = reader.head().min(SEQUENCES);
+        let oldest = head.saturating_sub(reader.positions()).max(1);
+        // The message `head` may have been published, and claimed by who was here before us, though its producer has not
+        // counted it yet.
+        let fresh = if by_store { head + 1 } else { u64::MAX };
         // The first look scans: what was given back before we came has no position ahead of us.
         let returns = u64::MAX;
-        Self { reader, pool, me, by_store, cursor: oldest, returns, claims: 0 }
+        Self { reader, pool, me, by_store, cursor: oldest, fresh, returns, claims: 0 }
     }
 
     /// The ring.
@@ -69,6 +75,13 @@ impl<W: Words> QueueConsumer<W> {
     /// The next sequence this consumer will look up.
     pub fn cursor(&self) -> u64 {
         self.cursor
+    }
+
+    /// Whether it is worth while to call [`next`](Self::next): for who asks over and over. Misses messages that have no
+    /// position ahead of this consumer, so `next` must be called now and then all the same.
+    #[must_use]
+    pub fn may_have_next(&self) -> bool {
+        self.reader.may_have(self.cursor)
     }
 
     /// Takes the next message. First deliveries come in the order of publishing; what came back comes when a scan finds
@@ -107,6 +120,14 @@ impl<W: Words> QueueConsumer<W> {
                     let oldest = later.saturating_sub(self.reader.positions() - 1);
                     self.cursor = oldest.max(self.cursor + 1);
                 }
+                Position::At { slot, generation } if self.cursor >= self.fresh => {
+                    let next = self.claim_fresh(slot, generation, may_hold);
+                    if let Next::Claimed(_) = next {
+                        self.cursor += 1;
+                        self.reader.prefetch(self.cursor);
+                    }
+                    return Ok(next);
+                }
                 Position::At { slot, generation } => match self.claim(slot, Some(generation), may_hold)? {
                     Some(Next::Claimed(claim)) => {
                         let claim = Claim { sequence: self.cursor, ..claim };
@@ -138,7 +159,13 @@ impl<W: Words> QueueConsumer<W> {
                 continue;
             }
             match self.claim(slot, Some(generation), may_hold)? {
-                Some(Next::Claimed(claim)) => return Ok(Next::Claimed(Claim { sequence, ..claim })),
+                Some(Next::Claimed(claim)) => {
+                    // Its position may still be ahead of us.
+                    if self.by_store {
+                        self.fresh = self.fresh.max(sequence + 1);
+                    }
+                    return Ok(Next::Claimed(Claim { sequence, ..claim }));
+                }
                 Some(other) => return Ok(other),
                 None => {}
             }
@@ -164,6 +191,20 @@ impl<W: Words> QueueConsumer<W> {
     fn word(&self, slot: u32) -> Result<SlotWord, Defect> {
         // ORDER E1 commit / E4 return, Acquire: a FULL seen here comes with its descriptor, which the scan reads.
         SlotWord::checked(self.pool.slot(slot).load(Ordering::Acquire))
+    }
+
+    /// Claims the message at the cursor, which was published and never claimed, so that its slot is FULL: nobody but us
+    /// could have changed that. Not looking saves waiting for the line.
+    fn claim_fresh(&self, slot: u32, generation: u32, may_hold: &impl Fn(usize) -> bool) -> Next {
+        let class = self.reader.plan().slot_span(slot).map_or(0, |(class, ..)| class);
+        if !may_hold(class) {
+            return Next::AtQuota(class);
+        }
+        let word = SlotWord::full(generation, 0).claimed_by(self.me);
+        // ORDER E3 position, by `position`: the commit comes with the stamp, so this store replaces FULL. E8 life, Release:
+        // who reads our name here finds us alive.
+        self.pool.slot(slot).store(word.raw(), Ordering::Release);
+        Next::Claimed(Claim { sequence: self.cursor, slot, generation, attempts: 0, word })
     }
 
     /// Claims `slot` if it is FULL in `generation`; `None` if it is not, or not any more.

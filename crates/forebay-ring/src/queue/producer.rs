@@ -35,7 +35,12 @@ impl<W: Words> QueueProducer<W> {
 
     /// Publishes a loan.
     pub fn publish(&mut self, slot: u32, draft: &Draft<'_>) -> u64 {
-        self.publisher.publish(slot, draft)
+        let sequence = self.publisher.publish(slot, draft);
+        // The next loan looks there first, and who read it last has its line.
+        if let Some(next) = self.publisher.upcoming(slot) {
+            self.publisher.prefetch_slot(next);
+        }
+        sequence
     }
 
     /// Gives a loan back.

@@ -24,6 +24,13 @@ impl Core {
         }
     }
 
+    pub(crate) fn may_have_next(&self) -> bool {
+        match self {
+            Self::Queue(core) => core.may_have_next(),
+            Self::Broadcast(core) => core.may_have_next(),
+        }
+    }
+
     pub(crate) fn cursor(&self) -> u64 {
         match self {
             Self::Queue(core) => core.cursor(),

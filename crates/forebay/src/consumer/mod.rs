@@ -27,7 +27,7 @@ use self::{ready::Ready, tend::Peer};
 use crate::{
     Message,
     error::{HeldLease, RecvError},
-    lease::{Attachment, Lease},
+    lease::{Attachment, Lease, Leases},
     options::AckMode,
 };
 
@@ -38,6 +38,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Consumer {
     attachment: Arc<Attachment>,
+    leases: Leases,
     core: Core,
     options: ConsumerOptions,
     barrier: Barrier,
@@ -75,7 +76,7 @@ enum Look {
 
 impl Consumer {
     pub(crate) fn assemble(
-        attachment: Arc<Attachment>,
+        leases: Leases,
         core: Core,
         options: ConsumerOptions,
         barrier: Barrier,
@@ -85,7 +86,8 @@ impl Consumer {
     ) -> Self {
         let peer = Peer::new(epoch);
         Self {
-            attachment,
+            attachment: Arc::clone(leases.attachment()),
+            leases,
             core,
             options,
             barrier,
@@ -227,7 +229,7 @@ impl Consumer {
         let part = &self.attachment.part;
         ConsumerStats {
             received: part.peek(at::RECEIVED),
-            acked: part.peek(at::ACKED),
+            acked: self.attachment.acked(),
             nacked: part.peek(at::NACKED),
             recovered: part.peek(at::RECOVERED),
             missed: part.peek(at::MISSED),
@@ -240,7 +242,7 @@ impl Consumer {
             return;
         }
         self.closed = true;
-        self.attachment.give_back_unacked();
+        self.attachment.close();
         self.core.leave();
         if let Some(pool) = &self.attachment.pool {
             // A wake that was meant for us goes to somebody else.
@@ -279,21 +281,15 @@ impl Consumer {
             Ok(Next::AtQuota(class)) => return Ok(Look::AtQuota(class)),
             Err(defect) => return Err(self.poison(defect)),
         };
-        if attachment.holds(claim.slot) {
-            // Two leases on one slot could write it at the same time.
-            return Err(self.poison(Defect::new(
-                "slot",
-                claim.slot.into(),
-                "one that this consumer does not hold already",
-            )));
-        }
-        let lease = Lease::begin(attachment, &claim, self.options.ack == AckMode::Manual);
-        attachment.part.count(at::RECEIVED, 1);
-        attachment.part.store(at::CURSOR, self.core.cursor());
-        match Message::read(lease, &claim) {
-            Ok(message) => Ok(Look::Message(message)),
-            Err(defect) => Err(self.poison(defect)),
-        }
+        let lease = match self.leases.begin(&claim, self.options.ack == AckMode::Manual) {
+            Ok(lease) => lease,
+            Err(defect) => return Err(self.poison(defect)),
+        };
+        let part = &self.attachment.part;
+        part.count(at::RECEIVED, 1);
+        part.store(at::CURSOR, self.core.cursor());
+        self.attachment.tell();
+        Ok(Look::Message(Message::new(lease)))
     }
 
     fn poison(&mut self, source: Defect) -> RecvError {

@@ -72,6 +72,7 @@ impl Consumer {
 
     fn tend(&mut self) -> Result<(), RecvError> {
         self.usable()?;
+        self.attachment.tell();
         // Nothing comes on it after the handshake but its end. Only looked at, not read: should a daemonizer have closed
         // it, its number may be somebody else's by now.
         let said = |conn: &Conn| conn.wait_readable(Some(Instant::now())).is_ok_and(|said| said);

@@ -5,7 +5,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crossbeam_utils::Backoff;
 use forebay_layout::member as at;
 use forebay_os::{barrier, futex};
 
@@ -17,6 +16,8 @@ use crate::{
     slice,
 };
 
+/// Between two looks at all that a message may come by, its position is peeked at this often.
+const PEEKS: u32 = 64;
 /// About what a wake costs: longer spinning would only burn the core.
 const SPIN: Duration = Duration::from_micros(30);
 
@@ -92,20 +93,20 @@ impl Consumer {
             WaitPolicy::Spin => slice::nap(left).unwrap_or(Duration::from_millis(50)),
         };
         let start = Instant::now();
-        let backoff = Backoff::new();
         loop {
-            for _ in 0..32 {
-                match self.look(false)? {
-                    Look::Empty => backoff.spin(),
-                    found => return Ok(found),
-                }
-                if self.core.reader().is_closed() {
-                    return Ok(Look::Empty);
-                }
+            match self.look(false)? {
+                Look::Empty => {}
+                found => return Ok(found),
             }
-            backoff.reset();
-            if start.elapsed() >= budget {
+            if self.core.reader().is_closed() || start.elapsed() >= budget {
                 return Ok(Look::Empty);
+            }
+            // One load of the line that the message comes in. Whoever waits longer between two looks sees it later.
+            for _ in 0..PEEKS {
+                if self.core.may_have_next() {
+                    break;
+                }
+                std::hint::spin_loop();
             }
         }
     }

@@ -2,15 +2,12 @@
 
 use std::{ptr::NonNull, sync::Arc};
 
-use forebay_layout::{
-    ALIGN, DType, FieldName, MAX_USER_BYTES, check_field_name, descriptor::TensorMeta, round_up, schema::Schema,
-};
+use forebay_layout::{DType, MAX_USER_BYTES, descriptor::TensorMeta, schema::Schema};
 
-use super::{Producer, site::Site};
+use super::{Producer, outline::Outline, site::Site};
 use crate::{
     element::{self, Element},
-    error::{LoanError, PublishError, TensorError},
-    fields::FieldList,
+    error::{PublishError, TensorError},
     segment::Slots,
 };
 
@@ -33,96 +30,21 @@ impl<'a> FieldSpec<'a> {
     }
 }
 
-/// The layout of one message in a slot.
-#[derive(Debug)]
-pub(super) struct Outline {
-    pub(super) fields: FieldList,
-    /// Schemaless rings only.
-    pub(super) names: Vec<FieldName>,
-    pub(super) payload_bytes: u64,
-}
-
-impl Outline {
-    /// Lays the tensors out one after the other, each 64-byte aligned, in the schema's order.
-    pub(super) fn new(ring: &str, schema: Option<&Schema>, specs: &[FieldSpec<'_>]) -> Result<Self, LoanError> {
-        let wrong = |what: String| LoanError::Fields { ring: ring.to_owned(), what };
-        let mut outline = Self { fields: FieldList::new(), names: Vec::new(), payload_bytes: 0 };
-        match schema {
-            Some(schema) => {
-                if let Some(extra) = specs.iter().find(|spec| schema.index_of(spec.name).is_none()) {
-                    return Err(wrong(format!("no field {:?} in schema {schema}; leave it out", extra.name)));
-                }
-                for field in schema.fields() {
-                    let name = field.name.as_str();
-                    let mut found = specs.iter().filter(|spec| spec.name == name);
-                    let (Some(spec), None) = (found.next(), found.next()) else {
-                        return Err(wrong(format!("field {name:?} of schema {schema} must be given once")));
-                    };
-                    if spec.dtype != field.dtype {
-                        return Err(wrong(format!(
-                            "field {name:?} is {}, the schema says {}; convert it first",
-                            spec.dtype, field.dtype
-                        )));
-                    }
-                    if spec.shape.len() != field.max_dims().len() {
-                        return Err(wrong(format!(
-                            "field {name:?} has shape {:?} of rank {}, the schema says {field}",
-                            spec.shape,
-                            spec.shape.len()
-                        )));
-                    }
-                    if spec.shape.iter().zip(field.max_dims()).any(|(dim, most)| dim > most) {
-                        return Err(wrong(format!(
-                            "field {name:?} has shape {:?}, the schema allows at most {field}",
-                            spec.shape
-                        )));
-                    }
-                    outline.push(spec).ok_or_else(|| wrong(too_large(spec)))?;
-                }
-            }
-            None => {
-                if specs.len() > forebay_layout::MAX_FIELDS {
-                    return Err(wrong(format!(
-                        "{} fields, at most {} are possible; send several messages",
-                        specs.len(),
-                        forebay_layout::MAX_FIELDS
-                    )));
-                }
-                for (i, spec) in specs.iter().enumerate() {
-                    let name = check_field_name(spec.name).map_err(|e| wrong(format!("field {:?}: {e}", spec.name)))?;
-                    if specs[..i].iter().any(|other| other.name == spec.name) {
-                        return Err(wrong(format!("field {:?} is given twice", spec.name)));
-                    }
-                    outline.names.push(name);
-                    outline.push(spec).ok_or_else(|| wrong(too_large(spec)))?;
-                }
-            }
-        }
-        Ok(outline)
-    }
-
-    fn push(&mut self, spec: &FieldSpec<'_>) -> Option<()> {
-        let meta = TensorMeta::new(spec.dtype, spec.shape, self.payload_bytes)?;
-        self.payload_bytes = round_up(self.payload_bytes.checked_add(meta.nbytes)?, ALIGN)?;
-        self.fields.push(meta);
-        Some(())
-    }
-}
-
-fn too_large(spec: &FieldSpec<'_>) -> String {
-    format!("field {:?} of shape {:?} has more than 8 dims or more bytes than there can be", spec.name, spec.shape)
-}
-
 /// What a loan knows, whoever owns it.
 #[derive(Debug)]
 pub(super) struct Ticket {
     pub(super) slot: u32,
-    pub(super) outline: Outline,
+    /// `None`: the producer's own, which does not change while the loan borrows it.
+    pub(super) outline: Option<Arc<Outline>>,
     pub(super) correlation_id: u64,
     pub(super) user: Vec<u8>,
 }
 
 impl Ticket {
+    pub(super) fn new(slot: u32) -> Self {
+        Self { slot, outline: None, correlation_id: 0, user: Vec::new() }
+    }
+
     fn set_user(&mut self, user: &[u8]) -> Result<(), PublishError> {
         if user.len() > MAX_USER_BYTES {
             return Err(PublishError::UserBytes { found: user.len(), limit: MAX_USER_BYTES });
@@ -131,52 +53,49 @@ impl Ticket {
         self.user.extend_from_slice(user);
         Ok(())
     }
+}
 
-    fn find(&self, schema: Option<&Schema>, name: &str) -> Result<usize, TensorError> {
-        let names = || -> Vec<&str> {
-            match schema {
+/// A loan's slot, layout and memory, to find tensors in.
+struct Canvas<'a> {
+    slot: u32,
+    outline: &'a Outline,
+    schema: Option<&'a Schema>,
+    data: &'a Slots,
+}
+
+impl<'a> Canvas<'a> {
+    fn find(&self, name: &str) -> Result<usize, TensorError> {
+        self.outline.find(self.schema, name).ok_or_else(|| {
+            let fields: Vec<&str> = match self.schema {
                 Some(schema) => schema.fields().iter().map(|field| field.name.as_str()).collect(),
                 None => self.outline.names.iter().map(|name| name.as_str()).collect(),
-            }
-        };
-        let found = match schema {
-            Some(schema) => schema.index_of(name),
-            None => self.outline.names.iter().position(|own| own.as_str() == name),
-        };
-        found.ok_or_else(|| TensorError::NoField { name: name.to_owned(), fields: names().join(", ") })
+            };
+            TensorError::NoField { name: name.to_owned(), fields: fields.join(", ") }
+        })
     }
 
-    fn bytes<'a>(&self, data: &'a Slots, index: usize) -> Option<&'a mut [u8]> {
-        let meta = self.outline.fields.as_slice().get(index)?;
-        Some(data.exclusive(self.slot, meta.offset, meta.nbytes))
+    fn bytes(&self, index: usize) -> Option<&'a mut [u8]> {
+        let meta = self.outline.fields.get(index)?;
+        Some(self.data.exclusive(self.slot, meta.offset, meta.nbytes))
     }
 
-    fn tensor<'a, T: Element>(&self, data: &'a Slots, index: usize, name: &str) -> Result<&'a mut [T], TensorError> {
-        let no_field =
-            || TensorError::NoField { name: name.to_owned(), fields: self.outline.fields.as_slice().len().to_string() };
-        let meta = self.outline.fields.as_slice().get(index).ok_or_else(no_field)?;
+    fn tensor<T: Element>(&self, index: usize, name: &str) -> Result<&'a mut [T], TensorError> {
+        let no_field = || TensorError::NoField { name: name.to_owned(), fields: self.outline.fields.len().to_string() };
+        let meta = self.outline.fields.get(index).ok_or_else(no_field)?;
         element::check::<T>(name, meta.dtype)?;
-        Ok(element::slice_mut(data.exclusive(self.slot, meta.offset, meta.nbytes)))
+        Ok(element::slice_mut(self.data.exclusive(self.slot, meta.offset, meta.nbytes)))
     }
+}
 
-    /// Lowers the outermost dim of a tensor after the fact: a batch that turned out shorter.
-    fn shrink(&mut self, index: usize, shape: &[u64]) -> Result<(), TensorError> {
-        let name = index.to_string();
-        let fields = self.outline.fields.as_mut_slice();
-        let Some(meta) = fields.get_mut(index) else {
-            return Err(TensorError::NoField { name, fields: fields.len().to_string() });
-        };
-        match TensorMeta::new(meta.dtype, shape, meta.offset) {
-            Some(new) if new.nbytes <= meta.nbytes && new.rank() == meta.rank() => {
-                *meta = new;
-                Ok(())
-            }
-            _ => Err(TensorError::NoField {
-                name,
-                fields: format!("a smaller shape of the same rank than {:?}", meta.shape()),
-            }),
-        }
+fn shrink(outline: &mut Outline, index: usize, shape: &[u64]) -> Result<(), TensorError> {
+    if outline.shrink(index, shape) {
+        return Ok(());
     }
+    let fields = match outline.fields.get(index) {
+        Some(meta) => format!("a smaller shape of the same rank than {:?}", meta.shape()),
+        None => outline.fields.len().to_string(),
+    };
+    Err(TensorError::NoField { name: index.to_string(), fields })
 }
 
 /// One slot, to write. Publish it, or drop it and nothing happened.
@@ -201,14 +120,22 @@ impl<'p> Loan<'p> {
         self.ticket.as_mut().expect("a loan has its ticket until it is used up")
     }
 
+    fn outline(&self) -> &Outline {
+        self.ticket().outline.as_deref().unwrap_or(&self.producer.outline)
+    }
+
+    fn canvas(&self) -> Canvas<'_> {
+        let schema = self.producer.options.schema.as_ref();
+        Canvas { slot: self.ticket().slot, outline: self.outline(), schema, data: &self.producer.site.objects.data }
+    }
+
     /// The elements of a tensor, to write in place. What a slot held before is still in it.
     ///
     /// # Errors
     /// [`TensorError`]: no such field, or another type.
     pub fn tensor_mut<T: Element>(&mut self, name: &str) -> Result<&mut [T], TensorError> {
-        let site = &self.producer.site;
-        let index = self.ticket().find(self.producer.options.schema.as_ref(), name)?;
-        self.ticket().tensor(&site.objects.data, index, name)
+        let canvas = self.canvas();
+        canvas.tensor(canvas.find(name)?, name)
     }
 
     /// The elements of two tensors at once.
@@ -220,18 +147,17 @@ impl<'p> Loan<'p> {
         a: &str,
         b: &str,
     ) -> Result<(&mut [T], &mut [U]), TensorError> {
-        let schema = self.producer.options.schema.as_ref();
-        let (i, j) = (self.ticket().find(schema, a)?, self.ticket().find(schema, b)?);
+        let canvas = self.canvas();
+        let (i, j) = (canvas.find(a)?, canvas.find(b)?);
         if i == j {
             return Err(TensorError::NoField { name: b.to_owned(), fields: "two different fields".to_owned() });
         }
-        let data = &self.producer.site.objects.data;
-        Ok((self.ticket().tensor(data, i, a)?, self.ticket().tensor(data, j, b)?))
+        Ok((canvas.tensor(i, a)?, canvas.tensor(j, b)?))
     }
 
     /// The bytes of tensor `index`, to write in place; `None` if there is no such one.
     pub fn bytes_mut(&mut self, index: usize) -> Option<&mut [u8]> {
-        self.ticket().bytes(&self.producer.site.objects.data, index)
+        self.canvas().bytes(index)
     }
 
     /// A tensor as an array of its shape, to write in place.
@@ -240,7 +166,7 @@ impl<'p> Loan<'p> {
     /// As [`tensor_mut`](Self::tensor_mut).
     #[cfg(feature = "ndarray")]
     pub fn view_mut<T: Element>(&mut self, name: &str) -> Result<ndarray::ArrayViewMutD<'_, T>, TensorError> {
-        let index = self.ticket().find(self.producer.options.schema.as_ref(), name)?;
+        let index = self.canvas().find(name)?;
         let shape: Vec<usize> = self.fields()[index].shape().iter().map(|&dim| dim as usize).collect();
         let wrong = |_| TensorError::NoField { name: name.to_owned(), fields: "a shape that fits".to_owned() };
         ndarray::ArrayViewMutD::from_shape(shape, self.tensor_mut::<T>(name)?).map_err(wrong)
@@ -249,7 +175,7 @@ impl<'p> Loan<'p> {
     /// dtype, shape and place of all tensors, in the order of the schema (or of the specs, without one).
     #[must_use]
     pub fn fields(&self) -> &[TensorMeta] {
-        self.ticket().outline.fields.as_slice()
+        &self.outline().fields
     }
 
     /// Makes a tensor smaller, keeping its rank: for what is only known once it is written. Its elements are then the
@@ -258,7 +184,9 @@ impl<'p> Loan<'p> {
     /// # Errors
     /// No such tensor, or not smaller.
     pub fn shrink(&mut self, index: usize, shape: &[u64]) -> Result<(), TensorError> {
-        self.ticket_mut().shrink(index, shape)
+        let common = &self.producer.outline;
+        let ticket = self.ticket.as_mut().expect("a loan has its ticket until it is used up");
+        shrink(Arc::make_mut(ticket.outline.get_or_insert_with(|| Arc::clone(common))), index, shape)
     }
 
     /// Gives the message a number that the receiver sees.
@@ -295,6 +223,7 @@ impl<'p> Loan<'p> {
         DetachedLoan {
             site: Arc::clone(&self.producer.site),
             schema: self.producer.schema.clone(),
+            outline: ticket.outline.clone().unwrap_or_else(|| Arc::clone(&self.producer.outline)),
             ticket: Some(ticket),
         }
     }
@@ -317,6 +246,7 @@ impl Drop for Loan<'_> {
 pub struct DetachedLoan {
     site: Arc<Site>,
     schema: Option<Arc<Schema>>,
+    outline: Arc<Outline>,
     /// `None` once published.
     ticket: Option<Ticket>,
 }
@@ -326,13 +256,18 @@ impl DetachedLoan {
         self.ticket.as_ref().expect("a loan has its ticket until it is used up")
     }
 
+    fn canvas(&self) -> Canvas<'_> {
+        let (slot, schema) = (self.ticket().slot, self.schema.as_deref());
+        Canvas { slot, outline: &self.outline, schema, data: &self.site.objects.data }
+    }
+
     /// As [`Loan::tensor_mut`].
     ///
     /// # Errors
     /// As [`Loan::tensor_mut`].
     pub fn tensor_mut<T: Element>(&mut self, name: &str) -> Result<&mut [T], TensorError> {
-        let index = self.index_of(name)?;
-        self.ticket().tensor(&self.site.objects.data, index, name)
+        let canvas = self.canvas();
+        canvas.tensor(canvas.find(name)?, name)
     }
 
     /// The place of the tensor with this name.
@@ -340,7 +275,7 @@ impl DetachedLoan {
     /// # Errors
     /// [`TensorError::NoField`].
     pub fn index_of(&self, name: &str) -> Result<usize, TensorError> {
-        self.ticket().find(self.schema.as_deref(), name)
+        self.canvas().find(name)
     }
 
     /// The name of tensor `index`.
@@ -348,19 +283,19 @@ impl DetachedLoan {
     pub fn name(&self, index: usize) -> Option<&str> {
         match &self.schema {
             Some(schema) => schema.fields().get(index).map(|field| field.name.as_str()),
-            None => self.ticket().outline.names.get(index).map(|name| name.as_str()),
+            None => self.outline.names.get(index).map(|name| name.as_str()),
         }
     }
 
     /// As [`Loan::bytes_mut`].
     pub fn bytes_mut(&mut self, index: usize) -> Option<&mut [u8]> {
-        self.ticket().bytes(&self.site.objects.data, index)
+        self.canvas().bytes(index)
     }
 
     /// As [`Loan::fields`].
     #[must_use]
     pub fn fields(&self) -> &[TensorMeta] {
-        self.ticket().outline.fields.as_slice()
+        &self.outline.fields
     }
 
     /// As [`Loan::shrink`].
@@ -368,14 +303,14 @@ impl DetachedLoan {
     /// # Errors
     /// As [`Loan::shrink`].
     pub fn shrink(&mut self, index: usize, shape: &[u64]) -> Result<(), TensorError> {
-        self.ticket.as_mut().expect("a loan has its ticket until it is used up").shrink(index, shape)
+        shrink(Arc::make_mut(&mut self.outline), index, shape)
     }
 
     /// Where tensor `index` starts; `None` if there is no such one. Good until the loan is published or dropped, and
     /// mapped as long as [`keep_mapped`](Self::keep_mapped)'s answer lives.
     #[must_use]
     pub fn tensor_ptr(&self, index: usize) -> Option<NonNull<u8>> {
-        let meta = self.ticket().outline.fields.as_slice().get(index)?;
+        let meta = self.outline.fields.get(index)?;
         Some(self.site.objects.data.address(self.ticket().slot, meta.offset, meta.nbytes))
     }
 
@@ -406,7 +341,8 @@ impl DetachedLoan {
 
     pub(super) fn into_ticket(mut self, site: &Arc<Site>) -> Result<Ticket, PublishError> {
         if Arc::ptr_eq(&self.site, site) {
-            Ok(self.ticket.take().expect("a loan has its ticket until it is used up"))
+            let ticket = self.ticket.take().expect("a loan has its ticket until it is used up");
+            Ok(Ticket { outline: Some(Arc::clone(&self.outline)), ..ticket })
         } else {
             Err(PublishError::NotOurs)
         }

@@ -3,13 +3,15 @@
 //! ```text
 //!   options.rs  what it can be told           loan.rs         a slot to write, with its tensors
 //!   create.rs   creating and taking over      wait.rs         waiting for slots, consumers, the end
-//!   site.rs     what its two threads share    dead_letter.rs  messages that were given up
+//!   outline.rs  the layout of a message       dead_letter.rs  messages that were given up
+//!   site.rs     what its two threads share
 //! ```
 
 mod create;
 mod dead_letter;
 mod loan;
 mod options;
+mod outline;
 pub(crate) mod site;
 mod wait;
 
@@ -36,7 +38,8 @@ use forebay_ring::{
 };
 
 use self::{
-    loan::{Outline, Ticket},
+    loan::Ticket,
+    outline::Outline,
     site::{Change, Site},
 };
 use crate::{
@@ -54,6 +57,9 @@ pub struct Producer {
     core: Core,
     options: ProducerOptions,
     schema: Option<Arc<Schema>>,
+    /// The layout that was asked for last, and how many there were.
+    outline: Arc<Outline>,
+    outlines: u64,
     reader: Reader<Segment>,
     thread: Option<JoinHandle<()>>,
     /// Slots of dead letters that were handed out and are not used again yet.
@@ -171,6 +177,8 @@ impl Producer {
             core,
             options,
             schema,
+            outline: Arc::default(),
+            outlines: 0,
             reader,
             thread: Some(thread),
             handed: Vec::new(),
@@ -224,14 +232,19 @@ impl Producer {
         if self.closed {
             return Err(LoanError::Closed { ring: ring.clone() });
         }
-        let outline = Outline::new(ring, self.options.schema.as_ref(), fields)?;
-        let plan = self.core.publisher().plan();
-        let Some(class) = plan.classes.iter().position(|class| class.slot_bytes >= outline.payload_bytes) else {
-            let (needed, largest) = (outline.payload_bytes, plan.largest_slot());
-            return Err(LoanError::TooLarge { ring: ring.clone(), needed, largest });
-        };
-        let slot = self.acquire(class, timeout, interrupt)?;
-        Ok(Loan::new(self, Ticket { slot, outline, correlation_id: 0, user: Vec::new() }))
+        if !self.outline.answers(fields) {
+            self.lay_out(fields)?;
+        }
+        let slot = self.acquire(self.outline.class, timeout, interrupt)?;
+        Ok(Loan::new(self, Ticket::new(slot)))
+    }
+
+    /// Makes the layout for these tensors the one that loans have. A detached loan keeps the one it has.
+    fn lay_out(&mut self, fields: &[FieldSpec<'_>]) -> Result<(), LoanError> {
+        self.outlines += 1;
+        let (schema, header) = (self.options.schema.as_ref(), &self.site.objects.header);
+        let ring = (&header.geometry, &header.plan);
+        Arc::make_mut(&mut self.outline).lay_out(&self.site.ring, schema, ring, fields, self.outlines)
     }
 
     /// Publishes a loan that was detached; returns its sequence.
@@ -276,13 +289,19 @@ impl Producer {
         // Joins and leaves since the last publish take effect before this one.
         self.apply_news();
         let timestamp_ns = if self.options.timestamps { clock::monotonic_ns() } else { 0 };
+        let outline = ticket.outline.as_deref().unwrap_or(&self.outline);
         let draft = Draft {
+            layout: outline.number,
             correlation_id: ticket.correlation_id,
             timestamp_ns,
-            payload_bytes: ticket.outline.payload_bytes,
-            fields: ticket.outline.fields.as_slice(),
-            names: &ticket.outline.names,
+            payload_bytes: outline.payload_bytes,
+            fields: &outline.fields,
+            names: &outline.names,
             user: &ticket.user,
+            inline: match outline.fields.first() {
+                Some(meta) if outline.inline => self.site.objects.data.leased(ticket.slot, 0, meta.nbytes),
+                _ => &[],
+            },
         };
         let sequence = self.core.publish(ticket.slot, &draft);
         self.wake_consumers();

@@ -2,7 +2,6 @@
 
 use std::{
     os::fd::{AsFd, OwnedFd},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -27,7 +26,7 @@ use super::{
 use crate::{
     consumer::{Consumer, ConsumerOptions, Core},
     error::AttachError,
-    lease::{Attachment, Membership},
+    lease::{Attachment, Leases, Membership},
     segment::{Segment, Slots},
 };
 
@@ -294,7 +293,7 @@ fn try_attach(dir: &Dir, options: &ConsumerOptions, barrier: Barrier) -> Result<
         None => Core::Broadcast(BroadcastConsumer::new(reader.clone(), part.clone(), me, header.geometry.is_lossy())),
     };
     let data = Slots::new(data, &header.plan, options.writable);
-    let attachment = Arc::new(Attachment::new(Membership {
+    let leases = Leases::new(Membership {
         ring: ring.to_owned(),
         geometry: header.geometry,
         schema,
@@ -307,9 +306,9 @@ fn try_attach(dir: &Dir, options: &ConsumerOptions, barrier: Barrier) -> Result<
         probe: welcomed.probe,
         producer_byte: welcome.producer_byte,
         _liveness: welcomed.liveness,
-    }));
+    });
     finish(&conn, ring)?;
-    Ok(Consumer::assemble(attachment, core, options.clone(), barrier, conn, welcomed.bell, welcome.epoch))
+    Ok(Consumer::assemble(leases, core, options.clone(), barrier, conn, welcomed.bell, welcome.epoch))
 }
 
 /// Says that everything is mapped and locked, and waits until the producer counts us in.

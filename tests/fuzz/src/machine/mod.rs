@@ -73,5 +73,5 @@ impl Payload {
 fn with_draft<R>(id: u64, publish: impl FnOnce(&Draft<'_>) -> R) -> R {
     let field = [TensorMeta::new(DType::U8, &[8], 0).unwrap()];
     let user = id.to_le_bytes();
-    publish(&Draft { correlation_id: id, timestamp_ns: 0, payload_bytes: 64, fields: &field, names: &[], user: &user })
+    publish(&Draft { correlation_id: id, payload_bytes: 64, fields: &field, user: &user, ..Draft::default() })
 }

@@ -1,21 +1,15 @@
-//! A consumer's right to read a slot, from the claim to the death of the last view.
-//!
-//! One [`LeaseCell`] per slot, reused without allocation: a consumer holds a slot at most once. Any thread may end a
-//! lease, also after the consumer is closed. What runs at the end touches the fork token, words of the ring, a futex,
-//! and unmaps; no Python, logging, thread-locals or panic.
+//! What a consumer and all its leases share: its membership, a cell per slot, counters; and what the end of a lease does.
 
 use std::{
     ops::Deref,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering, fence},
-    },
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use forebay_layout::{Kind, MAX_CLASSES, geometry::Geometry, member as at, schema::Schema};
+use forebay_layout::{Defect, MAX_CLASSES, geometry::Geometry, member as at, schema::Schema};
 use forebay_os::{ForkToken, Held, Probe, clock, futex};
 use forebay_ring::{Claim, Member, MemberId, Pool, Reader, SlotState, SlotWord, broadcast, queue};
 
+use super::{Outcome, cell::LeaseCell};
 use crate::{
     error::HeldLease,
     segment::{Segment, Slots},
@@ -45,10 +39,25 @@ pub(crate) struct Membership {
 pub(crate) struct Attachment {
     pub(crate) token: ForkToken,
     cells: Box<[LeaseCell]>,
-    held: [AtomicU32; MAX_CLASSES],
+    tally: Tally,
     /// The consumer waits for one of its own leases to end.
     pub(crate) waits_for_quota: AtomicBool,
+    /// The consumer is closed: nobody else tells of acks any more.
+    pub(super) closed: AtomicBool,
     membership: Membership,
+}
+
+/// Leases and acks, counted so that a message costs one exchange at its end and none at its beginning.
+#[derive(Debug, Default)]
+struct Tally {
+    /// Leases begun, by class. Only the consumer counts here.
+    begun: [AtomicU64; MAX_CLASSES],
+    /// Leases ended, by class.
+    ended: [AtomicU64; MAX_CLASSES],
+    /// Of these the ones that were not acked by their end: acked before, or given back.
+    otherwise: AtomicU64,
+    /// Messages acked before their lease ended.
+    early: AtomicU64,
 }
 
 impl Deref for Attachment {
@@ -59,39 +68,30 @@ impl Deref for Attachment {
     }
 }
 
-#[derive(Debug, Default)]
-struct LeaseCell {
-    refs: AtomicU32,
-    outcome: AtomicU8,
-    class: AtomicU8,
-    word: AtomicU64,
-    sequence: AtomicU64,
-}
-
-/// What happens to a message when its lease ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-enum Outcome {
-    /// Nobody said anything: it is acked.
-    AckAtEnd = 0,
-    /// Nobody said anything: it goes back.
-    BackAtEnd = 1,
-    /// It was acked.
-    Acked = 2,
-    /// It was nacked.
-    Nacked = 3,
-}
-
 impl Attachment {
     pub(crate) fn new(membership: Membership) -> Self {
-        let cells = (0..membership.reader.plan().slots).map(|_| LeaseCell::default()).collect();
+        let plan = membership.reader.plan();
+        let class = |slot| plan.slot_span(slot).map_or(0, |(class, ..)| class as u8);
+        let cells = (0..plan.slots).map(|slot| LeaseCell::new(class(slot))).collect();
         Self {
             token: ForkToken::current(),
             cells,
-            held: Default::default(),
+            tally: Tally::default(),
             waits_for_quota: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             membership,
         }
+    }
+
+    /// The cell of a slot that a peer named.
+    pub(super) fn cell(&self, slot: u32) -> Result<&LeaseCell, Defect> {
+        let slots = self.cells.len() as u64;
+        self.cells.get(slot as usize).ok_or(Defect::bounded("slot", slot.into(), "below", slots))
+    }
+
+    /// The cell of a slot that is leased.
+    pub(super) fn held_cell(&self, slot: u32) -> &LeaseCell {
+        &self.cells[slot as usize]
     }
 
     /// True in a forked child of the process that attached: nothing of this may be touched there.
@@ -107,14 +107,35 @@ impl Attachment {
 
     /// Leases this consumer holds in `class`.
     pub(crate) fn held_in(&self, class: usize) -> u32 {
-        // ORDER none, Relaxed: only the consumer raises it, and that thread asks.
-        self.held[class].load(Ordering::Relaxed)
+        // ORDER none, Relaxed: only the consumer begins leases, and that thread asks; one that ends now may count or not.
+        let (begun, ended) = (&self.tally.begun[class], &self.tally.ended[class]);
+        begun.load(Ordering::Relaxed).wrapping_sub(ended.load(Ordering::Relaxed)) as u32
     }
 
-    /// Whether this consumer holds `slot`. No peer that keeps to the protocol hands it out again before that is over.
-    pub(crate) fn holds(&self, slot: u32) -> bool {
-        // ORDER none, Relaxed: the last handle lowers it before the slot word is stored that lets somebody claim it again.
-        self.cells[slot as usize].refs.load(Ordering::Relaxed) > 0
+    /// A lease begins; only the consumer says so.
+    pub(super) fn count_begin(&self, class: u8) {
+        let begun = &self.tally.begun[usize::from(class)];
+        // ORDER none, Relaxed: one thread writes here.
+        begun.store(begun.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// A message is acked before its lease ends.
+    pub(super) fn count_ack(&self) {
+        // ORDER none, Relaxed: a statistic.
+        self.tally.early.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Messages acked.
+    pub(crate) fn acked(&self) -> u64 {
+        // ORDER none, Relaxed: a statistic.
+        let ended: u64 = self.tally.ended.iter().map(|ended| ended.load(Ordering::Relaxed)).sum();
+        let otherwise = self.tally.otherwise.load(Ordering::Relaxed);
+        (ended + self.tally.early.load(Ordering::Relaxed)).saturating_sub(otherwise)
+    }
+
+    /// Says in shared memory what was counted here: whenever the consumer is at work anyway.
+    pub(crate) fn tell(&self) {
+        self.part.store(at::ACKED, self.acked());
     }
 
     /// Leases this consumer holds.
@@ -124,7 +145,7 @@ impl Attachment {
             .cells
             .iter()
             .enumerate()
-            .filter(|(_, cell)| cell.refs.load(Ordering::Relaxed) > 0)
+            .filter(|(_, cell)| cell.is_held())
             .map(|(slot, cell)| HeldLease {
                 sequence: cell.sequence.load(Ordering::Relaxed),
                 slot: slot as u32,
@@ -136,8 +157,11 @@ impl Attachment {
         held
     }
 
-    /// Everything held and not acked goes back when its lease ends.
-    pub(crate) fn give_back_unacked(&self) {
+    /// The consumer is closed. Everything held and not acked goes back when its lease ends.
+    pub(crate) fn close(&self) {
+        // ORDER none, Relaxed: who ends a lease and does not see it leaves one ack untold, which is told here.
+        self.closed.store(true, Ordering::Relaxed);
+        self.tell();
         for cell in &self.cells {
             for pending in [Outcome::AckAtEnd, Outcome::BackAtEnd] {
                 // ORDER none, Relaxed: decides between this and `ack` for one lease; no memory travels. On a cell
@@ -178,7 +202,7 @@ impl Attachment {
     }
 
     /// A message is through. On a closed ring it may have been the last: everybody who sleeps looks whether it was.
-    fn wake_for_end(&self, pool: &Pool<Segment>) {
+    pub(super) fn wake_for_end(&self, pool: &Pool<Segment>) {
         if self.reader.is_closed() {
             for _ in 0..self.geometry.max_consumers {
                 self.wake_a_consumer(pool);
@@ -194,13 +218,28 @@ impl Attachment {
         }
     }
 
+    /// The lease on a slot of `class` ends with this outcome. Counted before the slot is given up.
+    fn count_end(&self, class: u8, outcome: u8) {
+        // An ack of a broadcast message tells nobody anything before its lease ends.
+        let acked = outcome == Outcome::AckAtEnd as u8 || outcome == Outcome::Acked as u8 && self.pool.is_none();
+        if !acked {
+            // ORDER none, Relaxed: a statistic; counted first, so that no ack is told of that there was not.
+            self.tally.otherwise.fetch_add(1, Ordering::Relaxed);
+        }
+        // ORDER none, Relaxed: see `held_in`.
+        self.tally.ended[usize::from(class)].fetch_add(1, Ordering::Relaxed);
+        if self.closed.load(Ordering::Relaxed) {
+            self.tell();
+        }
+    }
+
     /// The end of the lease on `slot`.
-    fn end(&self, slot: u32) {
+    pub(super) fn end(&self, slot: u32) {
         let cell = &self.cells[slot as usize];
         let outcome = cell.outcome.load(Ordering::Relaxed);
-        let class = usize::from(cell.class.load(Ordering::Relaxed));
         let raw = cell.word.load(Ordering::Relaxed);
         self.part.set_since(slot, 0);
+        self.count_end(cell.class, outcome);
         let keep = outcome == Outcome::AckAtEnd as u8 || outcome == Outcome::Acked as u8;
         match &self.pool {
             Some(pool) => {
@@ -208,16 +247,11 @@ impl Attachment {
                 let generation = word.generation();
                 let claim = Claim { sequence: 0, slot, generation, attempts: word.attempts(), word };
                 if keep {
-                    if outcome == Outcome::AckAtEnd as u8 {
-                        self.part.count_shared(at::ACKED, 1);
-                    }
-                    self.held[class].fetch_sub(1, Ordering::Relaxed);
                     queue::finish(pool, &claim);
                     self.wake_producer(pool);
                     self.wake_for_end(pool);
                 } else {
                     self.part.count_shared(at::NACKED, 1);
-                    self.held[class].fetch_sub(1, Ordering::Relaxed);
                     match queue::give_back(pool, &claim, self.geometry.max_attempts) {
                         SlotState::Dead => self.wake_producer(pool),
                         _ => self.wake_a_consumer(pool),
@@ -226,8 +260,9 @@ impl Attachment {
             }
             None => {
                 let generation = (raw >> 32) as u32;
-                self.part.count_shared(if keep { at::ACKED } else { at::NACKED }, 1);
-                self.held[class].fetch_sub(1, Ordering::Relaxed);
+                if !keep {
+                    self.part.count_shared(at::NACKED, 1);
+                }
                 if broadcast::settle(&self.part, &self.reader, slot, generation, self.reader.fences()) {
                     futex::wake(futex::low_half(self.part.producer_wake_word()), 1);
                 }
@@ -239,111 +274,6 @@ impl Attachment {
         if self.waits_for_quota.load(Ordering::Relaxed) {
             self.part.ring_bell();
             futex::wake(futex::low_half(self.part.wake_word()), 1);
-        }
-    }
-}
-
-/// A handle to a lease. The lease ends with the last one.
-#[derive(Debug)]
-pub(crate) struct Lease {
-    attachment: Arc<Attachment>,
-    slot: u32,
-}
-
-impl Lease {
-    /// The lease on a message that was just claimed.
-    pub(crate) fn begin(attachment: &Arc<Attachment>, claim: &Claim, manual: bool) -> Self {
-        let cell = &attachment.cells[claim.slot as usize];
-        let class = attachment.reader.plan().slot_span(claim.slot).map_or(0, |(class, ..)| class);
-        let outcome = if manual { Outcome::BackAtEnd } else { Outcome::AckAtEnd };
-        // ORDER none, Relaxed: the cell is nobody's between two leases on its slot; handles are passed on by means that
-        // order these stores before their use.
-        cell.outcome.store(outcome as u8, Ordering::Relaxed);
-        cell.class.store(class as u8, Ordering::Relaxed);
-        let word =
-            if attachment.geometry.kind == Kind::Queue { claim.word.raw() } else { u64::from(claim.generation) << 32 };
-        cell.word.store(word, Ordering::Relaxed);
-        cell.sequence.store(claim.sequence, Ordering::Relaxed);
-        cell.refs.store(1, Ordering::Relaxed);
-        attachment.held[class].fetch_add(1, Ordering::Relaxed);
-        attachment.part.set_since(claim.slot, clock::monotonic_coarse_ns());
-        Self { attachment: Arc::clone(attachment), slot: claim.slot }
-    }
-
-    pub(crate) fn attachment(&self) -> &Arc<Attachment> {
-        &self.attachment
-    }
-
-    pub(crate) fn slot(&self) -> u32 {
-        self.slot
-    }
-
-    fn cell(&self) -> &LeaseCell {
-        &self.attachment.cells[self.slot as usize]
-    }
-
-    /// How many handles there are.
-    pub(crate) fn handles(&self) -> u32 {
-        // ORDER Acquire: a handle dropped elsewhere has ended its reads if it is not counted here.
-        self.cell().refs.load(Ordering::Acquire)
-    }
-
-    /// The message is dealt with; its memory stays until the lease ends. False if it was nacked before.
-    pub(crate) fn ack(&self) -> bool {
-        let decided = self.decide(Outcome::Acked);
-        if decided && !self.attachment.is_foreign() {
-            let word = SlotWord::checked(self.cell().word.load(Ordering::Relaxed));
-            if let (Some(pool), Ok(word)) = (&self.attachment.pool, word) {
-                let claim = Claim {
-                    sequence: 0,
-                    slot: self.slot,
-                    generation: word.generation(),
-                    attempts: word.attempts(),
-                    word,
-                };
-                queue::ack(pool, &claim);
-                self.attachment.part.count_shared(at::ACKED, 1);
-                // A producer that drains waits for acks, not for the memory.
-                self.attachment.wake_producer(pool);
-                self.attachment.wake_for_end(pool);
-            }
-        }
-        decided || self.cell().outcome.load(Ordering::Relaxed) == Outcome::Acked as u8
-    }
-
-    /// The message goes back when the lease ends. False if it was acked before.
-    pub(crate) fn nack(&self) -> bool {
-        self.decide(Outcome::Nacked) || self.cell().outcome.load(Ordering::Relaxed) == Outcome::Nacked as u8
-    }
-
-    fn decide(&self, outcome: Outcome) -> bool {
-        // ORDER none, Relaxed: one of several deciders wins; no memory travels.
-        let decide = |pending: Outcome| {
-            self.cell()
-                .outcome
-                .compare_exchange(pending as u8, outcome as u8, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
-        };
-        decide(Outcome::AckAtEnd) || decide(Outcome::BackAtEnd)
-    }
-}
-
-impl Clone for Lease {
-    fn clone(&self) -> Self {
-        // ORDER none, Relaxed: as `Arc`: a new handle is made from an old one, which keeps the lease.
-        self.cell().refs.fetch_add(1, Ordering::Relaxed);
-        Self { attachment: Arc::clone(&self.attachment), slot: self.slot }
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        // ORDER as `Arc`, Release then Acquire: all handles' reads are over before the slot is given up.
-        if self.cell().refs.fetch_sub(1, Ordering::Release) == 1 {
-            fence(Ordering::Acquire);
-            if !self.attachment.is_foreign() {
-                self.attachment.end(self.slot);
-            }
         }
     }
 }

@@ -1,0 +1,186 @@
+//! What a message says of itself: read once, checked once.
+
+use forebay_layout::{
+    Defect, FieldName, MAX_RANK,
+    descriptor::{ENTRY_TAIL, ENTRY_WORDS, FIELD_WORDS, Head, INLINE_RANK, TensorMeta},
+    schema::Schema,
+};
+use forebay_ring::Claim;
+
+use super::Membership;
+
+/// What the message in a slot says of itself. Kept from one message in the slot to the next, because often they say the
+/// same but for the head.
+#[derive(Debug, Default)]
+pub(crate) struct Description {
+    pub(crate) head: Head,
+    pub(crate) attempts: u8,
+    pub(crate) fields: Vec<TensorMeta>,
+    /// Schemaless rings only.
+    pub(crate) names: Vec<FieldName>,
+    pub(crate) user: Vec<u8>,
+    /// Whether the bytes of the only tensor stand in the entry.
+    inline: bool,
+    /// The message's position entry, if it was still there.
+    entry: Entry,
+    /// What the descriptor said of the fields, if `fields` and `names` were read from there: the same words in the same
+    /// slot say the same, and passed every check.
+    words: Vec<[u64; FIELD_WORDS]>,
+    /// What the position entry said of the tensor, likewise; zeros if `fields` does not follow from it.
+    told: Told,
+}
+
+/// A copy of a position entry. Its second half, a small tensor's bytes, is aligned as they are in a slot.
+#[derive(Debug, Default)]
+#[repr(C, align(64))]
+struct Entry([u64; ENTRY_WORDS]);
+
+/// The words of a position entry that say what its tensor is.
+type Told = [u64; 1 + MAX_RANK];
+
+impl Entry {
+    /// dtype, rank and bytes of the tensor that it describes; 0 if it describes none.
+    fn tensor(&self) -> u64 {
+        self.0[5] >> 32
+    }
+
+    fn has_bytes(&self) -> bool {
+        self.tensor() >> 16 != 0
+    }
+
+    /// Where its bytes do not lie, its other dims do; beyond its rank nothing is read.
+    fn more_dims(&self) -> &[u64] {
+        let more = !self.has_bytes() && self.tensor() >> 8 & 0xff > INLINE_RANK as u64;
+        &self.0[ENTRY_TAIL..][..if more { MAX_RANK - INLINE_RANK } else { 0 }]
+    }
+
+    /// Whether it says of its tensor what was told.
+    fn says(&self, told: &Told) -> bool {
+        let more = self.more_dims();
+        told[0] == self.tensor() && told[1..=INLINE_RANK] == self.0[6..ENTRY_TAIL] && told[3..][..more.len()] == *more
+    }
+
+    fn told(&self) -> Told {
+        let (mut told, more) = (Told::default(), self.more_dims());
+        told[0] = self.tensor();
+        told[1..=INLINE_RANK].copy_from_slice(&self.0[6..ENTRY_TAIL]);
+        told[3..][..more.len()].copy_from_slice(more);
+        told
+    }
+}
+
+impl Description {
+    /// The bytes of tensor `index`, if they came with the message.
+    pub(super) fn inline(&self, index: usize) -> Option<&[u8]> {
+        let meta = self.fields.get(index).filter(|_| self.inline)?;
+        bytemuck::cast_slice(&self.entry.0[ENTRY_TAIL..]).get(..meta.nbytes as usize)
+    }
+
+    /// Reads what a claimed message says, and checks it.
+    ///
+    /// # Errors
+    /// The first field that a producer would not have written.
+    pub(super) fn read(&mut self, from: &Membership, claim: &Claim) -> Result<(), Defect> {
+        self.attempts = claim.attempts;
+        self.inline = false;
+        let read = self.read_checked(from, claim);
+        if read.is_err() {
+            *self = Self::default();
+        }
+        read
+    }
+
+    fn read_checked(&mut self, from: &Membership, claim: &Claim) -> Result<(), Defect> {
+        let (reader, schema) = (&from.reader, from.schema.as_ref());
+        let there = reader.copy_entry(claim, &mut self.entry.0);
+        self.head = if there { reader.decode_entry_head(claim, &self.entry.0)? } else { reader.head_of(claim)? };
+        if !self.user.is_empty() {
+            self.user.clear();
+        }
+        if self.head.user_bytes != 0 {
+            self.user = reader.user_of(claim, &self.head);
+        }
+        if !there || self.entry.tensor() == 0 {
+            self.told = Told::default();
+            return self.read_fields(from, claim).map(drop);
+        }
+        // Without a schema the name stands in the descriptor, in lines that change only if the fields do.
+        let renewed = schema.is_none() && self.read_fields(from, claim)?;
+        if renewed || !self.entry.says(&self.told) {
+            self.told = Told::default();
+            let described = reader.decode_entry_tensor(claim, &self.entry.0)?.map(|tensor| tensor.meta);
+            match schema {
+                Some(schema) => {
+                    self.words.clear();
+                    self.fields.clear();
+                    self.fields.extend(described);
+                    check_schema(schema, &self.fields)?;
+                }
+                None if described.as_ref() == self.fields.first() && self.fields.len() == 1 => {}
+                None => {
+                    let found = self.entry.tensor();
+                    return Err(Defect::new("position.tensor", found, "what the descriptor says of it"));
+                }
+            }
+            self.told = self.entry.told();
+        }
+        // What a writable ring's consumer changes in the slot must be seen in what it reads.
+        self.inline = self.entry.has_bytes() && !from.geometry.writable;
+        Ok(())
+    }
+
+    /// Reads the fields from the descriptor. False if it says what it said of the last message in this slot.
+    fn read_fields(&mut self, from: &Membership, claim: &Claim) -> Result<bool, Defect> {
+        let (reader, schema) = (&from.reader, from.schema.as_ref());
+        let fields = usize::from(self.head.fields);
+        if self.words.len() == fields && self.fields.len() == fields {
+            let mut same = true;
+            for (index, known) in self.words.iter().enumerate() {
+                same &= reader.field_words(claim, index as u16)? == *known;
+            }
+            if same {
+                return Ok(false);
+            }
+        }
+        self.words.clear();
+        self.fields.clear();
+        self.names.clear();
+        for index in 0..self.head.fields {
+            let words = reader.field_words(claim, index)?;
+            let (meta, name) = reader.decode_field(claim, &words)?;
+            self.words.push(words);
+            self.fields.push(meta);
+            if schema.is_none() {
+                self.names.push(name);
+            }
+        }
+        schema.map_or(Ok(()), |schema| check_schema(schema, &self.fields))?;
+        Ok(true)
+    }
+}
+
+/// The schema's bounds hold for what arrives, so that a model fed from the ring need not check them again.
+fn check_schema(schema: &Schema, fields: &[TensorMeta]) -> Result<(), Defect> {
+    if fields.len() != schema.fields().len() {
+        let expected = schema.fields().len() as u64;
+        return Err(Defect::bounded("descriptor.fields", fields.len() as u64, "the schema's", expected));
+    }
+    for (meta, field) in fields.iter().zip(schema.fields()) {
+        if meta.dtype != field.dtype {
+            let (found, own) = (meta.dtype.code(), field.dtype.code());
+            return Err(Defect::bounded("field.dtype", found.into(), "the schema's", own.into()));
+        }
+        if meta.rank() != field.max_dims().len() {
+            return Err(Defect::bounded(
+                "field.rank",
+                meta.rank() as u64,
+                "the schema's",
+                field.max_dims().len() as u64,
+            ));
+        }
+        if let Some((&dim, &most)) = meta.shape().iter().zip(field.max_dims()).find(|(dim, most)| dim > most) {
+            return Err(Defect::bounded("field.dims", dim, "at most the schema's", most));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,194 @@
+//! A consumer's right to read a slot, from the claim to the death of the last view.
+//!
+//! ```text
+//!   attachment.rs  what a consumer and all its leases share, and the end of a lease
+//!   cell.rs        the state of one slot     description.rs  what the message in it says
+//! ```
+//!
+//! Any thread may end a lease, also after the consumer is closed. What runs at the end touches the fork token, words of
+//! the ring, a futex, and unmaps; no Python, logging, thread-locals or panic.
+
+mod attachment;
+mod cell;
+mod description;
+
+use std::sync::{Arc, atomic::Ordering};
+
+use forebay_layout::{Defect, Kind};
+use forebay_os::clock;
+use forebay_ring::{Claim, SlotWord, queue};
+
+use self::cell::LeaseCell;
+pub(crate) use self::{
+    attachment::{Attachment, Membership},
+    description::Description,
+};
+
+/// What happens to a message when its lease ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Outcome {
+    /// Nobody said anything: it is acked.
+    AckAtEnd = 0,
+    /// Nobody said anything: it goes back.
+    BackAtEnd = 1,
+    /// It was acked.
+    Acked = 2,
+    /// It was nacked.
+    Nacked = 3,
+}
+
+/// The right to begin leases. There is one for an attachment, and its consumer has it.
+#[derive(Debug)]
+pub(crate) struct Leases {
+    attachment: Arc<Attachment>,
+}
+
+impl Leases {
+    /// A consumer's, and what it shares with its leases.
+    pub(crate) fn new(membership: Membership) -> Self {
+        Self { attachment: Arc::new(Attachment::new(membership)) }
+    }
+
+    /// What the consumer and its leases share.
+    pub(crate) fn attachment(&self) -> &Arc<Attachment> {
+        &self.attachment
+    }
+
+    /// The lease on a message that was just claimed, and what the message says of itself. On a defect the message goes
+    /// back.
+    pub(crate) fn begin(&mut self, claim: &Claim, manual: bool) -> Result<Lease, Defect> {
+        let attachment = &self.attachment;
+        let cell = attachment.cell(claim.slot)?;
+        if cell.is_held() {
+            // Two leases on one slot could write it at the same time.
+            return Err(Defect::new("slot", claim.slot.into(), "one that this consumer does not hold already"));
+        }
+        let outcome = if manual { Outcome::BackAtEnd } else { Outcome::AckAtEnd };
+        let word =
+            if attachment.geometry.kind == Kind::Queue { claim.word.raw() } else { u64::from(claim.generation) << 32 };
+        #[allow(unsafe_code, reason = "what the cell asks for is shown here")]
+        // SAFETY: only `Leases::begin` calls it, with the only `Leases` of this attachment borrowed mutably, so no other
+        // thread is in there; that there is no handle was checked above, and only this call makes the first one.
+        let described = unsafe { cell.begin(claim, word, outcome, |description| description.read(attachment, claim)) };
+        attachment.count_begin(cell.class);
+        attachment.part.set_since(claim.slot, clock::monotonic_coarse_ns());
+        let lease = Lease { attachment: Arc::clone(attachment), slot: claim.slot };
+        match described {
+            Ok(()) => Ok(lease),
+            Err(defect) => {
+                lease.nack();
+                Err(defect)
+            }
+        }
+    }
+}
+
+/// A handle to a lease. The lease ends with the last one.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    attachment: Arc<Attachment>,
+    slot: u32,
+}
+
+impl Lease {
+    pub(crate) fn attachment(&self) -> &Arc<Attachment> {
+        &self.attachment
+    }
+
+    pub(crate) fn slot(&self) -> u32 {
+        self.slot
+    }
+
+    fn cell(&self) -> &LeaseCell {
+        self.attachment.held_cell(self.slot)
+    }
+
+    /// What the message says of itself.
+    pub(crate) fn description(&self) -> &Description {
+        #[allow(unsafe_code, reason = "what the cell asks for is shown here")]
+        // SAFETY: this is a handle, and the answer borrows it.
+        unsafe {
+            self.cell().description()
+        }
+    }
+
+    /// The name of tensor `index`.
+    pub(crate) fn name(&self, index: usize) -> Option<&str> {
+        match &self.attachment.schema {
+            Some(schema) => schema.fields().get(index).map(|field| field.name.as_str()),
+            None => self.description().names.get(index).map(|name| name.as_str()),
+        }
+    }
+
+    /// The bytes of tensor `index`, from wherever they are read soonest.
+    pub(crate) fn bytes(&self, index: usize) -> &[u8] {
+        let description = self.description();
+        match description.inline(index) {
+            Some(bytes) => bytes,
+            None => {
+                let meta = &description.fields[index];
+                self.attachment.data.leased(self.slot, meta.offset, meta.nbytes)
+            }
+        }
+    }
+
+    /// How many handles there are.
+    pub(crate) fn handles(&self) -> u32 {
+        self.cell().handles()
+    }
+
+    /// The message is dealt with; its memory stays until the lease ends. False if it was nacked before.
+    pub(crate) fn ack(&self) -> bool {
+        let decided = self.decide(Outcome::Acked);
+        if decided && !self.attachment.is_foreign() {
+            let word = SlotWord::checked(self.cell().word.load(Ordering::Relaxed));
+            if let (Some(pool), Ok(word)) = (&self.attachment.pool, word) {
+                let claim = Claim {
+                    sequence: 0,
+                    slot: self.slot,
+                    generation: word.generation(),
+                    attempts: word.attempts(),
+                    word,
+                };
+                queue::ack(pool, &claim);
+                self.attachment.count_ack();
+                // A producer that drains waits for acks, not for the memory.
+                self.attachment.wake_producer(pool);
+                self.attachment.wake_for_end(pool);
+            }
+        }
+        decided || self.cell().outcome.load(Ordering::Relaxed) == Outcome::Acked as u8
+    }
+
+    /// The message goes back when the lease ends. False if it was acked before.
+    pub(crate) fn nack(&self) -> bool {
+        self.decide(Outcome::Nacked) || self.cell().outcome.load(Ordering::Relaxed) == Outcome::Nacked as u8
+    }
+
+    fn decide(&self, outcome: Outcome) -> bool {
+        // ORDER none, Relaxed: one of several deciders wins; no memory travels.
+        let decide = |pending: Outcome| {
+            self.cell()
+                .outcome
+                .compare_exchange(pending as u8, outcome as u8, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+        };
+        decide(Outcome::AckAtEnd) || decide(Outcome::BackAtEnd)
+    }
+}
+
+impl Clone for Lease {
+    fn clone(&self) -> Self {
+        self.cell().share();
+        Self { attachment: Arc::clone(&self.attachment), slot: self.slot }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.cell().end() && !self.attachment.is_foreign() {
+            self.attachment.end(self.slot);
+        }
+    }
+}
