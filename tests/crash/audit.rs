@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use forebay_layout::descriptor::ENTRY_TAIL;
+use forebay_layout::entry::ENTRY_TAIL;
 use forebay_ring::{
     Claim, Draft, MemberId, Pool, Publisher, SlotState,
     broadcast::{self, BroadcastProducer},

@@ -4,12 +4,7 @@
 use std::time::Duration;
 
 use forebay::{Consumer, DType, Kind, Producer, RecvError, WhenFull};
-use forebay_layout::{
-    MAX_FIELDS,
-    descriptor::{ENTRY_WORDS, HEAD_WORDS},
-    header::Header,
-    pool::SLOT_WORD_STRIDE,
-};
+use forebay_layout::{MAX_FIELDS, descriptor::HEAD_WORDS, entry::ENTRY_WORDS, header::Header, pool::SLOT_WORD_STRIDE};
 use forebay_testkit::{Place, audit, ledger::publish};
 
 use crate::{

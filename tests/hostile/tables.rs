@@ -3,7 +3,8 @@
 
 use forebay_layout::{
     Kind,
-    descriptor::{ENTRY_WORDS, FIELD_WORDS, HEAD_WORDS, USER_WORDS},
+    descriptor::{FIELD_WORDS, HEAD_WORDS, USER_WORDS},
+    entry::ENTRY_WORDS,
     geometry::Plan,
     header::{self, *},
     member, pool,

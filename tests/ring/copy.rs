@@ -1,6 +1,6 @@
 //! A position entry is copied while the producer writes it anew: a copy of two messages is none.
 
-use forebay_layout::{Kind, WhenFull, descriptor::ENTRY_WORDS};
+use forebay_layout::{Kind, WhenFull, entry::ENTRY_WORDS};
 use forebay_ring::{
     Claim, MemberId, Pool, Publisher, ReadOnly, Reader, Words,
     queue::{Acquired, Next, QueueConsumer, QueueProducer},

@@ -3,7 +3,7 @@
 
 use std::{cell::RefCell, rc::Rc};
 
-use forebay_layout::{Kind, WhenFull, descriptor::ENTRY_WORDS, pool::SLOT_WORD_STRIDE};
+use forebay_layout::{Kind, WhenFull, entry::ENTRY_WORDS, pool::SLOT_WORD_STRIDE};
 use forebay_ring::{
     Claim, MemberId, Pool, Publisher, ReadOnly, Reader,
     broadcast::{BroadcastConsumer, BroadcastProducer, settle},

@@ -1,23 +1,13 @@
-//! One message: the position entry (a hint with the hot part) and the slot descriptor (complete).
+//! One message: its slot descriptor, which is complete. What the position entry repeats of it is in `entry`.
 //!
 //! ```text
-//!   position entry, 16 words                     slot descriptor, 16 words + 16 a field + 32 of user data
-//!    0 stamp: the sequence, 0 while written       0 sequence
-//!    1 slot | generation << 32                    1 slot | generation << 32
-//!    2 correlation id                             2 correlation id
-//!    3 payload bytes                              3 payload bytes
-//!    4 timestamp, CLOCK_MONOTONIC ns, 0 none      4 timestamp
-//!    5 counts | tensor << 32                      5 counts: fields | user bytes << 16
-//!    6,7 the tensor's first two dims              6…15 zero
-//!    8…15 its bytes, or 8…13 its other dims      16 + 16 f: field f
-//!                                                 after the fields: user data
-//!   tensor: dtype | rank << 8 | bytes that lie here << 16, or 0: not described here
+//!   slot descriptor, 16 words + 16 a field + 32 of user data
+//!    0 sequence                            4 timestamp, CLOCK_MONOTONIC ns, 0 none
+//!    1 slot | generation << 32             5 counts: fields | user bytes << 16
+//!    2 correlation id                      6…15 zero
+//!    3 payload bytes                      16 + 16 f: field f; after the fields: user data
 //!   field, 16 words: 0 dtype | rank << 8 | name bytes << 16, 1 offset in the slot, 2 bytes, 3…10 dims, 11…15 name
 //! ```
-//!
-//! An entry describes the tensor of a message that has only one, at the start of its slot, and carries a copy of its bytes
-//! if they are few: then everything a consumer needs lies in two neighbouring lines, which are found without knowing the
-//! slot.
 //!
 //! A reader copies the words once, with atomic loads, and hands the copy to this file; nothing here is read twice.
 
@@ -25,23 +15,12 @@ use arrayvec::ArrayString;
 
 use crate::{ALIGN, DType, Defect, FieldName, MAX_FIELDS, MAX_RANK, MAX_USER_BYTES, header::pack};
 
-/// Words of a position entry: two 64-byte lines.
-pub const ENTRY_WORDS: usize = 16;
-/// Word of a position entry from which on the tensor's bytes, or its dims from the third on, stand.
-pub const ENTRY_TAIL: usize = 8;
-/// Bytes of a tensor that a position entry has room for.
-pub const INLINE_BYTES: usize = (ENTRY_WORDS - ENTRY_TAIL) * 8;
-/// Dims of a tensor that lies in a position entry, at most: the others' place is taken by its bytes.
-pub const INLINE_RANK: usize = 2;
 /// Words of a descriptor before its fields.
 pub const HEAD_WORDS: usize = 16;
 /// Words of one field.
 pub const FIELD_WORDS: usize = 16;
 /// Words of the user data.
 pub const USER_WORDS: usize = MAX_USER_BYTES / 8;
-
-/// Slot number in a position entry whose sequence was never published (its producer died first).
-pub const NO_SLOT: u32 = u32::MAX;
 
 /// Words of a slot descriptor with room for `max_fields` fields.
 #[must_use]
@@ -92,7 +71,7 @@ impl Head {
     /// # Errors
     /// The first field that is out of its range.
     pub fn decode(words: &[u64; 6], max_fields: u32, slot_bytes: u64) -> Result<Self, Defect> {
-        let [sequence, place, correlation_id, payload_bytes, timestamp_ns, counts] = *words;
+        let [sequence, _, _, payload_bytes, _, counts] = *words;
         let (fields, user_bytes) = (counts & 0xffff, counts >> 16 & 0xffff);
         if sequence == 0 {
             return Err(Defect::new("descriptor.sequence", 0, "at least 1"));
@@ -109,16 +88,24 @@ impl Head {
         if payload_bytes > slot_bytes {
             return Err(Defect::bounded("descriptor.payload_bytes", payload_bytes, "at most the slot's", slot_bytes));
         }
-        Ok(Self {
+        Ok(Self::unpack(words))
+    }
+
+    /// Reads a copy of those six words without a check: for who knows that counts and bytes are right, because the same
+    /// were checked before.
+    #[must_use]
+    pub fn unpack(words: &[u64; 6]) -> Self {
+        let [sequence, place, correlation_id, payload_bytes, timestamp_ns, counts] = *words;
+        Self {
             sequence,
             slot: (place & 0xffff_ffff) as u32,
             generation: (place >> 32) as u32,
             correlation_id,
             payload_bytes,
             timestamp_ns,
-            fields: fields as u16,
-            user_bytes: user_bytes as u16,
-        })
+            fields: (counts & 0xffff) as u16,
+            user_bytes: (counts >> 16 & 0xffff) as u16,
+        }
     }
 }
 
@@ -260,61 +247,6 @@ impl TensorMeta {
     }
 }
 
-/// What a position entry says of a message's only tensor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EntryTensor {
-    /// The tensor; it lies at the start of the slot.
-    pub meta: TensorMeta,
-    /// Whether its bytes lie in the entry as well.
-    pub inline: bool,
-}
-
-impl EntryTensor {
-    /// Whether an entry can describe this tensor of a message with `fields` of them.
-    #[must_use]
-    pub fn describes(meta: &TensorMeta, fields: u16) -> bool {
-        fields == 1 && meta.offset == 0
-    }
-
-    /// Whether an entry has room for the bytes of this tensor.
-    #[must_use]
-    pub fn has_room(meta: &TensorMeta) -> bool {
-        meta.offset == 0 && meta.nbytes > 0 && meta.nbytes <= INLINE_BYTES as u64 && meta.rank() <= INLINE_RANK
-    }
-
-    /// What is added to the counts in word 5.
-    #[must_use]
-    pub fn word(&self) -> u64 {
-        let inline = if self.inline { self.meta.nbytes } else { 0 };
-        (self.meta.type_word() | inline << 16) << 32
-    }
-
-    /// Reads a copy of an entry; `None` if it describes no tensor.
-    ///
-    /// # Errors
-    /// The first number that cannot be right.
-    pub fn decode(words: &[u64; ENTRY_WORDS], slot_bytes: u64) -> Result<Option<Self>, Defect> {
-        let word = words[5] >> 32;
-        if word == 0 {
-            return Ok(None);
-        }
-        if word >> 24 != 0 {
-            return Err(Defect::new("position.tensor", word, "reserved bits 0"));
-        }
-        let bytes = word >> 16;
-        let mut dims = [0; MAX_RANK];
-        dims[..INLINE_RANK].copy_from_slice(&words[6..ENTRY_TAIL]);
-        if bytes == 0 && word >> 8 & 0xff > INLINE_RANK as u64 {
-            dims[INLINE_RANK..].copy_from_slice(&words[ENTRY_TAIL..ENTRY_TAIL + MAX_RANK - INLINE_RANK]);
-        }
-        let meta = TensorMeta::checked(word & 0xffff, 0, &dims, slot_bytes)?;
-        if bytes != 0 && (bytes != meta.nbytes || !Self::has_room(&meta)) {
-            return Err(Defect::bounded("position.tensor_bytes", bytes, "0 or those of a small tensor,", meta.nbytes));
-        }
-        Ok(Some(Self { meta, inline: bytes != 0 }))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -368,7 +300,7 @@ mod tests {
 
     #[test]
     fn sizes_are_those_of_the_page() {
-        assert_eq!((ENTRY_WORDS, HEAD_WORDS, FIELD_WORDS, USER_WORDS), (16, 16, 16, 32));
+        assert_eq!((HEAD_WORDS, FIELD_WORDS, USER_WORDS), (16, 16, 32));
         assert_eq!((words(0), words(2), words(usize::MAX)), (Some(48), Some(80), None));
         let head = Head { sequence: 9, slot: 3, generation: 7, fields: 1, user_bytes: 4, ..Head::default() };
         assert_eq!(head.encode(), [9, 3 | 7 << 32, 0, 0, 0, 1 | 4 << 16]);

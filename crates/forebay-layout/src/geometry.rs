@@ -7,7 +7,7 @@ use arrayvec::ArrayVec;
 
 use crate::{
     ALIGN, ANY, Backing, Defect, Kind, MAX_CLASSES, MAX_CONSUMERS, MAX_FIELDS, MAX_SLOTS, PART, WORD, WhenFull,
-    descriptor, header, member, pool, round_up,
+    descriptor, entry, header, member, pool, round_up,
 };
 
 /// Words of the class table: slots, slot bytes, stride, data offset of each class.
@@ -197,7 +197,7 @@ impl Geometry {
         let schema_word = ring.take(u64::from(self.schema_bytes).div_ceil(WORD), 16)?;
         let class_word = ring.take(CLASS_WORDS, 16)?;
         let join_word = ring.take(JOIN_WORDS, 16)?;
-        let position_word = ring.take(positions.checked_mul(descriptor::ENTRY_WORDS as u64)?, PART / WORD)?;
+        let position_word = ring.take(positions.checked_mul(entry::ENTRY_WORDS as u64)?, PART / WORD)?;
         let descriptor_words = descriptor::words(self.max_fields as usize)?;
         let descriptor_word = ring.take(n.checked_mul(descriptor_words as u64)?, 16)?;
         let slot_words = n.checked_mul(pool::SLOT_WORD_STRIDE as u64)?;
@@ -263,6 +263,14 @@ impl Plan {
             let offset = class.data_offset.checked_add(class.stride.checked_mul(within.into())?)?;
             Some((i, *class, offset))
         })
+    }
+
+    /// The class that slot `slot` belongs to.
+    #[must_use]
+    #[inline]
+    pub fn class_of(&self, slot: u32) -> Option<(usize, &ClassSpan)> {
+        // Classes lie one after the other.
+        self.classes.iter().enumerate().find(|(_, class)| slot.wrapping_sub(class.first_slot) < class.slots)
     }
 
     /// Bytes of all objects of a ring with room for `consumers` members.

@@ -6,7 +6,8 @@
 //! ```text
 //!   header.rs      page 0 of the ring object: magic, versions, geometry, the producer's own lines
 //!   geometry.rs    how many slots, of which sizes, and every offset that follows from that
-//!   descriptor.rs  one message: position entry (hot copy) and slot descriptor (complete)
+//!   descriptor.rs  one message: its slot descriptor, which is complete
+//!   entry.rs       its position entry: the hot part, and small tensors
 //!   member.rs      one consumer's part: cursor, counters, wake word, lease times, grants
 //!   pool.rs        the queue kind's shared lines
 //!   schema.rs      names, dtypes, ranks and maximal dims of a ring's fields
@@ -22,6 +23,7 @@
 pub mod control;
 pub mod descriptor;
 mod dtype;
+pub mod entry;
 pub mod geometry;
 pub mod header;
 mod kinds;

@@ -6,7 +6,7 @@ use std::{iter, rc::Rc};
 
 use forebay_layout::{
     Backing, Defect, Kind, WhenFull,
-    descriptor::NO_SLOT,
+    entry::NO_SLOT,
     geometry::{Geometry, Plan, SlotClass},
     header::W_HEAD,
     pool,

@@ -61,6 +61,8 @@ mod tests;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests_order;
 #[cfg(all(test, not(any(loom, shuttle))))]
+mod tests_sole;
+#[cfg(all(test, not(any(loom, shuttle))))]
 mod tests_takeover;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests_words;

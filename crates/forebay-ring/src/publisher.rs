@@ -5,11 +5,9 @@
 //! published, and the entry is filled in by its successor or found by a scan.
 
 use forebay_layout::{
-    Defect, FieldName, MAX_RANK, MAX_USER_BYTES,
-    descriptor::{
-        ENTRY_TAIL, ENTRY_WORDS, EntryTensor, FIELD_WORDS, HEAD_WORDS, Head, INLINE_RANK, NO_SLOT, TensorMeta,
-        USER_WORDS,
-    },
+    Defect, FieldName, MAX_USER_BYTES,
+    descriptor::{FIELD_WORDS, HEAD_WORDS, Head, TensorMeta, USER_WORDS},
+    entry::{ENTRY_WORDS, EntryTensor, NO_SLOT},
     geometry::Plan,
     header::{LAST_STRIDE, W_BYTES, W_DEAD, W_DROPPED, W_FULL_WAITS, W_HEAD, W_LAST, pack},
     pool::SLOT_WORD_STRIDE,
@@ -172,7 +170,7 @@ impl<W: Words> Publisher<W> {
 
     /// The slot of `slot`'s class that will be looked at next.
     pub(crate) fn upcoming(&self, slot: u32) -> Option<u32> {
-        let (class, span, _) = self.plan.slot_span(slot)?;
+        let (class, span) = self.plan.class_of(slot)?;
         Some(span.first_slot + self.cursors[class])
     }
 
@@ -202,7 +200,7 @@ impl<W: Words> Publisher<W> {
     }
 
     fn taken(&mut self, slot: u32) {
-        if let Some((class, span, _)) = self.plan.slot_span(slot) {
+        if let Some((class, span)) = self.plan.class_of(slot) {
             let next = slot - span.first_slot + 1;
             self.cursors[class] = if next == span.slots { 0 } else { next };
         }
@@ -293,29 +291,25 @@ impl<W: Words> Publisher<W> {
 
     fn write_entry(&self, head: &Head, first: Option<&TensorMeta>, bytes: &[u8]) {
         let base = self.entry(head.sequence);
-        let first = first.filter(|meta| EntryTensor::describes(meta, head.fields));
-        let inline = !bytes.is_empty() && first.is_some_and(EntryTensor::has_room);
         let mut words = [0; ENTRY_WORDS];
         words[..6].copy_from_slice(&head.encode());
-        let mut tail = 0;
-        if let Some(&meta) = first {
-            words[5] |= EntryTensor { meta, inline }.word();
-            words[6..][..MAX_RANK].copy_from_slice(meta.dims());
-            if inline {
-                tail = bytes.len().div_ceil(8);
-                for (word, chunk) in words[ENTRY_TAIL..].iter_mut().zip(bytes.chunks(8)) {
-                    *word = pack(chunk);
-                }
-            } else if meta.rank() > INLINE_RANK {
-                tail = MAX_RANK - INLINE_RANK;
+        let used = match first {
+            Some(meta) if EntryTensor::describes(meta, head.fields) => {
+                let fits = bytes.len() as u64 == meta.nbytes && EntryTensor::has_room(meta);
+                let bytes = if fits { bytes } else { &[] };
+                EntryTensor::encode(&mut words, meta, bytes)
             }
-        }
+            _ => 6,
+        };
         // ORDER E3 position: stamp 0, fence, words, stamp. A reader that sees one of the new words sees the stamp at
         // least 0 after its own fence, and throws its copy away.
         self.set(base, 0);
         fence(Ordering::Release);
-        let used = if first.is_some() { ENTRY_TAIL + tail } else { 6 };
-        self.ring.store_all(base + 1, &words[1..used]);
+        match used {
+            // The most frequent length, known when this is compiled.
+            ENTRY_WORDS => self.ring.store_all(base + 1, &words[1..]),
+            _ => self.ring.store_all(base + 1, &words[1..used]),
+        }
         // ORDER E3 position, Release: the words above arrive with the stamp; so does the commit before them.
         self.ring.word(base).store(head.sequence, Ordering::Release);
     }

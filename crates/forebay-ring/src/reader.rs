@@ -2,10 +2,9 @@
 
 use forebay_layout::{
     Defect, FieldName,
-    descriptor::{
-        ENTRY_TAIL, ENTRY_WORDS, EntryTensor, FIELD_WORDS, HEAD_WORDS, Head, NO_SLOT, TensorMeta, USER_WORDS,
-    },
-    geometry::Plan,
+    descriptor::{FIELD_WORDS, HEAD_WORDS, Head, TensorMeta, USER_WORDS},
+    entry::{ENTRY_TAIL, ENTRY_WORDS, EntryTensor, NO_SLOT},
+    geometry::{ClassSpan, Plan},
     header::{W_EPOCH, W_FENCES, W_HEAD, W_STATE, state},
 };
 
@@ -177,7 +176,7 @@ impl<W: Words> Reader<W> {
     /// # Errors
     /// The first field that a producer would not have written.
     pub fn head_of(&self, claim: &Claim) -> Result<Head, Defect> {
-        let (_, span, _) = self.span(claim.slot)?;
+        let span = self.span(claim.slot)?;
         let base = self.plan.descriptor_word + claim.slot as usize * self.plan.descriptor_words;
         let mut words = [0; 6];
         self.ring.load_all(base, &mut words);
@@ -220,7 +219,7 @@ impl<W: Words> Reader<W> {
     /// # Errors
     /// The first field that a producer would not have written.
     pub fn decode_entry_head(&self, claim: &Claim, words: &[u64; ENTRY_WORDS]) -> Result<Head, Defect> {
-        let (_, span, _) = self.span(claim.slot)?;
+        let span = self.span(claim.slot)?;
         let [a, b, c, d, e, f, ..] = *words;
         Head::decode(&[a, b, c, d, e, f & 0xffff_ffff], self.max_fields, span.slot_bytes)
     }
@@ -234,7 +233,7 @@ impl<W: Words> Reader<W> {
         claim: &Claim,
         words: &[u64; ENTRY_WORDS],
     ) -> Result<Option<EntryTensor>, Defect> {
-        let (_, span, _) = self.span(claim.slot)?;
+        let span = self.span(claim.slot)?;
         EntryTensor::decode(words, span.slot_bytes)
     }
 
@@ -289,7 +288,7 @@ impl<W: Words> Reader<W> {
     /// # Errors
     /// The first number that a producer would not have written.
     pub fn decode_field(&self, claim: &Claim, words: &[u64; FIELD_WORDS]) -> Result<(TensorMeta, FieldName), Defect> {
-        let (_, span, _) = self.span(claim.slot)?;
+        let span = self.span(claim.slot)?;
         TensorMeta::decode(words, span.slot_bytes)
     }
 
@@ -302,7 +301,8 @@ impl<W: Words> Reader<W> {
         user
     }
 
-    fn span(&self, slot: u32) -> Result<(usize, forebay_layout::geometry::ClassSpan, u64), Defect> {
-        self.plan.slot_span(slot).ok_or(Defect::bounded("slot", slot.into(), "below", self.plan.slots.into()))
+    fn span(&self, slot: u32) -> Result<&ClassSpan, Defect> {
+        let class = self.plan.class_of(slot);
+        class.map(|(_, span)| span).ok_or(Defect::bounded("slot", slot.into(), "below", self.plan.slots.into()))
     }
 }

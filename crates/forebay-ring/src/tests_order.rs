@@ -4,7 +4,7 @@
 
 use forebay_layout::{
     Kind,
-    descriptor::{ENTRY_WORDS, NO_SLOT},
+    entry::{ENTRY_WORDS, NO_SLOT},
     member as at,
 };
 

@@ -4,7 +4,8 @@
 
 use forebay_layout::{
     DType, Defect, Kind, MAX_USER_BYTES, WhenFull,
-    descriptor::{ENTRY_TAIL, ENTRY_WORDS, EntryTensor, HEAD_WORDS, TensorMeta},
+    descriptor::{HEAD_WORDS, TensorMeta},
+    entry::{ENTRY_TAIL, ENTRY_WORDS, EntryTensor},
     geometry::SlotClass,
     header::pack,
 };
@@ -244,8 +245,16 @@ fn an_entry_describes_a_tensor_at_the_start_of_its_slot_and_no_other() {
     assert_eq!(rig.reader().inline_of(&other), Ok(None));
     let at = rig.plan.position_word + 2 * ENTRY_WORDS + ENTRY_TAIL;
     assert_eq!(word(&rig.ring, at), 0, "bytes of a tensor that it does not describe");
+    let few = [TensorMeta::new(DType::U8, &[6], 0).unwrap()];
+    queue::finish(&rig.pool(), &other);
+    assert_eq!(producer.acquire(0, true), Acquired::Slot(1));
+    producer.publish(1, &Draft { inline: b"five!", ..draft(&few, &[]) });
+    let third = next(&mut consumer);
+    let words = rig.reader().entry_of(&third).unwrap();
+    let tensor = rig.reader().decode_entry_tensor(&third, &words);
+    assert_eq!(tensor, Ok(Some(EntryTensor { meta: few[0], inline: false })), "bytes that are not the tensor's");
     // And each slot has a descriptor of its own.
-    assert_eq!([claim, other].map(|claim| rig.reader().field_of(&claim, 0).unwrap().0), [fields[0], others[0]]);
+    assert_eq!([claim, third].map(|claim| rig.reader().field_of(&claim, 0).unwrap().0), [fields[0], few[0]]);
 }
 
 #[test]

@@ -4,7 +4,8 @@
 
 use forebay_layout::{
     DType, FieldName, Kind,
-    descriptor::{ENTRY_WORDS, FIELD_WORDS, HEAD_WORDS, NO_SLOT, TensorMeta, USER_WORDS},
+    descriptor::{FIELD_WORDS, HEAD_WORDS, TensorMeta, USER_WORDS},
+    entry::{ENTRY_WORDS, NO_SLOT},
     header::{
         LAST_STRIDE, W_BYTES, W_DEAD, W_DROPPED, W_EPOCH, W_FENCES, W_FULL_WAITS, W_HEAD, W_LAST, W_PARKED, W_STATE,
         pack, state,
@@ -15,7 +16,7 @@ use forebay_layout::{
 use crate::{
     Claim, Counter, Draft, Member, MemberId, Outstanding, Publisher, SlotState, SlotWord,
     broadcast::{BroadcastConsumer, BroadcastProducer, settle},
-    queue::{self, Acquired, Next, QueueConsumer, QueueProducer},
+    queue::{self, Acquired, Next},
     reader::Position,
     sync::Ordering::Relaxed,
     tests::{Rig, draft, field, publish, take},
@@ -421,20 +422,6 @@ fn held_words_are_found_by_the_index() {
     rig.pool().slot(2).store(7, Relaxed);
     assert_eq!(queue::mend(&rig.pool(), 0, |_| true).unwrap_err().field, "slot_word.state");
     assert!(queue::is_drained(&rig.pool(), a.me()), "a word that is none is nobody's");
-}
-
-fn by_store(rig: &Rig) -> QueueConsumer<Heap> {
-    QueueConsumer::new(rig.reader(), rig.pool(), MemberId { index: 0, incarnation: 1 }, true)
-}
-
-#[test]
-fn a_claim_by_a_store_is_a_claim() {
-    let rig = Rig::queue(1);
-    let (mut producer, mut consumer): (QueueProducer<Heap>, _) = (rig.producer(), by_store(&rig));
-    publish(&mut producer);
-    let claim = take(&mut consumer).unwrap();
-    assert_eq!(SlotWord::checked(rig.pool().peek_slot(0)), Ok(claim.word));
-    assert_eq!(claim.word.owner(), Some(consumer.me()));
 }
 
 /// Only a peer that breaks the protocol changes a generation; the producer does not believe it.

@@ -47,9 +47,11 @@ impl Segment {
     }
 
     /// Several words in a row.
+    #[inline]
     fn words(&self, index: usize, len: usize) -> &[AtomicU64] {
-        let inside = index.checked_add(len).is_some_and(|end| end <= self.len);
-        assert!(inside, "words {index}+{len} lie outside an object of {} words", self.len);
+        if index.checked_add(len).is_none_or(|end| end > self.len) {
+            outside(index, self.len);
+        }
         // SAFETY: in bounds of the mapping by the assertion, in one allocation.
         let first = unsafe { self.words.add(index) };
         // SAFETY: as `word`, for each of them; they lie in one mapping, one after the other, to the end by the assertion.
@@ -57,9 +59,18 @@ impl Segment {
     }
 }
 
+/// Out of the way of the words that do exist.
+#[cold]
+fn outside(index: usize, len: usize) -> ! {
+    panic!("word {index} lies outside an object of {len} words")
+}
+
 impl Words for Segment {
+    #[inline]
     fn word(&self, index: usize) -> &AtomicU64 {
-        assert!(index < self.len, "word {index} lies outside an object of {} words", self.len);
+        if index >= self.len {
+            outside(index, self.len);
+        }
         // SAFETY: in bounds of the mapping by the assertion, in one allocation.
         let word = unsafe { self.words.add(index) };
         // SAFETY:
@@ -70,18 +81,21 @@ impl Words for Segment {
         unsafe { word.as_ref() }
     }
 
+    #[inline]
     fn store_all(&self, index: usize, values: &[u64]) {
         for (word, &value) in self.words(index, values.len()).iter().zip(values) {
             word.store(value, Ordering::Relaxed);
         }
     }
 
+    #[inline]
     fn load_all(&self, index: usize, values: &mut [u64]) {
         for (word, value) in self.words(index, values.len()).iter().zip(values) {
             *value = word.load(Ordering::Relaxed);
         }
     }
 
+    #[inline]
     fn prefetch(&self, index: usize) {
         #[cfg(target_arch = "x86_64")]
         if index < self.len {

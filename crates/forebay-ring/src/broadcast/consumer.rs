@@ -115,7 +115,7 @@ impl<W: Words> BroadcastConsumer<W> {
                     },
                 },
             };
-            let class = self.reader.plan().slot_span(slot).map_or(0, |(class, ..)| class);
+            let class = self.reader.plan().class_of(slot).map_or(0, |(class, _)| class);
             if !may_hold(class) {
                 return Ok(Next::AtQuota(class));
             }

@@ -4,7 +4,8 @@ use std::iter;
 
 use forebay_layout::{
     Backing, Kind, WhenFull,
-    descriptor::{ENTRY_WORDS, FIELD_WORDS, HEAD_WORDS, USER_WORDS},
+    descriptor::{FIELD_WORDS, HEAD_WORDS, USER_WORDS},
+    entry::ENTRY_WORDS,
     geometry::{Geometry, Plan, SlotClass},
     header::{LAST_STRIDE, W_BYTES, W_DEAD, W_DROPPED, W_HEAD, W_LAST, W_PARKED, W_STATE},
     member as at, pool,

@@ -196,7 +196,7 @@ impl<W: Words> QueueConsumer<W> {
     /// Claims the message at the cursor, which was published and never claimed, so that its slot is FULL: nobody but us
     /// could have changed that. Not looking saves waiting for the line.
     fn claim_fresh(&self, slot: u32, generation: u32, may_hold: &impl Fn(usize) -> bool) -> Next {
-        let class = self.reader.plan().slot_span(slot).map_or(0, |(class, ..)| class);
+        let class = self.reader.plan().class_of(slot).map_or(0, |(class, _)| class);
         if !may_hold(class) {
             return Next::AtQuota(class);
         }
@@ -219,7 +219,7 @@ impl<W: Words> QueueConsumer<W> {
             if word.state() != SlotState::Full || generation.is_some_and(|own| own != word.generation()) {
                 return Ok(None);
             }
-            let class = self.reader.plan().slot_span(slot).map_or(0, |(class, ..)| class);
+            let class = self.reader.plan().class_of(slot).map_or(0, |(class, _)| class);
             if !may_hold(class) {
                 return Ok(Some(Next::AtQuota(class)));
             }

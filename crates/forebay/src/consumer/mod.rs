@@ -120,14 +120,16 @@ impl Consumer {
     /// [`RecvError::Closed`], [`RecvError::PeerDied`], [`RecvError::Replaced`]: nothing more will come.
     /// [`RecvError::Quota`]: there is one, but this consumer holds all it may. Others: see [`RecvError`].
     pub fn try_recv(&mut self) -> Result<Option<Message>, RecvError> {
-        let found = match self.look(false)? {
-            Look::Empty => {
-                if self.tend_if_due()? {
-                    self.look(true)?
-                } else {
-                    Look::Empty
-                }
-            }
+        match self.look(false)? {
+            Look::Message(message) => Ok(Some(message)),
+            found => self.try_again(found),
+        }
+    }
+
+    /// The rest of [`try_recv`](Self::try_recv), when there was no message at once.
+    fn try_again(&mut self, found: Look) -> Result<Option<Message>, RecvError> {
+        let found = match found {
+            Look::Empty if self.tend_if_due()? => self.look(true)?,
             found => found,
         };
         match found {
@@ -273,8 +275,8 @@ impl Consumer {
     /// One look at the ring; `scan` as in the ring crate.
     fn look(&mut self, scan: bool) -> Result<Look, RecvError> {
         self.usable()?;
-        let (attachment, quota) = (&self.attachment, self.options.quota);
-        let next = self.core.next(scan, |class| attachment.held_in(class) < attachment.quota(class, quota));
+        let attachment = &self.attachment;
+        let next = self.core.next(scan, |class| attachment.may_hold(class));
         let claim = match next {
             Ok(Next::Claimed(claim)) => claim,
             Ok(Next::Empty) => return Ok(Look::Empty),
@@ -298,7 +300,7 @@ impl Consumer {
     }
 
     fn quota_error(&self, class: usize) -> RecvError {
-        let quota = self.attachment.quota(class, self.options.quota);
+        let quota = self.attachment.quota(class);
         RecvError::Quota { ring: self.attachment.ring.clone(), quota, held: self.attachment.held() }
     }
 }

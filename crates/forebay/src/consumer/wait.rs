@@ -175,7 +175,7 @@ impl Consumer {
         attachment.waits_for_quota.store(true, Ordering::Relaxed);
         // ORDER E5 park: flag, barrier, look at `held`; a lease that ends lowers `held`, then looks at the flag.
         barrier::heavy(self.barrier);
-        if attachment.held_in(class) >= attachment.quota(class, self.options.quota) {
+        if !attachment.may_hold(class) {
             futex::wait(futex::low_half(attachment.part.wake_word()), seen as u32, slice::nap(Some(patience)));
         }
         self.attachment.waits_for_quota.store(false, Ordering::Relaxed);

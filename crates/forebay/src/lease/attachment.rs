@@ -5,6 +5,7 @@ use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
+use arrayvec::ArrayVec;
 use forebay_layout::{Defect, MAX_CLASSES, geometry::Geometry, member as at, schema::Schema};
 use forebay_os::{ForkToken, Held, Probe, clock, futex};
 use forebay_ring::{Claim, Member, MemberId, Pool, Reader, SlotState, SlotWord, broadcast, queue};
@@ -20,6 +21,8 @@ use crate::{
 pub(crate) struct Membership {
     pub(crate) ring: String,
     pub(crate) geometry: Geometry,
+    /// Leases that this consumer may hold at most in each class; 0 as the ring says.
+    pub(crate) quota: u32,
     pub(crate) schema: Option<Schema>,
     pub(crate) instance: [u64; 2],
     pub(crate) me: MemberId,
@@ -39,6 +42,8 @@ pub(crate) struct Membership {
 pub(crate) struct Attachment {
     pub(crate) token: ForkToken,
     cells: Box<[LeaseCell]>,
+    /// Leases that this consumer may hold, by class.
+    quotas: ArrayVec<u32, MAX_CLASSES>,
     tally: Tally,
     /// The consumer waits for one of its own leases to end.
     pub(crate) waits_for_quota: AtomicBool,
@@ -73,9 +78,15 @@ impl Attachment {
         let plan = membership.reader.plan();
         let class = |slot| plan.slot_span(slot).map_or(0, |(class, ..)| class as u8);
         let cells = (0..plan.slots).map(|slot| LeaseCell::new(class(slot))).collect();
+        let quota = |slots| match membership.quota {
+            0 => membership.geometry.quota_of(slots),
+            own => own.clamp(1, slots),
+        };
+        let quotas = plan.classes.iter().map(|span| quota(span.slots)).collect();
         Self {
             token: ForkToken::current(),
             cells,
+            quotas,
             tally: Tally::default(),
             waits_for_quota: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -100,13 +111,17 @@ impl Attachment {
     }
 
     /// Leases this consumer may hold in `class`.
-    pub(crate) fn quota(&self, class: usize, own: u32) -> u32 {
-        let slots = self.reader.plan().classes.get(class).map_or(1, |span| span.slots);
-        if own == 0 { self.geometry.quota_of(slots) } else { own.clamp(1, slots) }
+    pub(crate) fn quota(&self, class: usize) -> u32 {
+        self.quotas[class]
+    }
+
+    /// Whether this consumer may hold one more slot of `class`.
+    pub(crate) fn may_hold(&self, class: usize) -> bool {
+        self.held_in(class) < self.quotas[class]
     }
 
     /// Leases this consumer holds in `class`.
-    pub(crate) fn held_in(&self, class: usize) -> u32 {
+    fn held_in(&self, class: usize) -> u32 {
         // ORDER none, Relaxed: only the consumer begins leases, and that thread asks; one that ends now may count or not.
         let (begun, ended) = (&self.tally.begun[class], &self.tally.ended[class]);
         begun.load(Ordering::Relaxed).wrapping_sub(ended.load(Ordering::Relaxed)) as u32
@@ -128,7 +143,8 @@ impl Attachment {
     /// Messages acked.
     pub(crate) fn acked(&self) -> u64 {
         // ORDER none, Relaxed: a statistic.
-        let ended: u64 = self.tally.ended.iter().map(|ended| ended.load(Ordering::Relaxed)).sum();
+        let used = &self.tally.ended[..self.quotas.len()];
+        let ended: u64 = used.iter().map(|ended| ended.load(Ordering::Relaxed)).sum();
         let otherwise = self.tally.otherwise.load(Ordering::Relaxed);
         (ended + self.tally.early.load(Ordering::Relaxed)).saturating_sub(otherwise)
     }

@@ -327,9 +327,17 @@ impl Producer {
         }
     }
 
-    /// Applies joins, leaves and dropped loans. Only this thread changes who is offered what.
+    /// Applies joins, leaves and dropped loans, if there are any. Only this thread changes who is offered what.
+    #[inline]
     fn apply_news(&mut self) {
-        let Some((changes, dropped)) = self.site.take_news() else { return };
+        if self.site.has_news() {
+            self.apply_changes();
+        }
+    }
+
+    #[cold]
+    fn apply_changes(&mut self) {
+        let (changes, dropped) = self.site.take_news();
         for slot in dropped {
             if self.core.publisher().shadow(slot).0 == Outstanding::Loaned {
                 self.core.abandon(slot);

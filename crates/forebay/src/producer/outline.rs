@@ -4,7 +4,8 @@
 use arrayvec::ArrayVec;
 use forebay_layout::{
     ALIGN, DType, FieldName, MAX_FIELDS, MAX_RANK, check_field_name,
-    descriptor::{EntryTensor, TensorMeta},
+    descriptor::TensorMeta,
+    entry::EntryTensor,
     geometry::{Geometry, Plan},
     round_up,
     schema::Schema,

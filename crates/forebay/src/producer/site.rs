@@ -408,18 +408,22 @@ impl Site {
         }
     }
 
+    /// Whether [`take_news`](Self::take_news) may find something. Asked with each message.
+    #[inline]
+    pub(crate) fn has_news(&self) -> bool {
+        // ORDER none, Relaxed: a hint; who takes the news acquires.
+        self.news.load(Ordering::Relaxed)
+    }
+
     /// The changes since the last call, and the slots whose detached loans were dropped.
-    pub(crate) fn take_news(&self) -> Option<(Vec<Change>, Vec<u32>)> {
-        if !self.news.load(Ordering::Relaxed) {
-            return None;
-        }
+    pub(crate) fn take_news(&self) -> (Vec<Change>, Vec<u32>) {
         // ORDER Acquire: what was announced before the flag is there; swapped first, so that later news set it again.
         self.news.swap(false, Ordering::Acquire);
         let changes = std::mem::take(&mut lock(&self.roster).changes);
         let dropped = (0..self.abandoned.len() as u32)
             .filter(|&slot| self.abandoned[slot as usize].swap(false, Ordering::Acquire))
             .collect();
-        Some((changes, dropped))
+        (changes, dropped)
     }
 
     /// A detached loan was dropped, on whatever thread.

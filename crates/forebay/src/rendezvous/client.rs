@@ -296,6 +296,7 @@ fn try_attach(dir: &Dir, options: &ConsumerOptions, barrier: Barrier) -> Result<
     let leases = Leases::new(Membership {
         ring: ring.to_owned(),
         geometry: header.geometry,
+        quota: options.quota,
         schema,
         instance: header.instance,
         me,

@@ -1,0 +1,86 @@
+//! The only consumer of a queue: it claims by a store, and what nobody ever claimed without a look at the slot word.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail the test that calls them")]
+
+use crate::{
+    MemberId, SlotWord,
+    queue::{self, Acquired, Next, QueueConsumer, QueueProducer},
+    tests::{Rig, publish, take},
+    words::heap::Heap,
+};
+
+fn sole(rig: &Rig) -> QueueConsumer<Heap> {
+    QueueConsumer::new(rig.reader(), rig.pool(), MemberId { index: 0, incarnation: 1 }, true)
+}
+
+/// The sequence of the next message, which is released at once; 0 if there is none.
+fn next(rig: &Rig, consumer: &mut QueueConsumer<Heap>) -> u64 {
+    let Ok(Next::Claimed(claim)) = consumer.next(false, |_| true) else { return 0 };
+    queue::finish(&rig.pool(), &claim);
+    claim.sequence
+}
+
+#[test]
+fn a_claim_by_a_store_is_a_claim() {
+    let rig = Rig::queue(1);
+    let (mut producer, mut consumer): (QueueProducer<Heap>, _) = (rig.producer(), sole(&rig));
+    publish(&mut producer);
+    let claim = take(&mut consumer).unwrap();
+    assert_eq!(SlotWord::checked(rig.pool().peek_slot(0)), Ok(claim.word));
+    assert_eq!(claim.word.owner(), Some(consumer.me()));
+}
+
+#[test]
+fn each_message_is_claimed_once_and_in_order() {
+    let rig = Rig::queue(4);
+    let (mut producer, mut consumer) = (rig.producer(), sole(&rig));
+    for round in 0..40 {
+        for _ in 0..4 {
+            publish(&mut producer);
+        }
+        let first = 4 * round + 1;
+        let found: Vec<_> = (0..5).map(|_| next(&rig, &mut consumer)).collect();
+        assert_eq!(found, [first, first + 1, first + 2, first + 3, 0]);
+    }
+}
+
+#[test]
+fn what_was_never_claimed_is_claimed_without_a_look_at_its_slot() {
+    let rig = Rig::queue(4);
+    let (mut producer, mut consumer) = (rig.producer(), sole(&rig));
+    assert_eq!([publish(&mut producer), publish(&mut producer)], [1, 2]);
+    // One that the predecessor of this consumer may have claimed is looked at: the word says that it is done.
+    let done = |slot: u32| {
+        let word = SlotWord::done(1).raw();
+        rig.pool().slot(slot).store(word, crate::sync::Ordering::Relaxed);
+    };
+    done(0);
+    done(1);
+    // Nobody else can have claimed the second. The word, which no protocol gives, is not asked.
+    assert_eq!(next(&rig, &mut consumer), 2);
+    assert_eq!(next(&rig, &mut consumer), 0);
+}
+
+#[test]
+fn a_wait_sees_that_its_next_message_has_come() {
+    let rig = Rig::queue(2);
+    let (mut producer, mut consumer) = (rig.producer(), sole(&rig));
+    for _ in 0..3 {
+        assert!(!consumer.may_have_next());
+        publish(&mut producer);
+        assert!(consumer.may_have_next());
+        assert_ne!(next(&rig, &mut consumer), 0);
+    }
+    // Also one of later messages that took its entry.
+    let mut late = rig.consumer(1);
+    while producer.publisher().next_sequence() <= rig.plan.positions + 1 {
+        publish(&mut producer);
+        assert_ne!(next(&rig, &mut consumer), 0);
+    }
+    assert!(late.may_have_next());
+    assert_eq!(take(&mut late), None);
+    assert!(!late.may_have_next());
+    let Acquired::Slot(slot) = producer.acquire(0, true) else { panic!("both slots are done") };
+    producer.abandon(slot);
+    assert!(!late.may_have_next(), "a loan is no message");
+}
