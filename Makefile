@@ -51,7 +51,7 @@ test: setup ## every check and every test
 	@$(MAKE) --no-print-directory model-short
 	@$(MAKE) --no-print-directory build
 	@$(MAKE) --no-print-directory python-test docs-test
-	@$(MAKE) --no-print-directory instructions
+	$(PY) ci/instructions.py --if-can
 
 check: setup ## formatting and lints
 	cargo fmt --all --check
