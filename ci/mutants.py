@@ -91,7 +91,7 @@ class Tree:
         (self.path / "crates" / "ring-tests" / "Cargo.toml").write_text(WORKSPACE)
         shutil.copy2(ROOT / "Cargo.lock", self.path)
         manifest = (ROOT / "Cargo.toml").read_text()
-        manifest = re.sub(r"^(default-)?members = \[.*?^\]\n", "", manifest, flags=re.M | re.S)
+        manifest = re.sub(r"^(default-)?members = \[.*?^\]\n", "", manifest, flags=re.MULTILINE | re.DOTALL)
         manifest = manifest.replace("resolver = \"3\"\n", 'resolver = "3"\nmembers = ["crates/*"]\n')
         (self.path / "Cargo.toml").write_text(manifest)
 
