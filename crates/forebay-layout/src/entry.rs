@@ -119,7 +119,12 @@ mod tests {
             let (words, used) = encoded(&meta, &[]);
             assert_eq!(used, if rank > 2 { 14 } else { 8 });
             assert_eq!(words[used..], [0; ENTRY_WORDS][used..]);
-            assert_eq!(EntryTensor::decode(&words, 1024), Ok(Some(EntryTensor { meta, inline: false })));
+            // What an earlier message left beyond the words that were written says nothing.
+            let mut stale = words;
+            stale[used..].fill(77);
+            for words in [words, stale] {
+                assert_eq!(EntryTensor::decode(&words, 1024), Ok(Some(EntryTensor { meta, inline: false })));
+            }
         }
         for len in 1..=INLINE_BYTES {
             let meta = TensorMeta::new(DType::U8, &[1, len as u64], 0).unwrap();

@@ -322,6 +322,20 @@ mod tests {
     }
 
     #[test]
+    fn each_slot_has_a_class() {
+        let plan = geometry(Kind::Queue, &[(3, 64), (1, 128), (2, 4096)]).plan().unwrap();
+        let classes: [_; 7] = core::array::from_fn(|slot| plan.class_of(slot as u32).map(|(class, _)| class));
+        assert_eq!(classes, [Some(0), Some(0), Some(0), Some(1), Some(2), Some(2), None]);
+        for slot in 0..6 {
+            assert_eq!(
+                plan.class_of(slot).map(|(class, span)| (class, *span)),
+                plan.slot_span(slot).map(|(c, s, _)| (c, s))
+            );
+        }
+        assert_eq!(plan.class_of(u32::MAX), None);
+    }
+
+    #[test]
     fn numbers_out_of_range_name_their_field() {
         let mut g = geometry(Kind::Queue, &[(2, 64)]);
         g.max_consumers = 33;
