@@ -113,8 +113,9 @@ soak: python ## MINUTES=n of kills, hundreds a second, with a book outside of th
 dist: ## wheels, static program and crates in dist/, the wheels installed and tried in an empty environment
 	ci/dist.sh $(TARGET) dist
 
-bench: ## criterion microbenchmarks of the Rust API
+bench: python ## what each operation costs: criterion for the Rust API, then the Python client's beside the bare calls
 	cargo bench $(CARGO_FLAGS) -p forebay-benches
+	$(PY) benches/python/operations.py
 
 instructions: setup ## instructions of the hot operations, by callgrind, compared with those on record
 	$(PY) ci/instructions.py

@@ -1,0 +1,234 @@
+#!/usr/bin/env python3
+"""What each operation of the Python client costs when nobody has to wait, beside the bare call that it stands for.
+
+    operations.py [--rounds N] [--quick]      prints a table: median ns of one operation, and its ratio to the bare call
+
+Producer and consumer live in one process, so no cache line travels and nobody sleeps but in the two wakes under asyncio.
+All operations take turns in every round: what the machine does meanwhile meets all of them alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+import forebay
+
+SLOTS = 64
+RUN = SLOTS // 2
+EIGHT = [f"t{i}" for i in range(8)]
+ROUTES = ("exchange", "dlpack", "legacy", "frombuffer")
+now = time.perf_counter_ns
+
+# One round of an operation: RUN times it, and the ns that took.
+Round = Callable[[], int]
+
+
+class Ring:
+    """A ring of messages of these tensors, both ends in this process."""
+
+    def __init__(self, directory: str, name: str, tensors: list[str]) -> None:
+        fields = {tensor: ("float32", (16, 64)) for tensor in tensors}
+        schema = forebay.Schema(name, "1.0", fields)
+        self.producer = forebay.Producer(name, directory=directory, slots=SLOTS, schema=schema)
+        self.consumer = forebay.Consumer(name, directory=directory)
+        self.producer.wait_for_consumers(1)
+        self.message = {tensor: np.zeros((16, 64), np.float32) for tensor in tensors}
+
+    def fill(self) -> None:
+        """Publishes as many messages as one round takes."""
+        for _ in range(RUN):
+            self.producer.send(self.message)
+
+    def messages(self) -> list[forebay.Message]:
+        """As many messages."""
+        self.fill()
+        return [self.consumer.recv(0) for _ in range(RUN)]
+
+
+def received(ring: Ring, take: Callable[[forebay.Message], Any]) -> Round:
+    """From `recv()` to what `take` makes of the message."""
+
+    def once() -> int:
+        ring.fill()
+        recv = ring.consumer.recv
+        start = now()
+        kept = [take(recv(0)) for _ in range(RUN)]
+        took = now() - start
+        assert len(kept) == RUN
+        return took
+
+    return once
+
+
+def held(ring: Ring, take: Callable[[forebay.Tensor], Any]) -> Round:
+    """What `take` makes of a tensor that is there."""
+
+    def once() -> int:
+        tensors = [message[0] for message in ring.messages()]
+        start = now()
+        kept = [take(tensor) for tensor in tensors]
+        took = now() - start
+        assert len(kept) == RUN
+        return took
+
+    return once
+
+
+def bare(make: Callable[[], Any]) -> Round:
+    """A call that needs no ring."""
+
+    def once() -> int:
+        start = now()
+        kept = [make() for _ in range(RUN)]
+        took = now() - start
+        assert len(kept) == RUN
+        return took
+
+    return once
+
+
+def many(ring: Ring) -> Round:
+    """`recv_many`: one call for all messages."""
+
+    def once() -> int:
+        ring.fill()
+        start = now()
+        kept = ring.consumer.recv_many(RUN, 0)
+        took = now() - start
+        assert len(kept) == RUN
+        return took
+
+    return once
+
+
+def sent(ring: Ring) -> Round:
+    """`send()`: the copy into the slot included."""
+
+    def once() -> int:
+        start = now()
+        ring.fill()
+        took = now() - start
+        assert len([ring.consumer.recv(0) for _ in range(RUN)]) == RUN
+        return took
+
+    return once
+
+
+def bare_wake(loop: asyncio.AbstractEventLoop) -> Round:
+    """An eventfd that a reader of the loop waits for: from the write until the waiting coroutine runs."""
+    fd = os.eventfd(0, os.EFD_NONBLOCK)
+
+    async def wait() -> int:
+        total = 0
+        for _ in range(RUN):
+            future = loop.create_future()
+
+            def ready(future: asyncio.Future[int] = future) -> None:
+                os.eventfd_read(fd)
+                future.set_result(now())
+
+            loop.add_reader(fd, ready)
+
+            async def waiter(future: asyncio.Future[int] = future) -> int:
+                await future
+                return now()
+
+            task = loop.create_task(waiter())
+            await asyncio.sleep(0)
+            start = now()
+            os.eventfd_write(fd, 1)
+            total += await task - start
+            loop.remove_reader(fd)
+        return total
+
+    return lambda: loop.run_until_complete(wait())
+
+
+def wake(ring: Ring, loop: asyncio.AbstractEventLoop) -> Round:
+    """`recv_async`: from `send()` until the waiting coroutine has its message, the send included."""
+
+    async def wait() -> int:
+        total = 0
+        for _ in range(RUN):
+
+            async def waiter() -> int:
+                await ring.consumer.recv_async()
+                return now()
+
+            task = loop.create_task(waiter())
+            await asyncio.sleep(0)
+            start = now()
+            ring.producer.send(ring.message)
+            total += await task - start
+        return total
+
+    return lambda: loop.run_until_complete(wait())
+
+
+def operations(directory: str, loop: asyncio.AbstractEventLoop) -> Iterator[tuple[str, Round, str]]:
+    """Name, round, and the name of the bare call it is held against."""
+    one, eight = Ring(directory, "one", ["x"]), Ring(directory, "eight", EIGHT)
+    data = np.zeros((16, 64), np.float32).tobytes()
+    array = np.zeros((16, 64), np.float32)
+    numpy = "np.frombuffer(...).reshape(...)"
+    dlpack, frombuffer = "torch.from_dlpack(ndarray)", "torch.frombuffer(...).reshape(...)"
+    wake_of = "asyncio: add_reader on an eventfd"
+    yield numpy, bare(lambda: np.frombuffer(data, np.float32).reshape(16, 64)), ""
+    yield dlpack, bare(lambda: torch.from_dlpack(array)), ""
+    buffer = bytearray(data)
+    yield frombuffer, bare(lambda: torch.frombuffer(buffer, dtype=torch.float32).reshape(16, 64)), ""
+    yield "send(), 4 KiB copied", sent(one), ""
+    yield "recv()", received(one, lambda message: message), ""
+    yield f"recv_many({RUN}), each", many(one), ""
+    yield 'recv()["x"]', received(one, lambda message: message["x"]), ""
+    yield 'recv()["x"].numpy()', received(one, lambda message: message["x"].numpy()), numpy
+    yield 'recv()["x"].torch()', received(one, lambda message: message["x"].torch()), dlpack
+    yield "tensor.numpy()", held(one, lambda tensor: tensor.numpy()), numpy
+    for route in ROUTES:
+        name = f"tensor.torch(route={route!r})"
+        yield name, held(one, lambda tensor, route=route: tensor.torch(route=route)), dlpack
+    yield "recv().torch(), eight tensors", received(eight, lambda message: message.torch()), dlpack
+    yield "recv().numpy(), eight tensors", received(eight, lambda message: message.numpy()), numpy
+    yield wake_of, bare_wake(loop), ""
+    yield "asyncio: recv_async(), send() included", wake(one, loop), wake_of
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description="Costs of the Python client's operations.")
+    parser.add_argument("--rounds", type=int, default=300)
+    parser.add_argument("--quick", action="store_true", help="three rounds: shows that everything runs")
+    options = parser.parse_args()
+    rounds = 3 if options.quick else options.rounds
+    loop = asyncio.new_event_loop()
+    with tempfile.TemporaryDirectory() as directory:
+        table = list(operations(directory, loop))
+        times: dict[str, list[float]] = {name: [] for name, _, _ in table}
+        gc.disable()
+        for number in range(rounds + rounds // 10 + 1):
+            for name, once, _ in table:
+                took = once()
+                # The first rounds warm caches, clocks and allocators.
+                if number > rounds // 10:
+                    times[name].append(took / RUN)
+        medians = {name: statistics.median(found) for name, found in times.items()}
+        print(f"{'operation':44} {'ns':>8} {'ratio':>6}")
+        for name, _, against in table:
+            ratio = f"{medians[name] / medians[against]:6.2f} x {against}" if against else ""
+            print(f"{name:44} {medians[name]:8.0f} {ratio}".rstrip())
+    loop.close()
+
+
+if __name__ == "__main__":
+    main()
