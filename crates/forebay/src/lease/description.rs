@@ -101,12 +101,16 @@ impl Description {
     fn read_checked(&mut self, from: &Membership, claim: &Claim) -> Result<(), Defect> {
         let (reader, schema) = (&from.reader, from.schema.as_ref());
         let there = reader.copy_entry(claim, &mut self.entry.0);
-        if there && schema.is_some() && self.entry.says(&self.told) {
-            // Most messages: the same as the last in this slot, and checked with that.
+        if there && self.entry.says(&self.told) {
+            // Most messages: the same as the last in this slot, and checked with that. Without a schema the descriptor has
+            // a say in it, too.
             self.head = self.entry.head();
-            self.read_user(from, claim);
-            self.inline = self.entry.has_bytes() && !from.geometry.writable;
-            return Ok(());
+            if schema.is_some() || !self.read_fields(from, claim)? {
+                self.read_user(from, claim);
+                self.inline = self.entry.has_bytes() && !from.geometry.writable;
+                return Ok(());
+            }
+            self.told = Told::default();
         }
         self.head = if there { reader.decode_entry_head(claim, &self.entry.0)? } else { reader.head_of(claim)? };
         self.read_user(from, claim);
