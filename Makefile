@@ -32,7 +32,8 @@ setup: ## the virtual environment in .venv; nothing is downloaded if it is up to
 	@ci/venv.sh $(VENV) ci/requirements.txt
 
 binary: ## target/release/forebay
-	cargo build $(CARGO_FLAGS) --release -p forebay-cli
+	FOREBAY_COMMIT="$$(git describe --always --dirty --exclude='*' 2>/dev/null || true)" \
+		cargo build $(CARGO_FLAGS) --release -p forebay-cli
 
 python: setup ## the Python packages, built with optimization and installed into .venv
 	@ci/develop.sh $(VENV) $(PACKAGES)

@@ -113,7 +113,12 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         python: python(args.python.as_ref())?,
     };
     let effort = Effort { time: args.time, ..Effort::default() };
-    let host = Host::look(crate::VERSION);
+    // `make binary` says what was built.
+    let version = match option_env!("FOREBAY_COMMIT") {
+        Some(commit) if !commit.is_empty() => format!("{} ({commit})", crate::VERSION),
+        _ => crate::VERSION.to_owned(),
+    };
+    let host = Host::look(&version);
     let bar = (!args.json).then(|| indicatif::ProgressBar::new(1));
     let report = Report::measure(host, &wishes, &programs, effort, |what, done, of| {
         if let Some(bar) = &bar {
