@@ -4,7 +4,7 @@
 //! ```text
 //!   main.rs      arguments, workers, the table          oracle.rs   what must be true after each operation, in sequence
 //!   step.rs      the trap flag and its handler          audit.rs    THE AUDIT of one picture; short, to be believed
-//!   actor.rs     the process that is stepped            walk.rs     a seeded walk over operations, deaths and takeovers
+//!   actor.rs     the process that is stepped            walk/       a seeded walk over operations, deaths and takeovers
 //!   rig.rs       its other end: start, order, kill      place.rs    pictures of a whole ring: objects, names, locks
 //!   board.rs     what the two share: orders, the log    picture.rs  what a picture of the words says
 //!   memory.rs    the ring's memory as the tracer sees it, and copies of it on the heap
