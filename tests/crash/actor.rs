@@ -217,6 +217,13 @@ impl Actor {
                 stepped(self.stepper, || producer.suspend());
                 done
             }
+            Order::Tend => {
+                // The rig has somebody come, go or die now; this process's only other thread is the control thread.
+                if !stepped(self.stepper, || say(rig::LOOK)) {
+                    return Err("the rig is gone".into());
+                }
+                done
+            }
         }
     }
 

@@ -43,9 +43,11 @@ pub(crate) enum Order {
     Discard,
     Close,
     Suspend,
+    /// The producer's: its main thread stands still, and its control thread is what is stepped.
+    Tend,
 }
 
-const ORDERS: [fn(u8) -> Order; 17] = [
+const ORDERS: [fn(u8) -> Order; 18] = [
     |_| Order::Create,
     |_| Order::Attach,
     Order::Loan,
@@ -63,6 +65,7 @@ const ORDERS: [fn(u8) -> Order; 17] = [
     |_| Order::Discard,
     |_| Order::Close,
     |_| Order::Suspend,
+    |_| Order::Tend,
 ];
 
 fn encode(order: Order) -> (u64, u8) {
@@ -84,6 +87,7 @@ fn encode(order: Order) -> (u64, u8) {
         Order::Discard => (14, 0),
         Order::Close => (15, 0),
         Order::Suspend => (16, 0),
+        Order::Tend => (17, 0),
     }
 }
 
@@ -137,6 +141,15 @@ pub(crate) struct Shot {
     pub(crate) step: u64,
     pub(crate) ip: u64,
     pub(crate) changes: Vec<(u32, u64)>,
+}
+
+impl Shot {
+    /// Makes the picture before it the one after it.
+    pub(crate) fn apply(&self, picture: &mut [u64]) {
+        for &(at, word) in &self.changes {
+            picture[at as usize] = word;
+        }
+    }
 }
 
 /// The memory.

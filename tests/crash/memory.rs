@@ -19,7 +19,7 @@ use forebay_testkit::audit;
 #[derive(Debug)]
 pub(crate) struct Memory {
     pub(crate) header: Header,
-    objects: Vec<(Mapping, usize)>,
+    objects: Vec<(String, Mapping, usize)>,
     data: Mapping,
     words: usize,
 }
@@ -44,7 +44,7 @@ impl Memory {
         for part in parts {
             let mapping = map(&object(&part));
             let len = mapping.len() / 8;
-            objects.push((mapping, words));
+            objects.push((part, mapping, words));
             words += len;
         }
         Self { header, objects, data: map(&object("data")), words }
@@ -53,7 +53,7 @@ impl Memory {
     /// What it says now.
     pub(crate) fn picture(&self) -> Vec<u64> {
         let mut picture = vec![0; self.words];
-        for (mapping, at) in &self.objects {
+        for (_, mapping, at) in &self.objects {
             let len = mapping.len() / 8;
             let to = &mut picture[*at..*at + len];
             // SAFETY: `len` words are mapped there, and the actors stand still while we read.
@@ -65,7 +65,7 @@ impl Memory {
     /// Brings `picture` up to date; the words that were not, with what they say now.
     pub(crate) fn changes(&self, picture: &mut [u64]) -> Vec<(u32, u64)> {
         let mut changes = Vec::new();
-        for (mapping, at) in &self.objects {
+        for (_, mapping, at) in &self.objects {
             let len = mapping.len() / 8;
             let known = &mut picture[*at..*at + len];
             let base = mapping.base().cast::<u64>();
@@ -86,6 +86,11 @@ impl Memory {
             }
         }
         changes
+    }
+
+    /// The objects of words, by the part of their names that says which, as `picture` has them.
+    pub(crate) fn parts<'p>(&'p self, picture: &'p [u64]) -> impl Iterator<Item = (&'p str, &'p [u64])> {
+        self.objects.iter().map(|(part, mapping, at)| (part.as_str(), &picture[*at..*at + mapping.len() / 8]))
     }
 
     /// Words of the slots, from byte `offset` on.
@@ -113,7 +118,7 @@ impl Memory {
             }
             None => picture.iter().map(|&word| AtomicU64::new(word)).collect(),
         };
-        Copy { words: Arc::new(words), starts: self.objects.iter().map(|(_, at)| *at).collect() }
+        Copy { words: Arc::new(words), starts: self.objects.iter().map(|(.., at)| *at).collect() }
     }
 }
 

@@ -163,7 +163,7 @@ impl Model {
                     return wrong(format!("the last message published was {}", self.next - 1));
                 }
             }
-            Order::Attach | Order::Leave | Order::Discard | Order::Close | Order::Suspend => {}
+            Order::Attach | Order::Leave | Order::Discard | Order::Close | Order::Suspend | Order::Tend => {}
             Order::Loan(which) | Order::WaitLoan(which) => {
                 self.loan(setup, answer, &mut after)?;
                 if answer.status == Status::Done {

@@ -14,6 +14,7 @@ use forebay::{Consumer, Message, RecvError};
 use forebay_testkit::{Place, audit};
 
 use crate::{
+    memory::Memory,
     oracle::Model,
     picture::{Fate, Fates, ensure},
     setup::{RING, Setup},
@@ -42,6 +43,14 @@ impl Whole {
             (entry.file_name().to_string_lossy().into_owned(), if plain { fs::read(entry.path()).ok() } else { None })
         });
         Self { objects: objects.collect(), files: files.collect() }
+    }
+
+    /// The same with the words of `picture`.
+    pub(crate) fn with(mut self, memory: &Memory, picture: &[u64]) -> Self {
+        for (part, words) in memory.parts(picture) {
+            self.objects.insert(part.to_owned(), words.iter().flat_map(|word| word.to_le_bytes()).collect());
+        }
+        self
     }
 
     /// What there is, for people.

@@ -2,8 +2,13 @@
 
 use std::{
     io::{Read, Write},
+    os::fd::AsFd,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    time::Duration,
 };
+
+use forebay_os::poll::{Events, poll_fds};
+use forebay_testkit::watchdog::WATCHDOG;
 
 use crate::board::{Answer, Board, Mode, Order, Shot};
 
@@ -20,6 +25,8 @@ pub(crate) struct Actor {
     stdout: ChildStdout,
     /// Where its program is loaded.
     base: u64,
+    /// After how many steps of its order it dies, 0 if it does not.
+    most: u64,
 }
 
 /// Keeps this process and all that it starts on one CPU, so that workers do not disturb each other.
@@ -55,7 +62,7 @@ impl Actor {
         let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
             return Err("an actor without pipes".to_owned());
         };
-        let mut actor = Self { board, child, stdin, stdout, base: 0 };
+        let mut actor = Self { board, child, stdin, stdout, base: 0, most: 0 };
         match actor.hear()? {
             Some(IDLE) => {}
             other => return Err(format!("an actor began with {other:?}")),
@@ -85,10 +92,24 @@ impl Actor {
         order: Order,
         mode: Mode,
         most: u64,
+        look: impl FnMut(u64, u64) -> Result<(), String>,
+    ) -> Result<Option<Answer>, String> {
+        self.begin(order, mode, most)?;
+        self.answer(look)
+    }
+
+    /// Has it begin with an order; [`answer`](Self::answer) waits for the end.
+    pub(crate) fn begin(&mut self, order: Order, mode: Mode, most: u64) -> Result<(), String> {
+        self.most = most;
+        self.board.give(order, mode, most);
+        self.go_on()
+    }
+
+    /// The answer to the order that it was given; see [`obey`](Self::obey).
+    pub(crate) fn answer(
+        &mut self,
         mut look: impl FnMut(u64, u64) -> Result<(), String>,
     ) -> Result<Option<Answer>, String> {
-        self.board.give(order, mode, most);
-        self.go_on()?;
         let mut seen = 0;
         loop {
             match self.hear()? {
@@ -101,13 +122,48 @@ impl Actor {
                 }
                 Some(IDLE) => return Ok(Some(self.board.answered())),
                 Some(other) => return Err(format!("an actor said {other:?}")),
-                None if most != 0 => return Ok(None),
+                None if self.most != 0 => return Ok(None),
                 None => {
                     let status = self.child.wait().map_err(|e| e.to_string())?;
                     return Err(format!("the process ended with {status} after {} steps", self.board.steps()));
                 }
             }
         }
+    }
+
+    /// Has the control thread of a producer stepped from now on; its main thread stands still until
+    /// [`untend`](Self::untend).
+    pub(crate) fn tend(&mut self, most: u64) -> Result<(), String> {
+        self.begin(Order::Tend, Mode::Stores, most)?;
+        match self.hear()? {
+            Some(LOOK) => Ok(()),
+            other => Err(format!("a producer said {other:?}, and does not stand still")),
+        }
+    }
+
+    /// Lets its main thread go on. False: it died.
+    pub(crate) fn untend(&mut self) -> Result<bool, String> {
+        // Nobody listens if it is dead, which is what the answer says then.
+        let heard = self.go_on();
+        let answer = self.answer(|_, _| Err("it looks twice".to_owned()))?;
+        if answer.is_some() { heard.map(|()| true) } else { Ok(false) }
+    }
+
+    /// Whether it has said something that was not heard yet, or is dead. Waits so long.
+    fn has_said(among: &[&Self], wait: Duration) -> Result<bool, String> {
+        let fds: Vec<_> = among.iter().map(|actor| (actor.stdout.as_fd(), Events::READ)).collect();
+        let said = poll_fds(&fds, Some(wait)).map_err(|e| e.to_string())?;
+        Ok(said.iter().any(|events| !events.is_empty()))
+    }
+
+    /// Whether it is dead, if it stands still otherwise.
+    pub(crate) fn is_dead(&self) -> Result<bool, String> {
+        Self::has_said(&[self], Duration::ZERO)
+    }
+
+    /// Waits until one of two says something, or dies.
+    pub(crate) fn either(&self, other: &Self) -> Result<(), String> {
+        if Self::has_said(&[self, other], WATCHDOG)? { Ok(()) } else { Err("nobody says anything".to_owned()) }
     }
 
     /// What changed in the last operation, and its steps.

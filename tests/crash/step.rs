@@ -8,7 +8,8 @@
 //!
 //! Only an instruction that stores into the ring's pages can make a new picture. So there is a faster way that sees the
 //! same: the pages are read-only, the store faults, it is repeated as a single step with the pages writable, and the
-//! picture is taken then.
+//! picture is taken then. That holds for whatever thread stores: while the main thread stands still, it is the control
+//! thread that is stepped.
 #![allow(unsafe_code, reason = "a signal handler that changes the interrupted registers")]
 
 use std::{
@@ -84,16 +85,14 @@ impl Stepper {
         self.program.start
     }
 
-    /// Installs the handler, on a stack of its own.
+    /// Installs the handlers. They run on the stack of whoever traps: no instruction that is stepped uses what lies more
+    /// than the ABI's red zone below its stack pointer, and the alternate stacks that the standard library gives its
+    /// threads are a few pages.
     pub(crate) fn install(self) -> &'static mut Self {
-        let stack = Box::leak(vec![0u8; 1 << 18].into_boxed_slice());
-        let stack = libc::stack_t { ss_sp: stack.as_mut_ptr().cast(), ss_flags: 0, ss_size: stack.len() };
-        // SAFETY: the stack is never freed.
-        unsafe { libc::sigaltstack(&raw const stack, ptr::null_mut()) };
         // SAFETY: plain numbers, filled in below.
         let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
         action.sa_sigaction = on_trap as *const () as usize;
-        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+        action.sa_flags = libc::SA_SIGINFO;
         // SAFETY: the handler has the signature that SA_SIGINFO asks for.
         unsafe { libc::sigaction(libc::SIGTRAP, &raw const action, ptr::null_mut()) };
         action.sa_sigaction = on_fault as *const () as usize;
@@ -101,7 +100,8 @@ impl Stepper {
         unsafe { libc::sigaction(libc::SIGSEGV, &raw const action, ptr::null_mut()) };
         let this = Box::into_raw(Box::new(self));
         STEPPER.store(this, SeqCst);
-        // SAFETY: never freed; the handler uses it only between `start` and `stop`, while its owner does not.
+        // SAFETY: never freed; the handler uses it only between `start` and `stop`, while its owner does not. If it is the
+        // control thread that traps, the owner waits for a byte of the rig meanwhile.
         unsafe { &mut *this }
     }
 

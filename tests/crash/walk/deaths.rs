@@ -1,14 +1,11 @@
 //! Somebody really dies in the middle of an operation.
 
-use forebay_layout::{Kind, member};
-use forebay_ring::MemberId;
-use forebay_testkit::watchdog;
-
 use super::{PRODUCER, Result, Walk, steps::operation};
 use crate::{
     board::{Mode, Order},
     oracle::{Model, Who},
     picture::{self, Fates},
+    rig::Actor,
 };
 
 impl Walk<'_> {
@@ -36,44 +33,64 @@ impl Walk<'_> {
         let most = 1 + self.random.below(length);
         self.doing = format!("{} dies within {most} steps of {order:?}", self.name(who));
         let may = self.model.may(&self.setup, who, order)?;
-        let mut actor = self.actors.remove(&who).ok_or("no such actor")?;
-        let lived = actor.obey(order, Mode::Words, most, |_, _| Ok(()));
-        actor.kill();
-        lived?;
         self.deaths += 1;
-        let dying = (who != PRODUCER).then_some(who);
-        let survivors = self.model.seats(dying);
-        let picture = self.memory().picture();
-        if !self.actors.contains_key(&PRODUCER) {
-            // Else the producer's control thread is mending already.
-            self.audit(&picture, &may, self.model.next, &survivors, "death")?;
-        }
-        match self.model.members.get(&who).map(|member| member.id) {
-            Some(id) => {
-                self.gone(who);
-                self.settled(id);
-                if self.actors.contains_key(&PRODUCER) && self.setup.kind == Kind::Queue {
-                    // The producer's control thread has mended what was left.
-                    let mended: Vec<Fates> = may
-                        .into_iter()
-                        .map(|fates| Model { fates, ..self.model.clone() }.mended(&self.setup))
-                        .collect();
-                    let picture = self.memory().picture();
-                    let everybody = self.model.seats(None);
-                    self.audit(&picture, &mended, self.model.next, &everybody, "death")?;
-                }
-            }
-            None => {
-                self.model.orphan();
-                let seats = self.model.seats(None);
-                let scene = self.scene(&may, self.model.next, &seats, false);
-                let next = picture::next(&scene, &self.memory().copy(&picture, None))?;
-                self.model.next = next;
-            }
+        let actor = self.actors.remove(&who).ok_or("no such actor")?;
+        if who == PRODUCER {
+            self.producer_dies(actor, order, most, &may)?;
+        } else {
+            self.gone(who);
+            self.consumer_dies(actor, order, most, &may)?;
         }
         self.model.fates = self.found()?;
         self.done.push(format!("{}: left {:?}", self.doing, self.model.fates));
         Ok(())
+    }
+
+    fn producer_dies(&mut self, actor: Actor, order: Order, most: u64, may: &[Fates]) -> Result {
+        let picture = self.killed(actor, order, most)?;
+        let survivors = self.model.seats(None);
+        self.audit(&picture, may, self.model.next, &survivors, "death")?;
+        self.model.orphan();
+        let scene = self.scene(may, self.model.next, &survivors, false);
+        self.model.next = picture::next(&scene, &self.memory().copy(&picture, None))?;
+        Ok(())
+    }
+
+    /// If there is a producer, its control thread mends; now and then it dies of it.
+    fn consumer_dies(&mut self, actor: Actor, order: Order, most: u64, may: &[Fates]) -> Result {
+        let survivors = self.model.seats(None);
+        if !self.actors.contains_key(&PRODUCER) {
+            let left = self.killed(actor, order, most)?;
+            return self.audit(&left, may, self.model.next, &survivors, "death");
+        }
+        let length = self.lengths.get("mend").copied().unwrap_or(8);
+        let producers = if self.random.one_in(4) { 1 + self.random.below(length) } else { 0 };
+        let (tended, left) = self.tend(producers, |walk, producer| {
+            let left = walk.killed(actor, order, most)?;
+            walk.settle(Some(producer)).map(|()| left)
+        })?;
+        self.audit(&left, may, self.model.next, &survivors, "death")?;
+        let left = self.found_in(&left)?;
+        let mended = Model { fates: left.clone(), ..self.model.clone() }.mended(&self.setup);
+        let stages = [left, mended];
+        self.audit_tended(&tended, "mend", &stages, false)?;
+        let stores = tended.stores;
+        if self.resume(tended) {
+            self.lengths.insert("mend".to_owned(), stores);
+            return self.audit_rest("mend", &stages[1..]);
+        }
+        self.audit_rest("mend", &stages)
+    }
+
+    /// Kills a process in the middle of an operation: what it left, by its own log, whatever others have done since.
+    fn killed(&self, mut actor: Actor, order: Order, most: u64) -> Result<Vec<u64>> {
+        let mut left = self.memory().picture();
+        let lived = actor.obey(order, Mode::Words, most, |_, _| Ok(()));
+        for shot in actor.shots().0 {
+            shot.apply(&mut left);
+        }
+        actor.kill();
+        lived.map(|_| left)
     }
 
     /// A member is no more; the producer, if there is one, notices.
@@ -81,15 +98,5 @@ impl Walk<'_> {
         let Some(member) = self.model.members.remove(&who) else { return };
         let index = member.id.index;
         self.model.fates.retain(|key, _| key.0 != index);
-    }
-
-    /// Waits until the producer's control thread has done what the end of a member asks of it.
-    pub(super) fn settled(&self, id: MemberId) {
-        if self.actors.contains_key(&PRODUCER) {
-            watchdog::until("the producer noticing the end of a member", || {
-                let named = self.words_of(id);
-                self.identity(id.index) & 0xff == member::state::EMPTY && !named
-            });
-        }
     }
 }

@@ -4,19 +4,19 @@
 mod deaths;
 mod ends;
 mod steps;
+mod tend;
 
 use std::{collections::BTreeMap, time::Instant};
 
-use forebay_layout::{Kind, member};
-use forebay_ring::MemberId;
+use forebay_layout::Kind;
 use forebay_testkit::Place;
 
 use crate::{
     actor,
-    board::{Mode, Order, Status},
+    board::{Mode, Order},
     memory::{Copy, Memory},
     oracle::{Model, Who},
-    picture::{self, Fate, Fates, Scene, Seat},
+    picture::{self, Fates, Scene, Seat},
     rig::Actor,
     setup::{RING, Random, Setup},
     tally::Tally,
@@ -46,6 +46,9 @@ struct Walk<'a> {
     doing: String,
     until: Option<Instant>,
 }
+
+/// Processes that are killed on purpose in one walk, at most.
+const DEATHS: u64 = 12;
 
 /// How much of what was done a report shows.
 const SHOWN: usize = 12;
@@ -111,9 +114,14 @@ impl Walk<'_> {
             match order {
                 Order::Create if self.random.one_in(3) => self.die_in_create()?,
                 Order::Create => self.start_producer()?,
-                Order::Attach => self.attach()?,
+                Order::Attach => match self.random.below(8) {
+                    0 if self.deaths < DEATHS => self.die_in_admission()?,
+                    1 if self.deaths < DEATHS => self.die_in_attach()?,
+                    _ => self.attach()?,
+                },
+                Order::Leave if self.random.one_in(4) && self.deaths < DEATHS => self.die_in(who, order)?,
                 Order::Leave => self.leave(who)?,
-                _ if self.random.one_in(40) && self.deaths < 12 => self.die_in(who, order)?,
+                _ if self.random.one_in(40) && self.deaths < DEATHS => self.die_in(who, order)?,
                 _ => self.step(who, order).map(drop)?,
             }
         }
@@ -183,6 +191,15 @@ impl Walk<'_> {
         Actor::start(|board| actor::arguments(board, self.place.path(), &prefix, seed, scenario), &env)
     }
 
+    /// A successor whose taking over is not stepped: somebody else is attaching meanwhile.
+    fn succeed(&mut self) -> Result {
+        let mut actor = self.start()?;
+        let answer = actor.obey(Order::Create, Mode::Free, 0, |_, _| Ok(()))?.ok_or("it died")?;
+        self.actors.insert(PRODUCER, actor);
+        self.model = self.model.effect(&self.setup, PRODUCER, Order::Create, &answer)?.after;
+        Ok(())
+    }
+
     /// The first producer, or a successor.
     fn start_producer(&mut self) -> Result {
         let actor = self.start()?;
@@ -199,58 +216,19 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn attach(&mut self) -> Result {
-        let who = self.named;
-        self.named += 1;
-        let mut actor = self.start()?;
-        self.doing = format!("{} attaches", self.name(who));
-        let answer = actor.obey(Order::Attach, Mode::Free, 0, |_, _| Ok(()))?.ok_or("it died")?;
-        self.actors.insert(who, actor);
-        if answer.status == Status::Fault {
-            return Err(answer.text);
-        }
-        let index = answer.results[0] as u8;
-        let incarnation = (self.identity(index) >> 8) as u16;
-        let id = MemberId { index, incarnation };
-        let membership = crate::oracle::Membership { id, cursor: 0, held: BTreeMap::new() };
-        self.model.members.insert(who, membership);
-        Ok(())
-    }
-
-    fn leave(&mut self, who: Who) -> Result {
-        self.step(who, Order::Leave)?;
-        self.gone(who);
-        if let Some(actor) = self.actors.remove(&who) {
-            actor.kill();
-        }
-        Ok(())
-    }
-
     fn memory(&self) -> &Memory {
         self.memory.as_ref().unwrap()
     }
 
-    fn identity(&self, index: u8) -> u64 {
-        let (picture, plan) = (self.memory().picture(), &self.memory().header.plan);
-        let ring = (plan.ring_bytes / 8) as usize;
-        let part = match self.setup.kind {
-            Kind::Queue => plan.member_word + plan.member_words * usize::from(index),
-            Kind::Broadcast => (plan.member_bytes / 8) as usize * usize::from(index) + plan.member_word,
-        };
-        picture[ring + part + member::IDENTITY]
-    }
-
-    /// Whether a slot word names a member.
-    fn words_of(&self, id: MemberId) -> bool {
-        let named = |fate: &Fate| matches!(*fate, Fate::Held(owner, _) | Fate::Acked(owner) if owner == id);
-        self.setup.kind == Kind::Queue && self.found().is_ok_and(|found| found.values().any(named))
-    }
-
     /// Where each message stands by the shared words now.
     fn found(&self) -> Result<Fates> {
+        self.found_in(&self.memory().picture())
+    }
+
+    fn found_in(&self, picture: &[u64]) -> Result<Fates> {
         let seats = self.model.seats(None);
         let scene = self.scene(&[], self.model.next, &seats, false);
-        picture::found(&scene, &self.memory().copy(&self.memory().picture(), None))
+        picture::found(&scene, &self.memory().copy(picture, None))
     }
 
     fn scene<'s>(&'s self, stages: &'s [Fates], next: u64, living: &'s [Seat], successor_first: bool) -> Scene<'s> {

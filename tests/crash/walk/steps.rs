@@ -7,11 +7,22 @@ use forebay_layout::Kind;
 use super::{PRODUCER, Result, STEPS_CREATIONS, Walk};
 use crate::{
     audit,
-    board::{Answer, Mode, Order},
+    board::{Answer, Mode, Order, Shot},
     oracle::Who,
     picture::{Fates, Seat},
     place::{self, Whole},
 };
+
+/// The pictures of an operation, and what they must say.
+pub(super) struct Pictures<'a> {
+    /// The one before it.
+    pub(super) base: &'a [u64],
+    pub(super) shots: &'a [Shot],
+    /// What may be found in each.
+    pub(super) stages: &'a [Fates],
+    /// Who lives on if the process dies that made them.
+    pub(super) survivors: &'a [Seat],
+}
 
 impl Walk<'_> {
     /// Steps the making or the end of a ring, and gives copies of all that there is on the way to real successors.
@@ -67,7 +78,6 @@ impl Walk<'_> {
         let mode = if order == Order::Create || self.random.one_in(60) { Mode::Words } else { Mode::Stores };
         let answer = actor.obey(order, mode, 0, |_, _| Ok(()));
         let (shots, steps) = actor.shots();
-        self.actors.insert(who, actor);
         let answer = answer?.ok_or("it died")?;
         if mode == Mode::Words {
             self.lengths.insert(operation(order, self.setup.kind), steps);
@@ -78,20 +88,11 @@ impl Walk<'_> {
         self.tally.ran(&operation, mode == Mode::Words, steps);
         let dying = (who != PRODUCER).then_some(who);
         let survivors = self.model.seats(dying);
-        let next = self.model.next;
-        let mut picture = base;
-        for shot in &shots {
-            for &(at, word) in &shot.changes {
-                picture[at as usize] = word;
-            }
-            if !self.tally.is_new(&operation, hash(self.setup.seed, &picture)) {
-                continue;
-            }
-            self.audit(&picture, &effect.stages, next, &survivors, &operation).map_err(|why| {
-                let place = self.actors.get(&who).map(|actor| actor.place_of(shot.ip)).unwrap_or_default();
-                format!("crash after {} {} of {steps}, before {place}:\n  {why}", mode.unit(), shot.step)
-            })?;
-        }
+        let all = Pictures { base: &base, shots: &shots, stages: &effect.stages, survivors: &survivors };
+        let place = |ip| actor.place_of(ip);
+        self.audit_pictures(&operation, all, place, |_, _| Ok(()))
+            .map_err(|why| format!("{why}\n  (counted in {}s, of {steps})", mode.unit()))?;
+        self.actors.insert(who, actor);
         // What the operation left, once it is over, is exactly what its twin says.
         let everybody = effect.after.seats((order == Order::Leave).then_some(who));
         let last = std::slice::from_ref(&effect.after.fates);
@@ -110,6 +111,30 @@ impl Walk<'_> {
         Ok(answer)
     }
 
+    /// Audits each picture of an operation that is a new one, and whatever else `also` looks at.
+    pub(super) fn audit_pictures(
+        &mut self,
+        operation: &str,
+        all: Pictures<'_>,
+        place: impl Fn(u64) -> String,
+        mut also: impl FnMut(&mut Self, &[u64]) -> Result,
+    ) -> Result {
+        let next = self.model.next;
+        let mut picture = all.base.to_vec();
+        for shot in all.shots {
+            shot.apply(&mut picture);
+            if !self.tally.is_new(operation, hash(self.setup.seed, &picture)) {
+                continue;
+            }
+            self.audit(&picture, all.stages, next, all.survivors, operation)
+                .and_then(|()| also(self, &picture))
+                .map_err(|why| format!("crash after step {}, before {}:\n  {why}", shot.step, place(shot.ip)))?;
+        }
+        Ok(())
+    }
+
+    /// Audits a picture in three ways: the survivors mend and drain, then a successor comes; the successor first; nobody
+    /// survives.
     pub(super) fn audit(
         &mut self,
         picture: &[u64],
@@ -118,15 +143,26 @@ impl Walk<'_> {
         survivors: &[Seat],
         operation: &str,
     ) -> Result {
+        let ways = [(survivors, false), (survivors, true), (&[][..], true)];
+        self.audit_ways(picture, stages, next, &ways, operation)
+    }
+
+    /// Audits a picture: who lives on, and whether a successor comes first.
+    pub(super) fn audit_ways(
+        &mut self,
+        picture: &[u64],
+        stages: &[Fates],
+        next: u64,
+        ways: &[(&[Seat], bool)],
+        operation: &str,
+    ) -> Result {
         let mut spare = self.copy.take();
         let mut result = Ok(());
-        let mut audits = 0;
-        for (living, successor_first) in [(survivors, false), (survivors, true), (&[][..], true)] {
+        for &(living, successor_first) in ways {
             let copy = self.memory().copy(picture, spare.take());
             let scene = self.scene(stages, next, living, successor_first);
             let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| audit::audit(&scene, &copy)));
             let found = found.unwrap_or_else(|_| Err("recovery panicked".to_owned()));
-            audits += 1;
             let how = match (living.is_empty(), successor_first) {
                 (_, false) => "peers first, then a successor",
                 (false, true) => "a successor first, then peers",
@@ -136,7 +172,7 @@ impl Walk<'_> {
             spare = Some(copy);
         }
         self.copy = spare;
-        self.tally.audited(operation, audits);
+        self.tally.audited(operation, ways.len() as u64);
         result
     }
 }
@@ -161,6 +197,7 @@ pub(super) fn operation(order: Order, kind: Kind) -> String {
         Order::Discard => "discard",
         Order::Close => "close",
         Order::Suspend => "suspend",
+        Order::Tend => "tend",
     };
     format!("{kind}/{name}")
 }
