@@ -125,9 +125,12 @@ impl<W: Words> Member<W> {
         self.words.prefetch(self.base + at::SINCE + self.slots + slot as usize);
     }
 
-    /// Zeroes the whole part for a new member. Only while its lock byte is free and no slot word names the index.
+    /// Zeroes the part for a new member, but for its identity: the last incarnation has to outlive a producer that dies
+    /// in here, or the index is given out under it once more. Only while the lock byte is free and no slot word names the
+    /// index.
     pub fn clear(&self, grants: bool) {
-        for offset in 0..at::SINCE + self.slots * if grants { 2 } else { 1 } {
+        const { assert!(at::IDENTITY == 0) };
+        for offset in 1..at::SINCE + self.slots * if grants { 2 } else { 1 } {
             self.store(offset, 0);
         }
     }
@@ -187,7 +190,7 @@ mod tests {
         assert_eq!(set(&rig.pool, base, next), expected);
         assert_eq!(set(&rig.pool, 0, base), [], "of another member");
         part.clear(false);
-        assert_eq!(set(&rig.pool, base, next), []);
+        assert_eq!(set(&rig.pool, base, next), [(at::IDENTITY, 0x1234 << 8 | 2)]);
     }
 
     #[test]
@@ -202,7 +205,24 @@ mod tests {
             assert_eq!(words.word(rig.plan.member_word + at::SINCE + 3 + 2).load(Ordering::Relaxed), 9);
             part.clear(grants);
             let left = set(&words, all.start, all.end).len();
-            assert_eq!(all.len() - left, at::SINCE + if grants { 6 } else { 3 });
+            assert_eq!(all.len() - left, at::SINCE - 1 + if grants { 6 } else { 3 });
+        }
+    }
+
+    // A producer that died between the first store of `clear` and the new identity left incarnation 0, so the index's next
+    // member had the first one's. On a broadcast ring it then took the join sequence of that one for its own, and read
+    // messages that it was not owed, in slots that were being written.
+    #[test]
+    fn a_part_that_is_cleared_still_says_which_life_was_the_last() {
+        for grants in [false, true] {
+            let rig = Rig::of(Kind::Broadcast, 3);
+            let part = Member::in_object(Heap::bytes(rig.plan.member_bytes), &rig.plan);
+            let first = MemberId { index: 2, incarnation: 1 };
+            part.set_identity(first.incarnation, at::state::EMPTY);
+            part.clear(grants);
+            let last = MemberId { index: 2, incarnation: part.identity().0 };
+            assert_eq!((last, part.identity().1), (first, at::state::EMPTY));
+            assert_ne!(last.successor(), first);
         }
     }
 

@@ -221,7 +221,8 @@ impl Site {
         lock(&self.bells)[usize::from(index)] = Some(bell);
     }
 
-    /// Finds an empty place: its lock byte is free, no slot word names it, and its part is zeroed.
+    /// Finds an empty place: its lock byte is free, no slot word names it, and its part is zeroed. Its identity, which says
+    /// what the last incarnation was, goes over into the new one by one store.
     pub(crate) fn find_seat(&self, hello: &Hello) -> Option<Seat> {
         let mut roster = lock(&self.roster);
         let index = (0..roster.places.len())
