@@ -27,7 +27,11 @@ impl Place {
         let dir = tempfile::Builder::new().prefix("forebay-test-").tempdir().unwrap();
         let hash = Dir::open(Some(dir.path())).unwrap().hash();
         let prefix = format!("forebay.{}.{hash:08x}.", process::uid());
-        Self { dir, prefix }
+        let place = Self { dir, prefix };
+        // Names follow from the directory's inode, and a number is used again: what is there is of a directory that is gone,
+        // whose processes were killed.
+        place.sweep();
+        place
     }
 
     /// The directory, for the `dir` option and `FOREBAY_DIR`.
