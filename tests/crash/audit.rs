@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use forebay_layout::entry::ENTRY_TAIL;
+use forebay_layout::{entry::ENTRY_TAIL, member::state};
 use forebay_ring::{
     Claim, Draft, MemberId, Pool, Publisher, SlotState,
     broadcast::{self, BroadcastProducer},
@@ -21,6 +21,7 @@ use crate::{
 /// Audits a copy of a picture. The words of the copy are spent afterwards.
 pub(crate) fn audit(scene: &Scene<'_>, copy: &Copy) -> Audit {
     let ring = Ring::new(scene, copy);
+    ring.places()?;
     if ring.parts.is_empty() { ring.audit_queue() } else { ring.audit_broadcast() }
 }
 
@@ -31,6 +32,16 @@ impl Ring<'_> {
         for key in stages.iter().flat_map(|stage| stage.keys()).chain(found.keys()).filter(relevant) {
             let may: Vec<_> = stages.iter().map(|stage| stage.get(key)).collect();
             ensure!(may.contains(&found.get(key)), "message {key:?} is {:?}, must be one of {may:?}", found.get(key));
+        }
+        Ok(())
+    }
+
+    /// Who lives has its place: a successor goes on with those that are active by their words.
+    fn places(&self) -> Audit {
+        for seat in self.scene.living {
+            let (incarnation, found) = self.part(seat.id.index).identity();
+            let same = (incarnation, found) == (seat.id.incarnation, state::ACTIVE);
+            ensure!(same, "the place of {:?}, which lives, says {incarnation} and state {found}", seat.id);
         }
         Ok(())
     }

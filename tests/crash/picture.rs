@@ -160,6 +160,12 @@ impl<'a> Ring<'a> {
         Ok((owed && !grant.settles(generation)).then_some(if taken { Fate::Taken } else { Fate::Owed }))
     }
 
+    /// The part of a place.
+    pub(crate) fn part(&self, index: u8) -> Member<Heap> {
+        let pool = || Member::in_pool(self.slot_words.clone(), &self.scene.header.plan, index);
+        self.parts.get(usize::from(index)).cloned().unwrap_or_else(pool)
+    }
+
     /// Whether a member lives on.
     pub(crate) fn is_alive(&self, member: MemberId) -> bool {
         self.scene.living.iter().any(|seat| seat.id == member)

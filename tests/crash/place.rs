@@ -129,6 +129,12 @@ fn succeed(setup: &Setup, dir: &Path, before: &Model, thrown_away: bool) -> Resu
         );
         crate::actor::check(setup, &message)?;
     }
+    // A broadcast ring owes nobody anything before its next message.
+    for consumer in &mut consumers[1..] {
+        if let Some(message) = next(consumer)? {
+            return Err(format!("message {} comes before anything was published", message.sequence()));
+        }
+    }
     for letter in producer.take_dead_letters() {
         let dead = expected.remove(&key(letter.sequence));
         ensure!(dead == Some(Fate::Dead(letter.attempts)), "dead letter {}, expected {dead:?}", letter.sequence);
@@ -145,6 +151,9 @@ fn succeed(setup: &Setup, dir: &Path, before: &Model, thrown_away: bool) -> Resu
         ensure!(found == sequence, "sequence {found} follows {last}");
         round.push(sequence);
     }
+    // Nobody who took a dead member's place is taken for further than it is.
+    let owed = producer.stats().undelivered;
+    ensure!(owed == setup.slots, "{owed} of {} messages are counted as undelivered", setup.slots);
     receive(setup, &mut consumers, &round)?;
     drop(consumers);
     producer.discard();

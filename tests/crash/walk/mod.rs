@@ -114,18 +114,28 @@ impl Walk<'_> {
             match order {
                 Order::Create if self.random.one_in(3) => self.die_in_create()?,
                 Order::Create => self.start_producer()?,
-                Order::Attach => match self.random.below(8) {
-                    0 if self.deaths < DEATHS => self.die_in_admission()?,
-                    1 if self.deaths < DEATHS => self.die_in_attach()?,
-                    _ => self.attach()?,
-                },
+                Order::Attach => self.come()?,
                 Order::Leave if self.random.one_in(4) && self.deaths < DEATHS => self.die_in(who, order)?,
                 Order::Leave => self.leave(who)?,
                 _ if self.random.one_in(40) && self.deaths < DEATHS => self.die_in(who, order)?,
                 _ => self.step(who, order).map(drop)?,
             }
+            // A place is often taken again before the producer's main thread has done anything about who had it.
+            let left = who != PRODUCER && !self.model.members.contains_key(&who);
+            if left && self.actors.contains_key(&PRODUCER) && self.random.one_in(2) {
+                self.come()?;
+            }
         }
         self.end()
+    }
+
+    /// A consumer comes; now and then somebody dies of it.
+    fn come(&mut self) -> Result {
+        match self.random.below(6) {
+            0 if self.deaths < DEATHS => self.die_in_admission(),
+            1 if self.deaths < DEATHS => self.die_in_attach(),
+            _ => self.attach(),
+        }
     }
 
     /// An operation that somebody can do now.

@@ -35,7 +35,7 @@ pub(super) struct Tended {
 }
 
 impl Walk<'_> {
-    /// A consumer comes. Now and then somebody dies of it.
+    /// A consumer comes.
     pub(super) fn attach(&mut self) -> Result {
         let who = self.named;
         self.named += 1;
