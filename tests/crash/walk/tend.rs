@@ -1,7 +1,10 @@
 //! Consumers come, go and die, and what the producer's control thread writes on that is stepped: its main thread stands
 //! still meanwhile (`Order::Tend`), so that each store of the process is the control thread's.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use forebay_layout::{
     Kind,
@@ -10,7 +13,7 @@ use forebay_layout::{
 };
 use forebay_os::{Dir, socket::Conn};
 use forebay_ring::MemberId;
-use forebay_testkit::watchdog;
+use forebay_testkit::watchdog::WATCHDOG;
 
 use super::{PRODUCER, Result, Walk, steps::Pictures};
 use crate::{
@@ -227,21 +230,23 @@ impl Walk<'_> {
     /// empty, and it has answered somebody since. Not if the producer is dead.
     pub(super) fn settle(&self, tended: Option<&Actor>) -> Result {
         let Some(producer) = tended.or_else(|| self.actors.get(&PRODUCER)) else { return Ok(()) };
+        let taken = |index: &u8| self.model.members.values().any(|member| member.id.index == *index);
+        let nobodys: Vec<u8> = (0..self.setup.max_consumers as u8).filter(|index| !taken(index)).collect();
         let settled = || {
             let picture = self.memory().picture();
-            let taken = |index: u8| self.model.members.values().any(|member| member.id.index == index);
-            let free = |index: u8| self.identity_in(&picture, index) & 0xff == state::EMPTY;
-            (0..self.setup.max_consumers as u8).all(|index| taken(index) || free(index))
+            nobodys.iter().all(|&index| self.identity_in(&picture, index) & 0xff == state::EMPTY)
         };
-        let mut gone = Ok(false);
-        watchdog::until("the producer noticing the end of a member", || {
+        let start = Instant::now();
+        while start.elapsed() < WATCHDOG {
             // Whoever knocked before is heard before; and after each that it heard it looks for the dead. If it is killed
             // meanwhile, the kernel may close its sockets before its pipe.
             let knocked = self.knock().and_then(|()| if settled() { self.knock().map(|()| true) } else { Ok(false) });
-            gone = producer.is_dead();
-            knocked == Ok(true) || gone != Ok(false)
-        });
-        gone.map(drop)
+            if knocked == Ok(true) || producer.is_dead()? {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Err(format!("one of the places {nobodys:?}, which nobody has any more, does not come back in {WATCHDOG:?}"))
     }
 
     /// Says something to the producer's control thread that is no greeting, and waits until it is refused.
@@ -249,7 +254,7 @@ impl Walk<'_> {
         let dir = Dir::open(Some(self.place.path())).map_err(|e| e.to_string())?;
         let conn = Conn::connect(&dir, &format!("{RING}.sock")).map_err(|e| e.to_string())?;
         conn.send(b"knock", &[]).map_err(|e| e.to_string())?;
-        let deadline = std::time::Instant::now() + watchdog::WATCHDOG;
+        let deadline = Instant::now() + WATCHDOG;
         conn.recv(&mut [0; FRAME_BYTES], 0, Some(deadline)).map(drop).map_err(|e| e.to_string())
     }
 }
