@@ -23,7 +23,7 @@ PACKAGES    := python-client python-client/ingest
 export PYO3_PYTHON := $(PY)
 export FOREBAY_BIN := $(FOREBAY)
 
-.PHONY: help setup build binary python examples demo test check rust-test fence-test python-test docs-test model model-short cargo-mutants crash fuzz tsan mutants conformance faults bench dist docs clean hostile soak instructions
+.PHONY: help setup build binary python examples demo test check rust-test fence-test fences python-test docs-test model model-short cargo-mutants crash fuzz tsan mutants conformance faults bench dist docs clean hostile soak instructions
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -64,6 +64,10 @@ rust-test: ## unit, process, hostile and documentation tests in Rust
 
 fence-test: ## what goes to sleep and wakes once more, with fences in membarrier's stead
 	FOREBAY_NO_MEMBARRIER=1 cargo test $(CARGO_FLAGS) -p forebay -p forebay-tests --test hand_over --test process --test conformance
+
+fences: build ## every suite once more, with fences in membarrier's stead; the models have both variants anyway
+	FOREBAY_NO_MEMBARRIER=1 cargo test $(CARGO_FLAGS) $(RUST)
+	FOREBAY_NO_MEMBARRIER=1 $(MAKE) --no-print-directory python-test crash soak
 
 python-test: ## tests of the Python packages, and the examples (after `make build`)
 	for folder in $(PACKAGES); do (cd $$folder && $(PY) -m pytest) || exit 1; done
