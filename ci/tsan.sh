@@ -4,7 +4,8 @@
 # suppressions. Fails on the first report.
 #
 #   ci/tsan.sh             FOREBAY_MESSAGES messages a test (20000)
-#   ci/tsan.sh --weaken    the ring with one ordering on the way of the payload weakened, in a copy: each has to be reported
+#   ci/tsan.sh --weaken [REGEX]   the ring with one ordering on the way of the payload weakened, in a copy: each has to be
+#                                 reported; only files that match
 #
 # Needs the toolchain `nightly`, or a default one that takes unstable options, and the source of its standard library:
 # where rustup has it (rustup component add rust-src), or a Debian package of the same minor version, which is fetched
@@ -90,12 +91,14 @@ sanitized() {
 
 # Weakens one ordering at a time, in a copy of the workspace.
 weaken() {
-    local copy survived=0 total=0
+    local survived=0 total=0
+    # Not local: the trap runs when this function is over.
     copy=$(mktemp -d)
     trap 'rm -rf "$copy"' EXIT
     git ls-files -z -- . ':!tests/fuzz/corpus' | xargs -0 cp --parents -t "$copy"
     local file anchor from to
     while IFS='|' read -r file anchor from to; do
+        [[ $file =~ ${2:-} ]] || continue
         total=$((total + 1))
         local path=$copy/crates/forebay-ring/src/$file
         cp "$path" "$copy/kept"
@@ -137,7 +140,7 @@ END
 find_library
 echo "tsan: $(rustc --version), standard library from $library"
 if [[ ${1:-} == --weaken ]]; then
-    weaken
+    weaken "$@"
     exit
 fi
 export TSAN_OPTIONS=halt_on_error=1
