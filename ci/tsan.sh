@@ -131,7 +131,6 @@ queue/producer.rs|E2 release, Acquire: if it says DONE|Ordering::Acquire|Orderin
 queue/lease.rs|E4 return, Release|Ordering::Release|Ordering::Relaxed
 broadcast/consumer.rs|E2 release, Release|Ordering::Release|Ordering::Relaxed
 broadcast/producer.rs|E2 release, Acquire|Ordering::Acquire|Ordering::Relaxed
-queue/recover.rs|E4 return / E2 release, Release|Ordering::Release|Ordering::Relaxed
 END
     echo "$total weakened orderings, $survived not reported"
     [[ $survived == 0 ]]
