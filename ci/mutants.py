@@ -83,9 +83,11 @@ class Tree:
         self.path = target / "tree"
         self.target = target
         shutil.rmtree(self.path, ignore_errors=True)
+        # Copies are new files: with the times of the old ones, cargo would take what was built of the last fault for them.
         for crate in ("forebay-layout", "forebay-ring"):
-            shutil.copytree(ROOT / "crates" / crate, self.path / "crates" / crate)
-        shutil.copytree(ROOT / "tests" / "ring", self.path / "crates" / "ring-tests" / "tests")
+            shutil.copytree(ROOT / "crates" / crate, self.path / "crates" / crate, copy_function=shutil.copy)
+        tests = self.path / "crates" / "ring-tests" / "tests"
+        shutil.copytree(ROOT / "tests" / "ring", tests, copy_function=shutil.copy)
         (self.path / "crates" / "ring-tests" / "src").mkdir()
         (self.path / "crates" / "ring-tests" / "src" / "lib.rs").touch()
         (self.path / "crates" / "ring-tests" / "Cargo.toml").write_text(WORKSPACE)
