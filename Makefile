@@ -23,7 +23,7 @@ PACKAGES    := python-client python-client/ingest
 export PYO3_PYTHON := $(PY)
 export FOREBAY_BIN := $(FOREBAY)
 
-.PHONY: help setup build binary python examples demo test check rust-test fence-test fences python-test docs-test model model-short cargo-mutants crash fuzz tsan mutants conformance faults bench dist docs clean hostile soak instructions
+.PHONY: help setup build binary python examples demo test check rust-test fence-test fences python-test docs-test model model-short cargo-mutants crash fuzz tsan mutants conformance faults bench dist docs clean hostile soak instructions compare
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -124,6 +124,14 @@ bench: python ## what each operation costs: criterion for the Rust API, then the
 
 instructions: setup ## instructions of the hot operations, by callgrind, compared with those on record
 	$(PY) ci/instructions.py
+
+# The rivals live in an environment and a workspace of their own, under target/compare: the product's has none of them.
+COMPARE     := $(TARGET)/compare
+compare: ## forebay and its rivals side by side, into docs/performance.md; COMPARE_FLAGS="--quick", "--only NAME"
+	@ci/venv.sh $(COMPARE)/venv benches/compare/requirements.txt
+	@CARGO_TARGET_DIR=$(COMPARE)/client PYO3_PYTHON=$(COMPARE)/venv/bin/python ci/develop.sh $(COMPARE)/venv $(CURDIR)/python-client
+	cargo build $(CARGO_FLAGS) --release --manifest-path benches/compare/rust/Cargo.toml --target-dir $(COMPARE)/rust
+	$(COMPARE)/venv/bin/python benches/compare/run.py $(COMPARE_FLAGS)
 
 docs: ## API documentation of the published crates
 	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --no-deps -p forebay -p forebay-ring -p forebay-layout -p forebay-os -p forebay-ingest

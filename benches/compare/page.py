@@ -1,0 +1,224 @@
+"""From results to tables, and the tables into docs/performance.md, between markers: `<!-- compare KEY -->` … `<!-- end KEY -->`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import plot
+from candidates import Candidate, Job
+
+Answers = dict[str, list[dict[str, Any]]]  # candidate: one answer a round
+Pick = Callable[[dict[str, Any]], float | None]
+
+
+def write(docs: Path, results: dict[str, Any], jobs: Sequence[Job]) -> None:
+    """Fill the page and draw the plots beside it."""
+    path = docs / "performance.md"
+    text = replace(path.read_text(), "machine", machine(results))
+    for job in jobs:
+        cells = results["jobs"].get(job.key)
+        if cells:
+            picture = f"performance-{job.key}.svg"
+            (docs / picture).write_text(plot.svg(f"{job.title}, one way", lines(job, cells)))
+            body = f"![{job.title}: one way over size]({picture})\n\n{job_tables(job, cells)}"
+            text = replace(text, job.key, body)
+    path.write_text(text)
+
+
+def replace(text: str, key: str, body: str) -> str:
+    """`text` with what is between the markers of `key` replaced."""
+    pattern = re.compile(rf"(<!-- compare {re.escape(key)} -->\n).*?(<!-- end {re.escape(key)} -->)", re.DOTALL)
+    if len(pattern.findall(text)) != 1:
+        raise ValueError(f"the page has not exactly one place for {key}")
+    return pattern.sub(lambda found: f"{found[1]}{body.strip()}\n{found[2]}", text)
+
+
+def tables(results: dict[str, Any], jobs: Sequence[Job]) -> str:
+    """All of it, for a terminal."""
+    parts = [machine(results)]
+    parts += [
+        f"## {job.title}\n\n{job_tables(job, results['jobs'][job.key])}" for job in jobs if job.key in results["jobs"]
+    ]
+    return "\n\n".join(parts)
+
+
+# === numbers ===
+
+
+def have(answer: dict[str, Any]) -> float | None:
+    return answer["have"]["p50"] if "have" in answer else None
+
+
+def touch(answer: dict[str, Any]) -> float | None:
+    return answer["touch"]["p50"] if "touch" in answer else None
+
+
+def rate(answer: dict[str, Any]) -> float | None:
+    return answer.get("rate")
+
+
+def values(answers: Answers, name: str, pick: Pick) -> list[float]:
+    """What `pick` finds in each round that did not fail."""
+    return [found for answer in answers.get(name, []) if (found := pick(answer)) is not None]
+
+
+def ratios(answers: Answers, name: str, reference: str, pick: Pick) -> list[float]:
+    """`name` ÷ `reference`, round by round."""
+    pairs = zip(answers.get(name, []), answers.get(reference, []), strict=False)
+    both = [(pick(one), pick(other)) for one, other in pairs]
+    return [one / other for one, other in both if one is not None and other]
+
+
+def spread(found: list[float], show: Callable[[float], str]) -> str:
+    """Median, and the range where there is one."""
+    if not found:
+        return "-"
+    low, high = show(min(found)), show(max(found))
+    return show(median(found)) if low == high else f"{show(median(found))} ({low} to {high})"
+
+
+def times(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio < 10 else f"{ratio:.1f}" if ratio < 100 else f"{ratio:.0f}"
+
+
+def duration(ns: float) -> str:
+    if ns < 10_000:
+        return f"{ns:.0f} ns"
+    return f"{ns / 1e3:.1f} µs" if ns < 1_000_000 else f"{ns / 1e6:.1f} ms"
+
+
+def per_second(number: float) -> str:
+    if number >= 1e6:
+        return f"{number / 1e6:.1f} M"
+    return f"{number / 1e3:.0f} k" if number >= 10_000 else f"{number:.0f}"
+
+
+def size_name(size: int) -> str:
+    for unit, name in ((1 << 20, "MiB"), (1 << 10, "KiB")):
+        if size >= unit:
+            return f"{size // unit} {name}"
+    return f"{size} B"
+
+
+# === tables ===
+
+
+def job_tables(job: Job, cells: dict[str, Any]) -> str:
+    """The tables of one job, ratios first."""
+    sizes = sorted(int(size) for size in cells)
+    there = [c for c in job.candidates if any(c.name in cells[str(size)]["answers"] for size in sizes)]
+    timed = [c for c in there if not c.rate_only]
+    by = {size: cells[str(size)]["answers"] for size in sizes}
+
+    def against(candidate: Candidate) -> str:
+        return job.references.get(candidate.waits) or next(iter(job.references.values()))
+
+    def rows(chosen: Sequence[Candidate], cell: Callable[[Candidate, Answers], str]) -> list[list[str]]:
+        return [[c.label, *(cell(c, by[size]) for size in sizes)] for c in chosen]
+
+    head = ["", *map(size_name, sizes)]
+    who = [[c.label, c.waits, c.payload, c.result] for c in there]
+    rivals = [c for c in timed if c.name != against(c)]
+    fed = [size for size in sizes if any(values(by[size], c.name, rate) for c in there)]
+    parts = [
+        (
+            "One way, as a multiple of forebay's",
+            head,
+            rows(rivals, lambda c, a: spread(ratios(a, c.name, against(c), have), times)),
+        ),
+    ]
+    if job.floor:
+        above = [c for c in timed if c.name != job.floor]
+        cell = lambda c, a: spread(ratios(a, c.name, job.floor, have), times)  # noqa: E731
+        parts.append(("One way, as a multiple of the floor's", head, rows(above, cell)))
+    rate_head = ["", *map(size_name, fed)]
+
+    def rate_rows(cell: Callable[[Candidate, Answers], str]) -> list[list[str]]:
+        return [[c.label, *(cell(c, by[size]) for size in fed)] for c in there]
+
+    parts += [
+        (
+            "Messages a second, lossless, as a multiple of forebay's (more is better)",
+            rate_head,
+            rate_rows(lambda c, a: spread(ratios(a, c.name, against(c), rate), times)),
+        ),
+        ("One way, p50", head, rows(timed, lambda c, a: spread(values(a, c.name, have), duration))),
+        (
+            "One way, p99 (median of the pairs)",
+            head,
+            rows(timed, lambda c, a: spread(p99(a, c), duration)),
+        ),
+        (
+            "The same with the first and the last word read, p50",
+            head,
+            rows(timed, lambda c, a: spread(values(a, c.name, touch), duration)),
+        ),
+        ("Messages a second, lossless", rate_head, rate_rows(lambda c, a: spread(values(a, c.name, rate), per_second))),
+        ("Who does what", ["", "receiver", "payload", "receiver has"], who),
+    ]
+    text = "\n\n".join(f"**{title}**\n\n{table(columns, body)}" for title, columns, body in parts if body)
+    return text + failures(job, by)
+
+
+def p99(answers: Answers, candidate: Candidate) -> list[float]:
+    """One number: tails differ too much from pair to pair for a range to say anything."""
+    found = values(answers, candidate.name, lambda answer: answer["have"]["p99"] if "have" in answer else None)
+    return [median(found)] if found else []
+
+
+def failures(job: Job, by: dict[int, Answers]) -> str:
+    """What could not be measured, and why."""
+    said = {
+        f"- {candidate.label}, {size_name(size)}: {answer['failed']}"
+        for candidate in job.candidates
+        for size, answers in by.items()
+        for answer in answers.get(candidate.name, [])
+        if "failed" in answer
+    }
+    return "\n\nNot measured:\n\n" + "\n".join(sorted(said)) if said else ""
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    def line(words: Sequence[str]) -> str:
+        return "| " + " | ".join(words) + " |"
+
+    return "\n".join([line(head), "|" + "---|" * len(head), *map(line, rows)])
+
+
+def machine(results: dict[str, Any]) -> str:
+    """Where and with what."""
+    facts = results["facts"]
+    rows = [
+        ["machine", f"{facts['cpu']} (family {facts['family']}), {facts['cores']} cores, Linux {facts['kernel']}"],
+        ["governor", facts["governor"]],
+        ["load before and after", f"{facts['load_before']:.2f}, {facts['load_after']:.2f}"],
+        ["date, commit", f"{facts['date']}, {facts['commit']}"],
+        [
+            "pairs",
+            f"{results['rounds']} of fresh processes for each figure"
+            + (" (quick: not to be quoted)" if results["quick"] else ""),
+        ],
+        ["Rust, CPython", f"{facts['rustc']}, {facts['python']}"],
+        ["crates", ", ".join(f"{name} {version}" for name, version in facts["crates"].items())],
+        ["packages", ", ".join(f"{name} {version}" for name, version in facts["packages"].items())],
+    ]
+    return table(["", ""], rows)
+
+
+def lines(job: Job, cells: dict[str, Any]) -> list[plot.Line]:
+    """Median p50 over size, one line a candidate."""
+    drawn = []
+    for candidate in job.candidates:
+        points = []
+        for size in sorted(cells, key=int):
+            found = values(cells[size]["answers"], candidate.name, have)
+            if found and not candidate.rate_only:
+                points.append((float(size), median(found)))
+        if len(points) > 1:
+            own = candidate.name in job.references.values()
+            drawn.append(plot.Line(candidate.label.replace("`", ""), points, own, candidate.name == job.floor))
+    return drawn
