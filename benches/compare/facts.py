@@ -14,7 +14,7 @@ from typing import Any
 from pairs import Programs
 
 CRATES = ("iceoryx2", "ringfire", "shared_memory")
-PACKAGES = ("iceoryx2", "numpy", "torch", "pyzmq", "faster-fifo", "grpcio", "spdl")
+PACKAGES = ("iceoryx2", "numpy", "torch", "pyzmq", "faster-fifo", "grpcio", "spdl", "eclipse-zenoh", "ray")
 
 
 def look(root: Path, programs: Programs) -> dict[str, Any]:

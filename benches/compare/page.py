@@ -1,4 +1,7 @@
-"""From results to tables, and the tables into docs/performance.md, between markers: `<!-- compare KEY -->` … `<!-- end KEY -->`."""
+"""From results to tables, and the tables into docs/performance.md, between markers.
+
+A place for KEY is what lies between `<!-- compare KEY -->` and `<!-- end KEY -->`.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,17 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import aims
 import plot
 from candidates import Candidate, Job
-
-Answers = dict[str, list[dict[str, Any]]]  # candidate: one answer a round
-Pick = Callable[[dict[str, Any]], float | None]
+from numbers_of import Answers, duration, have, per_second, rate, ratios, size_name, spread, times, touch, values
 
 
 def write(docs: Path, results: dict[str, Any], jobs: Sequence[Job]) -> None:
     """Fill the page and draw the plots beside it."""
     path = docs / "performance.md"
     text = replace(path.read_text(), "machine", machine(results))
+    text = replace(text, "aims", stands(results))
     for job in jobs:
         cells = results["jobs"].get(job.key)
         if cells:
@@ -43,65 +46,13 @@ def tables(results: dict[str, Any], jobs: Sequence[Job]) -> str:
     parts += [
         f"## {job.title}\n\n{job_tables(job, results['jobs'][job.key])}" for job in jobs if job.key in results["jobs"]
     ]
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, stands(results)])
 
 
-# === numbers ===
-
-
-def have(answer: dict[str, Any]) -> float | None:
-    return answer["have"]["p50"] if "have" in answer else None
-
-
-def touch(answer: dict[str, Any]) -> float | None:
-    return answer["touch"]["p50"] if "touch" in answer else None
-
-
-def rate(answer: dict[str, Any]) -> float | None:
-    return answer.get("rate")
-
-
-def values(answers: Answers, name: str, pick: Pick) -> list[float]:
-    """What `pick` finds in each round that did not fail."""
-    return [found for answer in answers.get(name, []) if (found := pick(answer)) is not None]
-
-
-def ratios(answers: Answers, name: str, reference: str, pick: Pick) -> list[float]:
-    """`name` ÷ `reference`, round by round."""
-    pairs = zip(answers.get(name, []), answers.get(reference, []), strict=False)
-    both = [(pick(one), pick(other)) for one, other in pairs]
-    return [one / other for one, other in both if one is not None and other]
-
-
-def spread(found: list[float], show: Callable[[float], str]) -> str:
-    """Median, and the range where there is one."""
-    if not found:
-        return "-"
-    low, high = show(min(found)), show(max(found))
-    return show(median(found)) if low == high else f"{show(median(found))} ({low} to {high})"
-
-
-def times(ratio: float) -> str:
-    return f"{ratio:.2f}" if ratio < 10 else f"{ratio:.1f}" if ratio < 100 else f"{ratio:.0f}"
-
-
-def duration(ns: float) -> str:
-    if ns < 10_000:
-        return f"{ns:.0f} ns"
-    return f"{ns / 1e3:.1f} µs" if ns < 1_000_000 else f"{ns / 1e6:.1f} ms"
-
-
-def per_second(number: float) -> str:
-    if number >= 1e6:
-        return f"{number / 1e6:.1f} M"
-    return f"{number / 1e3:.0f} k" if number >= 10_000 else f"{number:.0f}"
-
-
-def size_name(size: int) -> str:
-    for unit, name in ((1 << 20, "MiB"), (1 << 10, "KiB")):
-        if size >= unit:
-            return f"{size // unit} {name}"
-    return f"{size} B"
+def stands(results: dict[str, Any]) -> str:
+    """The aims, and what was found."""
+    lines = aims.rows(results)
+    return table(["", "aim", "found", "met"], lines) if lines else ""
 
 
 # === tables ===

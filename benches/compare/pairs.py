@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -64,12 +66,16 @@ def run(
             return together(commands, programs)
         finally:
             for path in leftovers() - before:
-                path.unlink(missing_ok=True)
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
 
 
 def leftovers() -> set[Path]:
-    """What iceoryx2 and the `shared_memory` crate leave in shared memory."""
-    return set(SHM.glob("iox2_*")) | set(SHM.glob("forebay-compare-*-flag"))
+    """What iceoryx2, zenoh, the `shared_memory` crate and Ray leave behind."""
+    ray = Path("/tmp/ray").glob("session_*")  # noqa: S108  where it puts them
+    return {*SHM.glob("iox2_*"), *SHM.glob("*.zenoh"), *SHM.glob("forebay-compare-*-flag"), *ray}
 
 
 def together(commands: list[list[Any]], programs: Programs) -> dict[str, Any]:
@@ -99,10 +105,8 @@ def together(commands: list[list[Any]], programs: Programs) -> dict[str, Any]:
         raise PairError(f"not done in {PATIENCE_S} s") from None
     finally:
         for process in processes:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             process.wait()
 
 

@@ -1,4 +1,7 @@
-"""Time over size as an SVG picture, both axes logarithmic. No library: the comparison should need none that it does not compare."""
+"""Time over size as an SVG picture, both axes logarithmic.
+
+Without a library: the comparison should need none that it does not compare.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,8 @@ def svg(title: str, lines: Sequence[Line]) -> str:
         return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
 
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}"',
+        ' font-family="sans-serif" font-size="12">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
         f'<text x="{LEFT}" y="26" font-size="17">{escape(title)} (p50, lower is better)</text>',
     ]
@@ -72,12 +76,13 @@ def svg(title: str, lines: Sequence[Line]) -> str:
         parts.append(
             f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{3 if line.own else 1.7}"{dash}/>'
         )
-        for point in line.points:
-            parts.append('<circle cx="{:.1f}" cy="{:.1f}" r="3" fill="{}"/>'.format(*at(*point), colour))
-        end = at(*line.points[-1])
+        dots = [at(*point) for point in line.points]
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in dots]
+        end = dots[-1]
         place = max(place, end[1])
         parts.append(
-            f'<path d="M{end[0] + 5:.1f} {end[1]:.1f}L{WIDTH - RIGHT + 22} {place:.1f}" stroke="{colour}" stroke-width="0.5"/>'
+            f'<path d="M{end[0] + 5:.1f} {end[1]:.1f}L{WIDTH - RIGHT + 22} {place:.1f}"'
+            f' stroke="{colour}" stroke-width="0.5"/>'
         )
         parts.append(f'<text x="{WIDTH - RIGHT + 26}" y="{place + 4:.1f}" fill="{colour}">{escape(line.label)}</text>')
         place += 17

@@ -1,12 +1,12 @@
-"""`make compare`: the same jobs through forebay and its rivals, alternating, and docs/performance.md from what came out.
+"""`make compare`: the same jobs through forebay and its rivals, alternating, and docs/performance.md from it.
 
     run.py                      everything, 5 pairs each; writes the page
     run.py --quick              2 pairs, two sizes, few messages: to see that everything runs; prints, writes no page
     run.py --only NAME          one job or candidate (may be repeated); forebay and the floor of its job come along
     run.py --page               only writes the page again, from the results of the last run
 
-A round runs every candidate of a job once, in an order that turns from round to round, each in fresh processes. Ratios are
-taken within a round; the page shows their median over rounds and the range.
+A round runs every candidate of a job once, in an order that turns from round to round, each in fresh processes. Ratios
+are taken within a round; the page shows their median over rounds and the range.
 """
 
 from __future__ import annotations

@@ -16,10 +16,7 @@ FOLDER = ROOT / "benches/compare"
 def modules() -> "dict[str, ModuleType]":
     sys.path.insert(0, str(FOLDER))
     try:
-        return {
-            name: importlib.import_module(name)
-            for name in ("candidates", "page", "plot")
-        }
+        return {name: importlib.import_module(name) for name in ("aims", "candidates", "numbers_of", "page", "plot")}
     finally:
         sys.path.remove(str(FOLDER))
 
@@ -34,7 +31,7 @@ def results(**answers: object) -> "dict[str, object]":
 
 
 def test_ratios_are_taken_round_by_round(modules: "dict[str, ModuleType]") -> None:
-    page = modules["page"]
+    page = modules["numbers_of"]
     # The second round was twice as slow for both: the ratio is the same, though the medians alone would not say so.
     answers = {"a": [answer(200), answer(400)], "b": [answer(100), answer(200)]}
     assert page.ratios(answers, "a", "b", page.have) == [2.0, 2.0]
@@ -75,7 +72,7 @@ def test_only_what_is_between_the_markers_changes(
 
 def test_the_page_has_a_place_for_every_job(modules: "dict[str, ModuleType]") -> None:
     page = (ROOT / "docs/performance.md").read_text()
-    for key in ("machine", *(job.key for job in modules["candidates"].JOBS)):
+    for key in ("machine", "aims", *(job.key for job in modules["candidates"].JOBS)):
         modules["page"].replace(page, key, "")
 
 
@@ -109,3 +106,17 @@ def test_the_plot_is_a_document_with_a_line_for_each(
         assert 0 <= float(x) <= plot.WIDTH
     with pytest.raises(ValueError, match="nothing to draw"):
         plot.svg("title", [])
+
+
+def test_an_aim_is_met_or_not_by_the_median(modules: "dict[str, ModuleType]") -> None:
+    cells = results(
+        forebay=[answer(100, 3e7), answer(100, 3e7), answer(500, 3e7)],
+        minimal=[answer(95, 4e7), answer(95, 4e7), answer(95, 4e7)],
+        iceoryx2=[answer(300, 3e6), answer(300, 3e6), answer(300, 3e6)],
+    )
+    rows = {row[0]: row[1:] for row in modules["aims"].rows({"jobs": {"rust-rust": cells}})}
+    assert rows["Rust to Rust, 64 B, one way ÷ the floor's"] == ["≤ 1.15", "1.05 (1.05 to 5.26)", "yes"]
+    assert rows["64 B messages a second ÷ the floor's"] == ["≥ 0.60", "0.75", "yes"]
+    assert "64 B messages a second to NumPy" not in rows  # that job was not run
+    text = modules["page"].stands({"jobs": {"rust-rust": cells}})
+    assert "| the same ÷ iceoryx2's | ≤ 0.25 | 0.33 (0.33 to 1.67) | **no** |" in text

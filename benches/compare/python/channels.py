@@ -1,4 +1,6 @@
-"""Candidates from Python to Python, each set up as its own documentation advises. A class each:
+"""Candidates from Python to Python, each set up as its own documentation advises.
+
+A class each, with
 
     make(plan, context)     before the other process starts; what it returns is passed to that process
     sender(plan, handle)    → prepare(), send(first, last), close()
@@ -317,8 +319,10 @@ class FasterFifo(Channel):
 
 
 class TorchQueue(Channel):
-    """torch.multiprocessing.Queue: tensors travel as descriptors of shared memory. Each message is a tensor of its own, since
-    one that was sent belongs to both processes."""
+    """torch.multiprocessing.Queue: tensors travel as descriptors of shared memory.
+
+    Each message is a tensor of its own, since one that was sent belongs to both processes.
+    """
 
     @staticmethod
     def make(plan: SimpleNamespace, context: Any) -> Any:

@@ -64,8 +64,8 @@ def paced(
 ) -> None:
     """Send the messages of the two latency phases, one in flight, and then those of the rate.
 
-    This process is busy between two messages, so that it is warm when it sends. But where the candidate has a thread of its own
-    in it (`plan.threads`), that thread needs the core and the interpreter: then this one sleeps.
+    This process is busy between two messages, so that it is warm when it sends. But where the candidate has a thread of
+    its own in it (`plan.threads`), that thread needs the core and the interpreter: then this one sleeps.
     """
     messages = 2 * (plan.warm + plan.count)
     for number in range(messages):

@@ -1,5 +1,7 @@
-"""A pair of which both halves are in Python: `pair.py PLAN`. This process starts the other one, as the rivals that inherit
-their channel want it, and prints what the receiver measured, as JSON.
+"""A pair of which both halves are in Python: `pair.py PLAN`.
+
+This process starts the other one, as the rivals that inherit their channel want it, and prints what the receiver
+measured, as JSON.
 
 Usually this process sends and the other receives; SPDL wants it the other way round (`spdl_arena.py`).
 """
@@ -17,7 +19,7 @@ from typing import Any
 
 from control import RECEIVER_READY, SENDER_READY, Control, measure, paced, plan_of
 
-# candidate: (module, name in it)
+# Where each candidate's class is.
 CANDIDATES = {
     "forebay-spin": ("channels", "ForebaySpin"),
     "forebay-send": ("channels", "ForebaySend"),
@@ -31,6 +33,8 @@ CANDIDATES = {
     "torch-queue": ("channels", "TorchQueue"),
     "grpc": ("grpc_unix", "Grpc"),
     "spdl": ("spdl_arena", "Spdl"),
+    "zenoh": ("zenoh_shm", "Zenoh"),
+    "ray": ("ray_graph", "Ray"),
 }
 
 

@@ -25,8 +25,9 @@ def forebay_numpy(plan: SimpleNamespace) -> Ends:
 
 def forebay_torch(plan: SimpleNamespace) -> Ends:
     """The same, as a torch tensor by the cheapest route."""
-    import forebay
     import torch  # noqa: F401  so that the first message does not pay for it
+
+    import forebay
 
     recv = forebay.Consumer("compare", directory=plan.dir, wait="spin").recv
     return lambda: recv()["x"].torch(), nothing
@@ -82,7 +83,7 @@ def minimal_torch(plan: SimpleNamespace) -> Ends:
 
 
 def iceoryx2_numpy(plan: SimpleNamespace) -> Ends:
-    """A subscriber that polls; the payload as its own memory view, and that as an array. Sample and array are kept together."""
+    """A subscriber that polls; the payload as its own memory view, and that as an array, kept with the sample."""
     import ctypes
 
     import iceoryx2 as iox2

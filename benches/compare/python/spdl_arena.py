@@ -1,5 +1,8 @@
-"""SPDL's shared-memory arena, through `iterate_in_subprocess` as its documentation says: the other process is the one that
-makes the arrays, this one iterates. The pool of segments is the arena that hands views out without copying."""
+"""SPDL's shared-memory arena, through `iterate_in_subprocess` as its documentation says.
+
+The other process is the one that makes the arrays, this one iterates. The pool of segments is the arena that hands views
+out without copying.
+"""
 
 from __future__ import annotations
 
