@@ -87,7 +87,7 @@ JOBS = (
         "Rust to Python",
         "mixed",
         "minimal-numpy",
-        {"polls": "forebay-numpy"},
+        {"polls": "forebay-numpy", "sleeps": "forebay-block"},
         20_000,
         {
             64: Effort(64, 500, 5_000, 200_000),
@@ -112,6 +112,22 @@ JOBS = (
                 "array, which does not keep its sample",
                 "iceoryx2",
                 package="iceoryx2",
+            ),
+            Candidate(
+                "forebay-block",
+                "forebay → NumPy, asleep",
+                "sleeps",
+                IN_PLACE,
+                "array, which keeps its slot",
+                "forebay",
+            ),
+            Candidate(
+                "grpc",
+                "gRPC, Unix socket, tonic → grpcio",
+                "sleeps",
+                "copied by the kernel and by gRPC",
+                "array of the bytes that gRPC has",
+                package="grpcio",
             ),
             Candidate(
                 "forebay-many",

@@ -13,7 +13,7 @@ from typing import Any
 
 from pairs import Programs
 
-CRATES = ("iceoryx2", "ringfire", "shared_memory")
+CRATES = ("iceoryx2", "ringfire", "shared_memory", "tonic")
 PACKAGES = ("iceoryx2", "numpy", "torch", "pyzmq", "faster-fifo", "grpcio", "spdl", "eclipse-zenoh", "ray")
 
 
@@ -33,9 +33,24 @@ def look(root: Path, programs: Programs) -> dict[str, Any]:
         "date": time.strftime("%Y-%m-%d"),
         "load_before": os.getloadavg()[0],
         "load_after": os.getloadavg()[0],
+        "jiffies": jiffies(),
+        "stolen": 0.0,
         "crates": {name: crates.get(name, "?") for name in CRATES},
         "packages": {name: metadata.version(name) for name in PACKAGES},
     }
+
+
+def after(found: dict[str, Any]) -> None:
+    """What can only be said later: load, and the share of time that the hypervisor took since."""
+    found["load_after"] = os.getloadavg()[0]
+    (stolen, total), (stolen_then, total_then) = jiffies(), found["jiffies"]
+    found["stolen"] = (stolen - stolen_then) / max(total - total_then, 1)
+
+
+def jiffies() -> tuple[int, int]:
+    """Stolen, and all."""
+    fields = [int(word) for word in text("/proc/stat").splitlines()[0].split()[1:9]]
+    return fields[7], sum(fields)
 
 
 def text(path: str) -> str:

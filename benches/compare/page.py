@@ -17,6 +17,12 @@ from candidates import Candidate, Job
 from numbers_of import Answers, duration, have, per_second, rate, ratios, size_name, spread, times, touch, values
 
 
+FEWEST_ROUNDS = 5
+QUIET = 0.3  # load for each core
+STOLEN = 0.01
+DRIFT = 1.25
+
+
 def write(docs: Path, results: dict[str, Any], jobs: Sequence[Job]) -> None:
     """Fill the page and draw the plots beside it."""
     path = docs / "performance.md"
@@ -157,7 +163,25 @@ def machine(results: dict[str, Any]) -> str:
         ["crates", ", ".join(f"{name} {version}" for name, version in facts["crates"].items())],
         ["packages", ", ".join(f"{name} {version}" for name, version in facts["packages"].items())],
     ]
-    return table(["", ""], rows)
+    doubts = doubts_of(results)
+    return table(["", ""], rows) + ("\n\n**Doubtful:** " + "; ".join(doubts) + "." if doubts else "")
+
+
+def doubts_of(results: dict[str, Any]) -> list[str]:
+    """What speaks against believing the figures."""
+    facts, found = results["facts"], []
+    if results["quick"]:
+        found.append("this was a quick run")
+    if results["rounds"] < FEWEST_ROUNDS:
+        found.append(f"there were only {results['rounds']} pairs")
+    if facts["load_before"] > QUIET * facts["cores"]:
+        found.append(f"the load was {facts['load_before']:.1f} on {facts['cores']} cores before it began")
+    if facts["stolen"] > STOLEN:
+        found.append(f"the hypervisor took {100 * facts['stolen']:.1f} % of the time")
+    floor = values(results["jobs"].get("rust-rust", {}).get("64", {}).get("answers", {}), "minimal", have)
+    if floor and max(floor) > DRIFT * min(floor):
+        found.append(f"the floor itself was between {duration(min(floor))} and {duration(max(floor))}")
+    return found
 
 
 def lines(job: Job, cells: dict[str, Any]) -> list[plot.Line]:

@@ -87,7 +87,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                         answer = {"failed": str(e)}
                     cell["answers"].setdefault(candidate.name, []).append(answer)
                     progress(begin, job, candidate, size, answer)
-            results["facts"]["load_after"] = os.getloadavg()[0]
+            facts.after(results["facts"])
             RESULTS.write_text(json.dumps(results, indent=1))
     return results
 

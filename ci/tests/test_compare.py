@@ -58,6 +58,18 @@ def test_a_round_that_failed_is_left_out_and_said(
     assert text.index("multiple of forebay's") < text.index("One way, p50")
 
 
+def test_what_speaks_against_the_figures_is_said(modules: "dict[str, ModuleType]") -> None:
+    cells = results(minimal=[answer(80), answer(120)])
+    facts = {"load_before": 1.5, "cores": 2, "stolen": 0.0}
+    run = {"facts": facts, "quick": False, "rounds": 5, "jobs": {"rust-rust": cells}}
+    assert modules["page"].doubts_of(run) == [
+        "the load was 1.5 on 2 cores before it began",
+        "the floor itself was between 80 ns and 120 ns",
+    ]
+    quiet = {"facts": {**facts, "load_before": 0.2}, "quick": False, "rounds": 5, "jobs": {}}
+    assert modules["page"].doubts_of(quiet) == []
+
+
 def test_only_what_is_between_the_markers_changes(
     modules: "dict[str, ModuleType]",
 ) -> None:

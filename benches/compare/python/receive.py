@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from control import SENDER_READY, Control, measure, nothing, plan_of
@@ -15,12 +15,17 @@ from control import SENDER_READY, Control, measure, nothing, plan_of
 Ends = tuple[Callable[[], Any], Callable[[], None]]
 
 
-def forebay_numpy(plan: SimpleNamespace) -> Ends:
+def forebay_numpy(plan: SimpleNamespace, wait: Literal["spin", "block"] = "spin") -> Ends:
     """A consumer that polls; the array holds the lease."""
     import forebay
 
-    recv = forebay.Consumer("compare", directory=plan.dir, wait="spin").recv
+    recv = forebay.Consumer("compare", directory=plan.dir, wait=wait).recv
     return lambda: recv()["x"].numpy(), nothing
+
+
+def forebay_block(plan: SimpleNamespace) -> Ends:
+    """The same, asleep when the message comes."""
+    return forebay_numpy(plan, "block")
 
 
 def forebay_torch(plan: SimpleNamespace) -> Ends:
@@ -111,6 +116,7 @@ def iceoryx2_numpy(plan: SimpleNamespace) -> Ends:
 
 CANDIDATES: dict[str, Callable[[SimpleNamespace], Ends]] = {
     "forebay-numpy": forebay_numpy,
+    "forebay-block": forebay_block,
     "forebay-torch": forebay_torch,
     "forebay-many": forebay_many,
     "minimal-numpy": minimal_numpy,
@@ -123,6 +129,11 @@ def main() -> None:
     plan = plan_of(sys.argv[1])
     control = Control(plan.dir)
     control.wait(SENDER_READY, 1)
+    if plan.receiver == "grpc":
+        from grpc_unix import Grpc
+
+        print(json.dumps(Grpc.serve(plan, control, None)))
+        return
     receive, release = CANDIDATES[plan.receiver](plan)
     print(json.dumps(measure(plan, control, receive, release)))
 

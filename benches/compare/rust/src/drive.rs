@@ -25,6 +25,11 @@ pub(crate) trait Send {
     /// Hands over one message that begins with `first` and ends with `last`; waits for room.
     fn send(&mut self, first: u64, last: u64) -> Result<(), Failure>;
 
+    /// Called once, after the last message: whatever is under way has to arrive.
+    fn last(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+
     /// Called once, when the receiver is done.
     fn finish(self) -> Result<(), Failure>
     where
@@ -110,6 +115,18 @@ struct Answer {
     rate: Option<f64>,
 }
 
+/// Runs the sending side, where the receiving one is not in Rust.
+pub(crate) fn run_sender<S: Send>(
+    role: Role,
+    plan: &Plan,
+    sender: impl FnOnce(&Plan) -> Result<S, Failure>,
+) -> Result<(), Failure> {
+    if role != Role::Send {
+        return Err("this one has no receiver in Rust".into());
+    }
+    send(plan, &Control::open(&plan.dir)?, sender(plan)?)
+}
+
 /// Runs one side.
 pub(crate) fn run<S: Send, R: Receive>(
     role: Role,
@@ -148,6 +165,7 @@ fn send(plan: &Plan, control: &Control, mut sender: impl Send) -> Result<(), Fai
         for number in 0..plan.warm + plan.rate_count {
             sender.send(1, number)?;
         }
+        sender.last()?;
         control.wait(Word::Done, paced + 1)?;
     }
     sender.finish()

@@ -15,7 +15,7 @@ mod plan;
 
 use std::{env, process::ExitCode};
 
-use candidates::{forebay, iceoryx, minimal, ringfire, shared};
+use candidates::{forebay, grpc, iceoryx, minimal, ringfire, shared};
 use plan::{Plan, Role};
 
 /// Why nothing was measured; said once, by `main`.
@@ -46,6 +46,7 @@ fn run() -> Result<(), Failure> {
         "ringfire" => drive::run(role, &plan, ringfire::BlobSender::new, ringfire::BlobReceiver::new),
         "iceoryx2" => drive::run(role, &plan, iceoryx::Sender::new, iceoryx::Receiver::new),
         "shared_memory" => drive::run(role, &plan, shared::Sender::new, shared::Receiver::new),
+        "grpc" => drive::run_sender(role, &plan, grpc::Sender::new),
         other => Err(format!("no candidate is called {other}").into()),
     }
 }
