@@ -92,7 +92,7 @@ JOBS = (
         {
             64: Effort(64, 500, 5_000, 200_000),
             4 * KIB: Effort(64, 500, 5_000, 200_000),
-            MIB: Effort(16, 200, 2_000, 50_000),
+            MIB: Effort(16, 100, 1_000, 10_000),
             64 * MIB: Effort(4, 20, 300, 5_000),
         },
         (
@@ -128,6 +128,7 @@ JOBS = (
                 "copied by the kernel and by gRPC",
                 "array of the bytes that gRPC has",
                 package="grpcio",
+                sizes=(64, 4 * KIB, MIB),  # the messages that the others need for a figure would take it minutes
             ),
             Candidate(
                 "forebay-many",
@@ -151,7 +152,7 @@ JOBS = (
             64: Effort(64, 100, 1_000, 5_000),
             4 * KIB: Effort(64, 100, 1_000, 5_000),
             MIB: Effort(16, 10, 100, 300),
-            64 * MIB: Effort(4, 2, 10, 0),
+            64 * MIB: Effort(4, 1, 6, 0),
         },
         (
             Candidate("forebay-spin", "forebay", "polls", IN_PLACE, "array"),

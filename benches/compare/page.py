@@ -16,7 +16,6 @@ import plot
 from candidates import Candidate, Job
 from numbers_of import Answers, duration, have, per_second, rate, ratios, size_name, spread, times, touch, values
 
-
 FEWEST_ROUNDS = 5
 QUIET = 0.3  # load for each core
 STOLEN = 0.01

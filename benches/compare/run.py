@@ -2,7 +2,8 @@
 
     run.py                      everything, 5 pairs each; writes the page
     run.py --quick              2 pairs, two sizes, few messages: to see that everything runs; prints, writes no page
-    run.py --only NAME          one job or candidate (may be repeated); forebay and the floor of its job come along
+    run.py --only NAME          one job or candidate (may be repeated), with forebay and the floor of its job; prints
+    run.py --only JOB --write   the same into the page, whose other jobs stay as they are
     run.py --page               only writes the page again, from the results of the last run
 
 A round runs every candidate of a job once, in an order that turns from round to round, each in fresh processes. Ratios
@@ -37,6 +38,8 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="2 pairs, two sizes, few messages, no page")
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="a job or a candidate")
+    parser.add_argument("--skip", action="append", default=[], metavar="NAME", help="a candidate to leave out")
+    parser.add_argument("--write", action="store_true", help="with --only: into the page all the same")
     parser.add_argument("--pairs", type=int, default=5, help="rounds; default 5")
     parser.add_argument("--page", action="store_true", help="measure nothing, write the page from the last results")
     parser.add_argument("--cpus", default="0,1", help="cores of sender and receiver; default 0,1")
@@ -68,9 +71,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     cpus = tuple(int(cpu) for cpu in options.cpus.split(","))
     rounds = 2 if options.quick else options.pairs
     results: dict[str, Any] = {"facts": facts.look(ROOT, built), "quick": options.quick, "rounds": rounds, "jobs": {}}
+    if options.write and RESULTS.exists():
+        old = json.loads(RESULTS.read_text())
+        results["jobs"] = {} if old["quick"] else old["jobs"]
     begin = time.monotonic()
     for job in JOBS:
-        candidates = chosen(job, options.only)
+        candidates = [candidate for candidate in chosen(job, options.only) if candidate.name not in options.skip]
+        if candidates:
+            results["jobs"].pop(job.key, None)
         for size, full in job.efforts.items() if candidates else ():
             if options.quick and size not in QUICK_SIZES:
                 continue
@@ -78,9 +86,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             cell = (
                 results["jobs"].setdefault(job.key, {}).setdefault(str(size), {"effort": asdict(effort), "answers": {}})
             )
+            here = [candidate for candidate in candidates if size in candidate.sizes]
             for turn in range(rounds):
-                shift = turn % len(candidates)
-                for candidate in candidates[shift:] + candidates[:shift]:
+                shift = turn % len(here)
+                for candidate in here[shift:] + here[:shift]:
                     try:
                         answer = run(built, job, candidate, size, effort, cpus)
                     except PairError as e:
@@ -100,7 +109,7 @@ def progress(begin: float, job: Job, candidate: Candidate, size: int, answer: di
 def main() -> None:
     options = arguments()
     results = json.loads(RESULTS.read_text()) if options.page else measure(options)
-    if options.quick or options.only:
+    if options.quick or (options.only and not options.write):
         print(page.tables(results, JOBS))
         return
     page.write(ROOT / "docs", results, JOBS)

@@ -1,7 +1,7 @@
 """SPDL's shared-memory arena, through `iterate_in_subprocess` as its documentation says.
 
-The other process is the one that makes the arrays, this one iterates. The pool of segments is the arena that hands views
-out without copying.
+The other process is the one that makes the arrays, this one iterates. The pool of segments is the arena that hands
+views out without copying.
 """
 
 from __future__ import annotations
