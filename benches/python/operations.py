@@ -50,6 +50,11 @@ class Ring:
         for _ in range(RUN):
             self.producer.send(self.message)
 
+    def close(self) -> None:
+        """Ends both ends; nothing stays."""
+        self.consumer.close()
+        self.producer.discard()
+
     def messages(self) -> list[forebay.Message]:
         """As many messages."""
         self.fill()
@@ -176,9 +181,8 @@ def wake(ring: Ring, loop: asyncio.AbstractEventLoop) -> Round:
     return lambda: loop.run_until_complete(wait())
 
 
-def operations(directory: str, loop: asyncio.AbstractEventLoop) -> Iterator[tuple[str, Round, str]]:
+def operations(one: Ring, eight: Ring, loop: asyncio.AbstractEventLoop) -> Iterator[tuple[str, Round, str]]:
     """Name, round, and the name of the bare call it is held against."""
-    one, eight = Ring(directory, "one", ["x"]), Ring(directory, "eight", EIGHT)
     data = np.zeros((16, 64), np.float32).tobytes()
     array = np.zeros((16, 64), np.float32)
     numpy = "np.frombuffer(...).reshape(...)"
@@ -213,7 +217,8 @@ def main() -> None:
     rounds = 3 if options.quick else options.rounds
     loop = asyncio.new_event_loop()
     with tempfile.TemporaryDirectory() as directory:
-        table = list(operations(directory, loop))
+        rings = Ring(directory, "one", ["x"]), Ring(directory, "eight", EIGHT)
+        table = list(operations(*rings, loop))
         times: dict[str, list[float]] = {name: [] for name, _, _ in table}
         gc.disable()
         for number in range(rounds + rounds // 10 + 1):
@@ -222,6 +227,8 @@ def main() -> None:
                 # The first rounds warm caches, clocks and allocators.
                 if number > rounds // 10:
                     times[name].append(took / RUN)
+        for ring in rings:
+            ring.close()
         medians = {name: statistics.median(found) for name, found in times.items()}
         print(f"{'operation':44} {'ns':>8} {'ratio':>6}")
         for name, _, against in table:
