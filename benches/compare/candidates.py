@@ -90,8 +90,8 @@ JOBS = (
         {"polls": "forebay-numpy", "sleeps": "forebay-block"},
         20_000,
         {
-            64: Effort(64, 500, 5_000, 200_000),
-            4 * KIB: Effort(64, 500, 5_000, 200_000),
+            64: Effort(64, 500, 5_000, 50_000),
+            4 * KIB: Effort(64, 500, 5_000, 50_000),
             MIB: Effort(16, 100, 1_000, 10_000),
             64 * MIB: Effort(4, 20, 300, 5_000),
         },

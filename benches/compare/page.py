@@ -18,6 +18,7 @@ from numbers_of import Answers, duration, have, per_second, rate, ratios, size_n
 
 FEWEST_ROUNDS = 5
 QUIET = 0.3  # load for each core
+BUSY = 1.5  # a pair is a load of one for each core
 STOLEN = 0.01
 DRIFT = 1.25
 
@@ -175,6 +176,10 @@ def doubts_of(results: dict[str, Any]) -> list[str]:
         found.append(f"there were only {results['rounds']} pairs")
     if facts["load_before"] > QUIET * facts["cores"]:
         found.append(f"the load was {facts['load_before']:.1f} on {facts['cores']} cores before it began")
+    if facts["load_after"] > BUSY * facts["cores"]:
+        found.append(
+            f"the load was {facts['load_after']:.1f} on {facts['cores']} cores at its end: other work ran beside it"
+        )
     if facts["stolen"] > STOLEN:
         found.append(f"the hypervisor took {100 * facts['stolen']:.1f} % of the time")
     floor = values(results["jobs"].get("rust-rust", {}).get("64", {}).get("answers", {}), "minimal", have)

@@ -73,9 +73,15 @@ def run(
 
 
 def leftovers() -> set[Path]:
-    """What iceoryx2, zenoh, the `shared_memory` crate and Ray leave behind."""
+    """What iceoryx2, zenoh, the `shared_memory` crate and Ray leave behind; and forebay whose producer was killed."""
     ray = Path("/tmp/ray").glob("session_*")  # noqa: S108  where it puts them
-    return {*SHM.glob("iox2_*"), *SHM.glob("*.zenoh"), *SHM.glob("forebay-compare-*-flag"), *ray}
+    return {
+        *SHM.glob("iox2_*"),
+        *SHM.glob("forebay.*.compare.*"),
+        *SHM.glob("*.zenoh"),
+        *SHM.glob("forebay-compare-*-flag"),
+        *ray,
+    }
 
 
 def together(commands: list[list[Any]], programs: Programs) -> dict[str, Any]:

@@ -16,7 +16,10 @@ FOLDER = ROOT / "benches/compare"
 def modules() -> "dict[str, ModuleType]":
     sys.path.insert(0, str(FOLDER))
     try:
-        return {name: importlib.import_module(name) for name in ("aims", "candidates", "numbers_of", "page", "plot")}
+        return {
+            name: importlib.import_module(name)
+            for name in ("aims", "candidates", "numbers_of", "page", "plot")
+        }
     finally:
         sys.path.remove(str(FOLDER))
 
@@ -58,15 +61,23 @@ def test_a_round_that_failed_is_left_out_and_said(
     assert text.index("multiple of forebay's") < text.index("One way, p50")
 
 
-def test_what_speaks_against_the_figures_is_said(modules: "dict[str, ModuleType]") -> None:
+def test_what_speaks_against_the_figures_is_said(
+    modules: "dict[str, ModuleType]",
+) -> None:
     cells = results(minimal=[answer(80), answer(120)])
-    facts = {"load_before": 1.5, "cores": 2, "stolen": 0.0}
+    facts = {"load_before": 1.5, "load_after": 4.0, "cores": 2, "stolen": 0.0}
     run = {"facts": facts, "quick": False, "rounds": 5, "jobs": {"rust-rust": cells}}
     assert modules["page"].doubts_of(run) == [
         "the load was 1.5 on 2 cores before it began",
+        "the load was 4.0 on 2 cores at its end: other work ran beside it",
         "the floor itself was between 80 ns and 120 ns",
     ]
-    quiet = {"facts": {**facts, "load_before": 0.2}, "quick": False, "rounds": 5, "jobs": {}}
+    quiet = {
+        "facts": {**facts, "load_before": 0.2, "load_after": 2.1},
+        "quick": False,
+        "rounds": 5,
+        "jobs": {},
+    }
     assert modules["page"].doubts_of(quiet) == []
 
 
@@ -126,8 +137,14 @@ def test_an_aim_is_met_or_not_by_the_median(modules: "dict[str, ModuleType]") ->
         minimal=[answer(95, 4e7), answer(95, 4e7), answer(95, 4e7)],
         iceoryx2=[answer(300, 3e6), answer(300, 3e6), answer(300, 3e6)],
     )
-    rows = {row[0]: row[1:] for row in modules["aims"].rows({"jobs": {"rust-rust": cells}})}
-    assert rows["Rust to Rust, 64 B, one way ÷ the floor's"] == ["≤ 1.15", "1.05 (1.05 to 5.26)", "yes"]
+    rows = {
+        row[0]: row[1:] for row in modules["aims"].rows({"jobs": {"rust-rust": cells}})
+    }
+    assert rows["Rust to Rust, 64 B, one way ÷ the floor's"] == [
+        "≤ 1.15",
+        "1.05 (1.05 to 5.26)",
+        "yes",
+    ]
     assert rows["64 B messages a second ÷ the floor's"] == ["≥ 0.60", "0.75", "yes"]
     assert "64 B messages a second to NumPy" not in rows  # that job was not run
     text = modules["page"].stands({"jobs": {"rust-rust": cells}})
