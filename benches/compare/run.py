@@ -43,7 +43,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=5, help="rounds; default 5")
     parser.add_argument("--page", action="store_true", help="measure nothing, write the page from the last results")
     parser.add_argument("--cpus", default="0,1", help="cores of sender and receiver; default 0,1")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.quick and options.write:
+        parser.error("a quick run is not for the page")
+    return options
 
 
 def programs() -> Programs:
@@ -72,8 +75,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     rounds = 2 if options.quick else options.pairs
     results: dict[str, Any] = {"facts": facts.look(ROOT, built), "quick": options.quick, "rounds": rounds, "jobs": {}}
     if options.write and RESULTS.exists():
-        old = json.loads(RESULTS.read_text())
-        results["jobs"] = {} if old["quick"] else old["jobs"]
+        results["jobs"] = json.loads(RESULTS.read_text())["jobs"]
     begin = time.monotonic()
     for job in JOBS:
         candidates = [candidate for candidate in chosen(job, options.only) if candidate.name not in options.skip]
@@ -97,7 +99,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                     cell["answers"].setdefault(candidate.name, []).append(answer)
                     progress(begin, job, candidate, size, answer)
             facts.after(results["facts"])
-            RESULTS.write_text(json.dumps(results, indent=1))
+            if options.write or not (options.quick or options.only):
+                RESULTS.write_text(json.dumps(results, indent=1))
     return results
 
 
@@ -109,7 +112,7 @@ def progress(begin: float, job: Job, candidate: Candidate, size: int, answer: di
 def main() -> None:
     options = arguments()
     results = json.loads(RESULTS.read_text()) if options.page else measure(options)
-    if options.quick or (options.only and not options.write):
+    if not options.page and (options.quick or (options.only and not options.write)):
         print(page.tables(results, JOBS))
         return
     page.write(ROOT / "docs", results, JOBS)
