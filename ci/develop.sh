@@ -8,7 +8,10 @@ set -euo pipefail
 venv=$1
 shift
 installer=()
-[ -x "$venv/bin/pip" ] || installer=(--uv)
+if ! [ -x "$venv/bin/pip" ]; then
+    # An environment made by uv has no pip; it may have been made when uv was still there.
+    if command -v uv >/dev/null; then installer=(--uv); else "$venv/bin/python" -m ensurepip >/dev/null; fi
+fi
 for folder in "$@"; do
     (
         cd "$folder"
