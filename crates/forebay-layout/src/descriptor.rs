@@ -55,6 +55,7 @@ pub struct Head {
 impl Head {
     /// The first six words of entry and descriptor.
     #[must_use]
+    #[inline]
     pub fn encode(&self) -> [u64; 6] {
         [
             self.sequence,
@@ -94,6 +95,7 @@ impl Head {
     /// Reads a copy of those six words without a check: for who knows that counts and bytes are right, because the same
     /// were checked before.
     #[must_use]
+    #[inline]
     pub fn unpack(words: &[u64; 6]) -> Self {
         let [sequence, place, correlation_id, payload_bytes, timestamp_ns, counts] = *words;
         Self {
@@ -142,12 +144,14 @@ impl TensorMeta {
 
     /// The dims, outermost first; the layout is row-major without gaps.
     #[must_use]
+    #[inline]
     pub fn shape(&self) -> &[u64] {
         self.dims.get(..usize::from(self.rank)).unwrap_or_default()
     }
 
     /// Number of dims.
     #[must_use]
+    #[inline]
     pub fn rank(&self) -> usize {
         usize::from(self.rank)
     }
@@ -160,12 +164,14 @@ impl TensorMeta {
 
     /// The eight dims as they stand in entry and field, unused ones 0.
     #[must_use]
+    #[inline]
     pub fn dims(&self) -> &[u64; MAX_RANK] {
         &self.dims
     }
 
     /// dtype and rank as they stand in the low 16 bits of a field's first word.
     #[must_use]
+    #[inline]
     pub fn type_word(&self) -> u64 {
         u64::from(self.dtype.code()) | u64::from(self.rank) << 8
     }

@@ -14,7 +14,7 @@
 //!
 //! A reader copies the words once, with atomic loads, and hands the copy to this file; nothing here is read twice.
 
-use crate::{Defect, MAX_RANK, descriptor::TensorMeta, header::pack};
+use crate::{Defect, MAX_RANK, descriptor::TensorMeta};
 
 /// Words of a position entry: two 64-byte lines.
 pub const ENTRY_WORDS: usize = 16;
@@ -49,27 +49,22 @@ impl EntryTensor {
         meta.offset == 0 && meta.nbytes > 0 && meta.nbytes <= INLINE_BYTES as u64 && meta.rank() <= INLINE_RANK
     }
 
-    /// Adds to the words of an entry, which hold its message's head and else zeros, what they say of this tensor, and a
-    /// copy of its bytes unless these are none; returns how many of the words are used.
-    pub fn encode(words: &mut [u64; ENTRY_WORDS], meta: &TensorMeta, bytes: &[u8]) -> usize {
-        let [_, _, _, _, _, counts, first, second, tail @ ..] = words;
-        let [one, two, more @ ..] = meta.dims();
-        *counts |= (meta.type_word() | (bytes.len() as u64) << 16) << 32;
-        (*first, *second) = (*one, *two);
-        if bytes.is_empty() {
-            for (word, &dim) in tail.iter_mut().zip(more) {
-                *word = dim;
-            }
-            return if meta.rank() > INLINE_RANK { ENTRY_TAIL.saturating_add(more.len()) } else { ENTRY_TAIL };
-        }
-        let (whole, rest) = bytes.as_chunks::<8>();
-        for (word, chunk) in tail.iter_mut().zip(whole) {
-            *word = u64::from_le_bytes(*chunk);
-        }
-        if let Some(word) = tail.get_mut(whole.len()) {
-            *word = pack(rest);
-        }
-        ENTRY_WORDS
+    /// What an entry says of this tensor: a part of word 5, and words 6 and 7. From [`ENTRY_TAIL`] on follow its bytes if
+    /// `inline`, else [`more_dims`](Self::more_dims).
+    #[must_use]
+    #[inline]
+    pub fn encode(meta: &TensorMeta, inline: bool) -> [u64; 3] {
+        let bytes = if inline { meta.nbytes } else { 0 };
+        let [one, two, ..] = *meta.dims();
+        [(meta.type_word() | bytes << 16) << 32, one, two]
+    }
+
+    /// The words for the dims of a tensor that words 6 and 7 have no room for.
+    #[must_use]
+    #[inline]
+    pub fn more_dims(meta: &TensorMeta) -> &[u64] {
+        let [_, _, more @ ..] = meta.dims();
+        if meta.rank() > INLINE_RANK { more } else { &[] }
     }
 
     /// Reads a copy of an entry; `None` if it describes no tensor.
@@ -101,15 +96,22 @@ impl EntryTensor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::DType;
+    use crate::{DType, header::pack};
 
-    /// The words of an entry whose message has one tensor and eight bytes of user data.
+    /// The words of an entry whose message has one tensor and eight bytes of user data, and how many are used.
     fn encoded(meta: &TensorMeta, bytes: &[u8]) -> ([u64; ENTRY_WORDS], usize) {
-        let mut words = [9, 3 | 7 << 32, 5, 64, 0, 1 | 8 << 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        let used = EntryTensor::encode(&mut words, meta, bytes);
-        assert_eq!(words[..5], [9, 3 | 7 << 32, 5, 64, 0]);
-        assert_eq!(words[5] & 0xffff_ffff, 1 | 8 << 16);
-        (words, used)
+        let [tensor, a, b] = EntryTensor::encode(meta, !bytes.is_empty());
+        assert_eq!(tensor & 0xffff_ffff, 0, "the counts are the head's");
+        let mut words = [9, 3 | 7 << 32, 5, 64, 0, 1 | 8 << 16 | tensor, a, b, 0, 0, 0, 0, 0, 0, 0, 0];
+        let more = EntryTensor::more_dims(meta);
+        let used = if bytes.is_empty() { more.len() } else { bytes.len().div_ceil(8) };
+        if bytes.is_empty() {
+            words[ENTRY_TAIL..ENTRY_TAIL + used].copy_from_slice(more);
+        }
+        for (to, chunk) in words[ENTRY_TAIL..].iter_mut().zip(bytes.chunks(8)) {
+            *to = pack(chunk);
+        }
+        (words, ENTRY_TAIL + used)
     }
 
     #[test]
@@ -130,7 +132,7 @@ mod tests {
             let meta = TensorMeta::new(DType::U8, &[1, len as u64], 0).unwrap();
             let bytes: [u8; INLINE_BYTES] = core::array::from_fn(|i| i as u8 + 1);
             let (words, used) = encoded(&meta, &bytes[..len]);
-            assert_eq!(used, ENTRY_WORDS);
+            assert_eq!(used, ENTRY_TAIL + len.div_ceil(8));
             assert_eq!(EntryTensor::decode(&words, 64), Ok(Some(EntryTensor { meta, inline: true })));
             let mut found = [0; INLINE_BYTES];
             for (to, word) in found.chunks_exact_mut(8).zip(&words[ENTRY_TAIL..]) {

@@ -22,9 +22,9 @@ pub fn realtime_ns() -> u64 {
 
 /// Seconds and nanoseconds as one number; a clock before 1970 reads as 0.
 fn nanos(t: Timespec) -> u64 {
-    let seconds = u64::try_from(t.tv_sec).unwrap_or(0);
-    let rest = u64::try_from(t.tv_nsec).unwrap_or(0);
-    seconds.saturating_mul(1_000_000_000).saturating_add(rest)
+    let seconds = t.tv_sec.max(0) as u64;
+    // Wraps in 584 years; the kernel keeps the nanoseconds below a second.
+    seconds.wrapping_mul(1_000_000_000).wrapping_add(t.tv_nsec as u64)
 }
 
 /// A duration as the kernel wants it; longer than 292 years reads as 292 years.

@@ -7,9 +7,9 @@
 use forebay_layout::{
     Defect, FieldName, MAX_USER_BYTES,
     descriptor::{FIELD_WORDS, HEAD_WORDS, Head, TensorMeta, USER_WORDS},
-    entry::{ENTRY_WORDS, EntryTensor, NO_SLOT},
+    entry::{ENTRY_TAIL, ENTRY_WORDS, EntryTensor, NO_SLOT},
     geometry::Plan,
-    header::{LAST_STRIDE, W_BYTES, W_DEAD, W_DROPPED, W_FULL_WAITS, W_HEAD, W_LAST, pack},
+    header::{LAST_STRIDE, W_BYTES, W_DEAD, W_DROPPED, W_FULL_WAITS, W_HEAD, W_LAST},
     pool::SLOT_WORD_STRIDE,
 };
 
@@ -115,6 +115,7 @@ impl<W: Words> Publisher<W> {
     }
 
     /// What the shadow says of `slot`, and its generation.
+    #[inline]
     pub fn shadow(&self, slot: u32) -> (Outstanding, u32) {
         self.slots[slot as usize]
     }
@@ -125,15 +126,18 @@ impl<W: Words> Publisher<W> {
     }
 
     /// The slot words of a queue, or the broadcast ring's record of what is committed.
+    #[inline]
     pub(crate) fn slot_word(&self, slot: u32) -> &AtomicU64 {
         self.slot_words.word(self.plan.slot_word + slot as usize * SLOT_WORD_STRIDE)
     }
 
+    #[inline]
     fn set(&self, index: usize, value: u64) {
         // ORDER none, Relaxed: for display, or followed by an ordered store where it matters.
         self.ring.word(index).store(value, Ordering::Relaxed);
     }
 
+    #[inline]
     fn get(&self, index: usize) -> u64 {
         // ORDER none, Relaxed: the producer's own words, or a takeover after the death of their writer, which the
         // kernel's release of its lock orders.
@@ -141,6 +145,7 @@ impl<W: Words> Publisher<W> {
     }
 
     /// Adds to a counter that others display.
+    #[inline]
     pub fn count(&self, counter: Counter, add: u64) {
         let index = match counter {
             Counter::Dropped => W_DROPPED,
@@ -168,18 +173,26 @@ impl<W: Words> Publisher<W> {
         (start..span.first_slot + span.slots).chain(span.first_slot..start)
     }
 
+    /// The slot of `class` that is looked at first.
+    #[inline]
+    pub(crate) fn in_turn(&self, class: usize) -> u32 {
+        self.plan.classes[class].first_slot + self.cursors[class]
+    }
+
     /// The slot of `slot`'s class that will be looked at next.
+    #[inline]
     pub(crate) fn upcoming(&self, slot: u32) -> Option<u32> {
-        let (class, span) = self.plan.class_of(slot)?;
-        Some(span.first_slot + self.cursors[class])
+        self.plan.class_of(slot).map(|(class, _)| self.in_turn(class))
     }
 
     /// Asks for the line that says whether `slot` is free.
+    #[inline]
     pub(crate) fn prefetch_slot(&self, slot: u32) {
         self.slot_words.prefetch(self.plan.slot_word + slot as usize * SLOT_WORD_STRIDE);
     }
 
     /// Marks `slot` WRITING in its next generation, in the shadow and for all to see.
+    #[inline]
     pub(crate) fn begin(&mut self, slot: u32) {
         let (state, generation) = &mut self.slots[slot as usize];
         *state = Outstanding::Loaned;
@@ -199,6 +212,7 @@ impl<W: Words> Publisher<W> {
         self.taken(slot);
     }
 
+    #[inline]
     fn taken(&mut self, slot: u32) {
         if let Some((class, span)) = self.plan.class_of(slot) {
             let next = slot - span.first_slot + 1;
@@ -230,6 +244,7 @@ impl<W: Words> Publisher<W> {
     ///
     /// # Panics
     /// If `slot` is not on loan, or the draft has more fields or user bytes than the ring (the caller checked both).
+    #[inline]
     pub fn publish(&mut self, slot: u32, draft: &Draft<'_>) -> u64 {
         let (state, generation) = self.slots[slot as usize];
         assert_eq!(state, Outstanding::Loaned, "only a loan can be published");
@@ -245,11 +260,13 @@ impl<W: Words> Publisher<W> {
             fields: draft.fields.len() as u16,
             user_bytes: draft.user.len() as u16,
         };
+        let words = head.encode();
         self.write_last(sequence, draft.user);
-        self.write_descriptor(&head, draft);
+        self.write_descriptor(slot, &words, draft);
         // ORDER E1 commit, Release: whoever claims this word sees payload and descriptor.
         self.slot_word(slot).store(SlotWord::full(generation, 0).raw(), Ordering::Release);
-        self.write_entry(&head, draft.fields.first(), draft.inline);
+        let first = draft.fields.first().filter(|meta| EntryTensor::describes(meta, head.fields));
+        self.write_entry(&words, first, draft.inline);
         self.slots[slot as usize].0 = Outstanding::Published(sequence);
         self.next = sequence + 1;
         self.set(W_HEAD, self.next);
@@ -258,62 +275,74 @@ impl<W: Words> Publisher<W> {
     }
 
     /// Keeps the user data of the last two sequences where a successor finds it, even if the slot is used again.
+    #[inline]
     fn write_last(&self, sequence: u64, user: &[u8]) {
         // ORDER Release fence: the commit of the sequence before stays before these stores, which overwrite the record
         // of the one before that.
         fence(Ordering::Release);
         let at = W_LAST + (sequence & 1) as usize * LAST_STRIDE;
-        self.set(at, sequence);
-        self.set(at + 1, user.len() as u64);
-        for (i, chunk) in user.chunks(8).enumerate() {
-            self.set(at + 2 + i, pack(chunk));
-        }
+        self.ring.store_all(at, &[sequence, user.len() as u64]);
+        self.write_user(at + 2, user);
     }
 
-    fn write_descriptor(&mut self, head: &Head, draft: &Draft<'_>) {
-        let base = self.descriptor(head.slot);
-        let words = head.encode();
+    #[inline]
+    fn write_descriptor(&mut self, slot: u32, words: &[u64; 6], draft: &Draft<'_>) {
+        let base = self.descriptor(slot);
         // ORDER Release: the last-record of this sequence is whole before a successor can learn of the sequence here.
         self.ring.word(base).store(words[0], Ordering::Release);
         self.ring.store_all(base + 1, &words[1..]);
-        if draft.layout == 0 || self.layouts[head.slot as usize] != draft.layout {
-            for (f, meta) in draft.fields.iter().enumerate() {
-                let name = draft.names.get(f).map_or("", |name| name.as_str());
-                self.ring.store_all(base + HEAD_WORDS + f * FIELD_WORDS, &meta.encode(name));
-            }
-            self.layouts[head.slot as usize] = draft.layout;
+        if draft.layout == 0 || self.layouts[slot as usize] != draft.layout {
+            self.write_fields(slot, draft);
         }
         let user = base + self.plan.descriptor_words - USER_WORDS;
-        for (i, chunk) in draft.user.chunks(8).enumerate() {
-            self.set(user + i, pack(chunk));
+        self.write_user(user, draft.user);
+    }
+
+    /// Out of the way of the messages that have those of the last one in the slot.
+    #[inline(never)]
+    fn write_fields(&mut self, slot: u32, draft: &Draft<'_>) {
+        let base = self.descriptor(slot);
+        for (f, meta) in draft.fields.iter().enumerate() {
+            let name = draft.names.get(f).map_or("", |name| name.as_str());
+            self.ring.store_all(base + HEAD_WORDS + f * FIELD_WORDS, &meta.encode(name));
+        }
+        self.layouts[slot as usize] = draft.layout;
+    }
+
+    /// Out of the way of the messages that have none.
+    #[inline]
+    fn write_user(&self, at: usize, user: &[u8]) {
+        #[inline(never)]
+        fn write<W: Words>(ring: &W, at: usize, user: &[u8]) {
+            ring.store_bytes(at, user);
+        }
+        if !user.is_empty() {
+            write(&self.ring, at, user);
         }
     }
 
-    fn write_entry(&self, head: &Head, first: Option<&TensorMeta>, bytes: &[u8]) {
-        let base = self.entry(head.sequence);
-        let mut words = [0; ENTRY_WORDS];
-        words[..6].copy_from_slice(&head.encode());
-        let used = match first {
-            Some(meta) if EntryTensor::describes(meta, head.fields) => {
-                let fits = bytes.len() as u64 == meta.nbytes && EntryTensor::has_room(meta);
-                let bytes = if fits { bytes } else { &[] };
-                EntryTensor::encode(&mut words, meta, bytes)
-            }
-            _ => 6,
-        };
+    #[inline]
+    fn write_entry(&self, head: &[u64; 6], first: Option<&TensorMeta>, bytes: &[u8]) {
+        let [sequence, place, correlation_id, payload_bytes, timestamp_ns, counts] = *head;
+        let base = self.entry(sequence);
+        let inline = first.is_some_and(|meta| bytes.len() as u64 == meta.nbytes && EntryTensor::has_room(meta));
+        let [tensor, a, b] = first.map_or([0; 3], |meta| EntryTensor::encode(meta, inline));
         // ORDER E3 position: stamp 0, fence, words, stamp. A reader that sees one of the new words sees the stamp at
         // least 0 after its own fence, and throws its copy away.
         self.set(base, 0);
         fence(Ordering::Release);
-        match used {
-            // The most frequent length, known when this is compiled.
-            ENTRY_WORDS => self.ring.store_all(base + 1, &words[1..]),
-            _ => self.ring.store_all(base + 1, &words[1..used]),
+        let words = [place, correlation_id, payload_bytes, timestamp_ns, counts | tensor, a, b];
+        self.ring.store_all(base + 1, &words);
+        match first {
+            _ if inline => self.ring.store_bytes(base + ENTRY_TAIL, bytes),
+            Some(meta) => self.ring.store_all(base + ENTRY_TAIL, EntryTensor::more_dims(meta)),
+            None => {}
         }
         // ORDER E3 position, Release: the words above arrive with the stamp; so does the commit before them.
-        self.ring.word(base).store(head.sequence, Ordering::Release);
+        self.ring.word(base).store(sequence, Ordering::Release);
     }
 
+    #[inline]
     fn entry(&self, sequence: u64) -> usize {
         self.plan.position_word + (sequence & (self.plan.positions - 1)) as usize * ENTRY_WORDS
     }
@@ -420,7 +449,7 @@ impl<W: Words> Publisher<W> {
         for sequence in oldest..=highest {
             if self.get(self.entry(sequence)) != sequence {
                 let void = Head { sequence, slot: NO_SLOT, ..Head::default() };
-                self.write_entry(&void, None, &[]);
+                self.write_entry(&void.encode(), None, &[]);
             }
         }
     }
@@ -444,6 +473,7 @@ impl<W: Words> Publisher<W> {
             *word = self.get(base + HEAD_WORDS + i);
         }
         let first = TensorMeta::decode(&words, u64::MAX >> 1).ok().map(|(meta, _)| meta);
-        self.write_entry(&head, first.as_ref(), &[]);
+        let first = first.filter(|meta| EntryTensor::describes(meta, head.fields));
+        self.write_entry(&head.encode(), first.as_ref(), &[]);
     }
 }

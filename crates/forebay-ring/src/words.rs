@@ -1,5 +1,7 @@
 //! Shared memory as this crate sees it: numbered 64-bit words, on the heap or in a mapping.
 
+use forebay_layout::header::pack;
+
 use crate::sync::{AtomicU64, Ordering};
 
 /// An object of a ring: its words, from 0. Cloning gives another handle to the same words.
@@ -19,6 +21,22 @@ pub trait Words: Clone {
         for (i, &value) in values.iter().enumerate() {
             // ORDER none, Relaxed: the caller orders all of them.
             self.word(index + i).store(value, Ordering::Relaxed);
+        }
+    }
+
+    /// Stores `bytes` from the word at `index` on, each word for itself (Relaxed), the last one filled up with zeros.
+    ///
+    /// # Panics
+    /// As [`word`](Self::word).
+    #[inline]
+    fn store_bytes(&self, index: usize, bytes: &[u8]) {
+        let (whole, rest) = bytes.as_chunks::<8>();
+        for (i, chunk) in whole.iter().enumerate() {
+            // ORDER none, Relaxed: the caller orders all of them.
+            self.word(index + i).store(u64::from_le_bytes(*chunk), Ordering::Relaxed);
+        }
+        if !rest.is_empty() {
+            self.word(index + whole.len()).store(pack(rest), Ordering::Relaxed);
         }
     }
 

@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use forebay_layout::geometry::Plan;
+use forebay_layout::{geometry::Plan, header::pack};
 use forebay_os::Mapping;
 use forebay_ring::{AtomicU64, Words};
 
@@ -85,6 +85,18 @@ impl Words for Segment {
     fn store_all(&self, index: usize, values: &[u64]) {
         for (word, &value) in self.words(index, values.len()).iter().zip(values) {
             word.store(value, Ordering::Relaxed);
+        }
+    }
+
+    #[inline]
+    fn store_bytes(&self, index: usize, bytes: &[u8]) {
+        let (whole, rest) = bytes.as_chunks::<8>();
+        let words = self.words(index, bytes.len().div_ceil(8));
+        for (word, chunk) in words.iter().zip(whole) {
+            word.store(u64::from_le_bytes(*chunk), Ordering::Relaxed);
+        }
+        if let (false, Some(last)) = (rest.is_empty(), words.last()) {
+            last.store(pack(rest), Ordering::Relaxed);
         }
     }
 

@@ -12,6 +12,8 @@ pub struct BroadcastProducer<W> {
     publisher: Publisher<W>,
     ring: W,
     members: Vec<Option<Joined<W>>>,
+    /// The places in `members` that are taken, as bits.
+    joined: u32,
 }
 
 #[derive(Debug)]
@@ -35,7 +37,7 @@ impl<W: Words> Joined<W> {
 impl<W: Words> BroadcastProducer<W> {
     /// Wraps the shadow; its slot words are those in the ring object.
     pub fn new(publisher: Publisher<W>, ring: W) -> Self {
-        Self { publisher, ring, members: (0..MAX_CONSUMERS).map(|_| None).collect() }
+        Self { publisher, ring, members: (0..MAX_CONSUMERS).map(|_| None).collect(), joined: 0 }
     }
 
     /// The shadow.
@@ -55,7 +57,7 @@ impl<W: Words> BroadcastProducer<W> {
     /// From the next publish on, member `index` is owed every message. The member must hold its lock byte.
     pub fn admit(&mut self, index: u8, incarnation: u16, part: Member<W>) {
         let from = self.publisher.next_sequence();
-        self.members[usize::from(index)] = Some(Joined { part, from });
+        self.seat(index, part, from);
         // ORDER E6 join, Release: that the last holder's sequence is gone arrives with the incarnation. That one may have
         // been a dead producer's, whom nobody removed.
         self.ring.word(self.join_word(index)).store(0, Ordering::Relaxed);
@@ -71,7 +73,7 @@ impl<W: Words> BroadcastProducer<W> {
         let read = |word: usize| self.ring.word(word).load(Ordering::Relaxed);
         let from = read(self.join_word(index));
         if from != 0 && read(self.join_word(index) + 1) == u64::from(incarnation) {
-            self.members[usize::from(index)] = Some(Joined { part, from });
+            self.seat(index, part, from);
         } else {
             self.remove(index);
             self.admit(index, incarnation, part);
@@ -81,13 +83,30 @@ impl<W: Words> BroadcastProducer<W> {
     /// Member `index` is owed nothing any more. Only when its lock byte is free, or it left and holds nothing.
     pub fn remove(&mut self, index: u8) {
         self.members[usize::from(index)] = None;
+        self.joined &= !(1 << index);
         // ORDER none, Relaxed: nobody has the index now; its next holder waits for its own incarnation.
         self.ring.word(self.join_word(index)).store(0, Ordering::Relaxed);
     }
 
+    fn seat(&mut self, index: u8, part: Member<W>, from: u64) {
+        self.members[usize::from(index)] = Some(Joined { part, from });
+        self.joined |= 1 << index;
+    }
+
+    /// Who is a member. Asked with each message, so that it takes as long as there are members.
+    #[inline]
+    fn all(&self) -> impl Iterator<Item = (u8, &Joined<W>)> {
+        let mut left = self.joined;
+        std::iter::from_fn(move || {
+            let index = left.trailing_zeros();
+            left &= left.wrapping_sub(1);
+            Some((index as u8, self.members.get(index as usize)?.as_ref()?))
+        })
+    }
+
     /// The members there are, left ones that may still hold leases included.
     pub fn members(&self) -> impl Iterator<Item = (u8, &Member<W>)> {
-        self.members.iter().enumerate().filter_map(|(i, joined)| Some((i as u8, &joined.as_ref()?.part)))
+        self.all().map(|(index, joined)| (index, &joined.part))
     }
 
     /// Members that have not left.
@@ -96,35 +115,37 @@ impl<W: Words> BroadcastProducer<W> {
     }
 
     fn is_owed(&self, slot: u32, sequence: u64, generation: u32) -> bool {
-        self.members.iter().flatten().any(|joined| joined.owes(slot, sequence, generation))
+        self.all().any(|(_, joined)| joined.owes(slot, sequence, generation))
     }
 
     /// Which members are owed `slot`'s message, as bits.
     pub fn owed_by(&self, slot: u32) -> u32 {
         let (Outstanding::Published(sequence), generation) = self.publisher.shadow(slot) else { return 0 };
-        let bit = |(i, joined): (usize, &Option<Joined<W>>)| {
-            let owes = joined.as_ref().is_some_and(|joined| joined.owes(slot, sequence, generation));
-            u32::from(owes) << i
-        };
-        self.members.iter().enumerate().map(bit).sum()
+        self.all().map(|(i, joined)| u32::from(joined.owes(slot, sequence, generation)) << i).sum()
     }
 
     /// Looks for a slot that nobody is owed, in `class` and then in the larger ones; it is WRITING afterwards.
+    #[inline]
     pub fn acquire(&mut self, class: usize) -> Option<u32> {
-        for class in class..self.publisher.plan().classes.len() {
-            for slot in self.publisher.turn(class) {
-                let free = match self.publisher.shadow(slot) {
-                    (Outstanding::Loaned, _) => false,
-                    (Outstanding::Free, _) => true,
-                    (Outstanding::Published(sequence), generation) => !self.is_owed(slot, sequence, generation),
-                };
-                if free {
-                    self.publisher.begin(slot);
-                    return Some(slot);
-                }
-            }
+        // With releases in order the first one is free.
+        let first = self.publisher.in_turn(class);
+        if self.is_free(first) {
+            self.publisher.begin(first);
+            return Some(first);
         }
-        None
+        let found = (class..self.publisher.plan().classes.len())
+            .find_map(|class| self.publisher.turn(class).find(|&slot| self.is_free(slot)))?;
+        self.publisher.begin(found);
+        Some(found)
+    }
+
+    #[inline]
+    fn is_free(&self, slot: u32) -> bool {
+        match self.publisher.shadow(slot) {
+            (Outstanding::Loaned, _) => false,
+            (Outstanding::Free, _) => true,
+            (Outstanding::Published(sequence), generation) => !self.is_owed(slot, sequence, generation),
+        }
     }
 
     /// Takes the oldest message that no member holds away from all that are owed it, of `class` or a larger one, and its
@@ -153,7 +174,7 @@ impl<W: Words> BroadcastProducer<W> {
     /// Revokes a message from everybody, unless somebody holds it. Looks for holders first, so that a message is not
     /// taken from some members while another keeps its slot.
     fn revoke(&self, slot: u32, sequence: u64, generation: u32) -> bool {
-        let owing = || self.members.iter().flatten().filter(|joined| joined.owes(slot, sequence, generation));
+        let owing = || self.all().map(|(_, joined)| joined).filter(|joined| joined.owes(slot, sequence, generation));
         let held = Grant { state: GrantState::Held, generation }.raw();
         // ORDER none, Relaxed: decided by the CAS below.
         if owing().any(|joined| joined.part.grant(slot).load(Ordering::Relaxed) == held) {
@@ -182,7 +203,7 @@ impl<W: Words> BroadcastProducer<W> {
         let sequence = self.publisher.publish(slot, draft);
         // The next loan looks there first, and the members have the lines.
         if let Some(next) = self.publisher.upcoming(slot) {
-            for joined in self.members.iter().flatten() {
+            for (_, joined) in self.all() {
                 joined.part.prefetch_grant(next);
             }
         }
@@ -238,8 +259,7 @@ impl<W: Words> BroadcastProducer<W> {
     /// As [`undelivered`](Self::undelivered), of the members whose bits are set: others may be gone, and not removed yet.
     pub fn undelivered_to(&self, members: u32) -> u32 {
         let awaits = |slot: u32, sequence: u64, generation: u32| {
-            self.members.iter().enumerate().any(|(i, joined)| {
-                let Some(joined) = joined.as_ref().filter(|_| members >> i & 1 == 1) else { return false };
+            self.all().filter(|(index, _)| members >> index & 1 == 1).any(|(_, joined)| {
                 // A member's cursor is past what it received; before its first message it is 0.
                 joined.part.peek(at::CURSOR) <= sequence && joined.owes(slot, sequence, generation)
             })

@@ -16,6 +16,13 @@ pub enum Acquired {
     Full,
 }
 
+/// What a look at one slot gave.
+enum Looked {
+    Free,
+    Dead,
+    Used,
+}
+
 /// The producer of a queue.
 #[derive(Debug)]
 pub struct QueueProducer<W> {
@@ -34,6 +41,7 @@ impl<W: Words> QueueProducer<W> {
     }
 
     /// Publishes a loan.
+    #[inline]
     pub fn publish(&mut self, slot: u32, draft: &Draft<'_>) -> u64 {
         let sequence = self.publisher.publish(slot, draft);
         // The next loan looks there first, and who read it last has its line.
@@ -54,6 +62,7 @@ impl<W: Words> QueueProducer<W> {
     }
 
     /// The word of a published slot, if it still is of the generation that was published.
+    #[inline]
     fn word(&self, slot: u32) -> Option<SlotWord> {
         let (_, generation) = self.publisher.shadow(slot);
         // ORDER E2 release, Acquire: if it says DONE, whatever the consumer read of the slot is read.
@@ -63,27 +72,45 @@ impl<W: Words> QueueProducer<W> {
 
     /// Looks for a slot in `class` and, if there is none, in the larger ones. With `letters` false slots that hold dead
     /// letters are passed over.
+    #[inline]
     pub fn acquire(&mut self, class: usize, letters: bool) -> Acquired {
+        // With releases in order the first one is free.
+        let first = self.publisher.in_turn(class);
+        if let Looked::Free = self.look(first) {
+            self.publisher.begin(first);
+            return Acquired::Slot(first);
+        }
+        self.search(class, letters)
+    }
+
+    fn search(&mut self, class: usize, letters: bool) -> Acquired {
         for class in class..self.publisher.plan().classes.len() {
             for slot in self.publisher.turn(class) {
-                match self.publisher.shadow(slot).0 {
-                    Outstanding::Loaned => {}
-                    Outstanding::Free => {
+                match self.look(slot) {
+                    Looked::Free => {
                         self.publisher.begin(slot);
                         return Acquired::Slot(slot);
                     }
-                    Outstanding::Published(_) => match self.word(slot).map(SlotWord::state) {
-                        Some(SlotState::Done) => {
-                            self.publisher.begin(slot);
-                            return Acquired::Slot(slot);
-                        }
-                        Some(SlotState::Dead) if letters => return Acquired::DeadLetter(slot),
-                        _ => {}
-                    },
+                    Looked::Dead if letters => return Acquired::DeadLetter(slot),
+                    Looked::Dead | Looked::Used => {}
                 }
             }
         }
         Acquired::Full
+    }
+
+    /// Whether `slot` can be written.
+    #[inline]
+    fn look(&self, slot: u32) -> Looked {
+        match self.publisher.shadow(slot).0 {
+            Outstanding::Loaned => Looked::Used,
+            Outstanding::Free => Looked::Free,
+            Outstanding::Published(_) => match self.word(slot).map(SlotWord::state) {
+                Some(SlotState::Done) => Looked::Free,
+                Some(SlotState::Dead) => Looked::Dead,
+                _ => Looked::Used,
+            },
+        }
     }
 
     /// A slot that holds a dead letter, if one does.

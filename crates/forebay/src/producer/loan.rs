@@ -212,9 +212,10 @@ impl<'p> Loan<'p> {
     ///
     /// # Errors
     /// [`PublishError::Forked`] in a forked child.
+    #[inline]
     pub fn publish(mut self) -> Result<u64, PublishError> {
         let ticket = self.ticket.take().expect("a loan has its ticket until it is used up");
-        self.producer.publish_ticket(ticket)
+        self.producer.publish_ticket(&ticket)
     }
 
     /// Lets go of the producer, so that it can make further loans meanwhile; publish with [`Producer::publish`].

@@ -253,7 +253,7 @@ impl Producer {
     /// [`PublishError::NotOurs`] if another producer made it.
     pub fn publish(&mut self, loan: DetachedLoan) -> Result<u64, PublishError> {
         let ticket = loan.into_ticket(&self.site)?;
-        self.publish_ticket(ticket)
+        self.publish_ticket(&ticket)
     }
 
     /// Copies tensors into a slot and publishes it: name, dtype, shape and bytes of each.
@@ -279,7 +279,7 @@ impl Producer {
         loan.publish().map_err(|_| LoanError::Closed { ring })
     }
 
-    fn publish_ticket(&mut self, ticket: Ticket) -> Result<u64, PublishError> {
+    fn publish_ticket(&mut self, ticket: &Ticket) -> Result<u64, PublishError> {
         if self.site.token.is_stale() {
             return Err(PublishError::Forked);
         }
