@@ -5,7 +5,7 @@
 
 use std::{hint::black_box, process::ExitCode};
 
-use forebay::{Consumer, DType, DetachedLoan, FieldSpec, Kind, Loan, Message, Producer, Schema};
+use forebay::{Consumer, DType, DetachedLoan, FieldSpec, Kind, Loan, Message, Producer, Schema, Tensor};
 
 /// A ring, and what is sent through it.
 struct Case {
@@ -69,8 +69,13 @@ fn op_ack(message: &Message) -> bool {
 }
 
 #[inline(never)]
+fn op_tensor(message: &Message) -> Tensor {
+    message.tensor_at(0).expect("the first tensor")
+}
+
+#[inline(never)]
 fn op_first_byte(message: &Message) -> u8 {
-    message.tensor_at(0).expect("the first tensor").as_bytes()[0]
+    message.bytes(0).expect("the first tensor")[0]
 }
 
 fn run(case: &Case, rounds: u32) {
@@ -92,6 +97,7 @@ fn run(case: &Case, rounds: u32) {
         op_publish(loan);
         let message = op_receive(&mut consumer);
         black_box(op_first_byte(&message));
+        drop(black_box(op_tensor(&message)));
         if round % 2 == 1 {
             assert!(op_ack(&message));
         }

@@ -118,6 +118,7 @@ impl<W: Words> Reader<W> {
         self.ring.load(index, order)
     }
 
+    #[inline]
     fn entry(&self, sequence: u64) -> usize {
         self.plan.position_word + (sequence & (self.plan.positions - 1)) as usize * ENTRY_WORDS
     }
@@ -212,6 +213,29 @@ impl<W: Words> Reader<W> {
         fence(Ordering::Acquire);
         let place = u64::from(claim.slot) | u64::from(claim.generation) << 32;
         words[0] == claim.sequence && self.ring.peek(at) == claim.sequence && words[1] == place
+    }
+
+    /// Copies the position entry of `sequence` into the room that is given for its slot; returns slot and generation.
+    /// `None` says nothing: it may not be published, have no entry, or get no room; what was copied is nobody's then.
+    #[inline]
+    pub(crate) fn copy_position<'a>(
+        &self,
+        sequence: u64,
+        room: impl FnOnce(u32) -> Option<&'a mut [u64; ENTRY_WORDS]>,
+    ) -> Option<(u32, u32)> {
+        let at = self.entry(sequence);
+        // ORDER E3 position, Acquire: in order, the entry's words and the commit arrive with the stamp.
+        if self.ring.load(at, Ordering::Acquire) != sequence {
+            return None;
+        }
+        let place = self.ring.peek(at + 1);
+        let (slot, generation) = ((place & 0xffff_ffff) as u32, (place >> 32) as u32);
+        let words = room(slot)?;
+        (words[0], words[1]) = (sequence, place);
+        self.ring.load_all(at + 2, &mut words[2..]);
+        // ORDER E3 position, fence: in order, if a word above is of a later sequence, the stamp below has changed too.
+        fence(Ordering::Acquire);
+        (self.ring.peek(at) == sequence).then_some((slot, generation))
     }
 
     /// The head that such a copy holds.

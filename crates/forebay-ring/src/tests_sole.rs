@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test that calls them")]
 
+use forebay_layout::entry::ENTRY_WORDS;
+
 use crate::{
-    MemberId, SlotWord,
+    Claim, MemberId, SlotWord,
     queue::{self, Acquired, Next, QueueConsumer, QueueProducer},
     tests::{Rig, publish, take},
     words::heap::Heap,
@@ -13,9 +15,22 @@ fn sole(rig: &Rig) -> QueueConsumer<Heap> {
     QueueConsumer::new(rig.reader(), rig.pool(), MemberId { index: 0, incarnation: 1 }, true)
 }
 
+/// The next message, the short way if there is one.
+fn claim(consumer: &mut QueueConsumer<Heap>) -> Option<Claim> {
+    let mut words = [0; ENTRY_WORDS];
+    if let Some(claim) = consumer.next_in_order(|_| Some(&mut words)) {
+        assert_eq!((words[0], words[1] as u32), (claim.sequence, claim.slot));
+        return Some(claim);
+    }
+    match consumer.next(false, |_| true) {
+        Ok(Next::Claimed(claim)) => Some(claim),
+        _ => None,
+    }
+}
+
 /// The sequence of the next message, which is released at once; 0 if there is none.
 fn next(rig: &Rig, consumer: &mut QueueConsumer<Heap>) -> u64 {
-    let Ok(Next::Claimed(claim)) = consumer.next(false, |_| true) else { return 0 };
+    let Some(claim) = claim(consumer) else { return 0 };
     queue::finish(&rig.pool(), &claim);
     claim.sequence
 }
@@ -48,17 +63,56 @@ fn each_message_is_claimed_once_and_in_order() {
 fn what_was_never_claimed_is_claimed_without_a_look_at_its_slot() {
     let rig = Rig::queue(4);
     let (mut producer, mut consumer) = (rig.producer(), sole(&rig));
-    assert_eq!([publish(&mut producer), publish(&mut producer)], [1, 2]);
-    // One that the predecessor of this consumer may have claimed is looked at: the word says that it is done.
     let done = |slot: u32| {
         let word = SlotWord::done(1).raw();
         rig.pool().slot(slot).store(word, crate::sync::Ordering::Relaxed);
     };
+    // One that the predecessor of this consumer may have claimed is looked at: the word says that it is done.
+    assert_eq!(publish(&mut producer), 1);
     done(0);
-    done(1);
+    assert_eq!(next(&rig, &mut consumer), 0);
     // Nobody else can have claimed the second. The word, which no protocol gives, is not asked.
+    assert_eq!(publish(&mut producer), 2);
+    done(1);
     assert_eq!(next(&rig, &mut consumer), 2);
     assert_eq!(next(&rig, &mut consumer), 0);
+}
+
+#[test]
+fn without_room_nothing_is_claimed() {
+    let rig = Rig::queue(4);
+    let (mut producer, mut consumer) = (rig.producer(), sole(&rig));
+    publish(&mut producer);
+    assert_eq!(next(&rig, &mut consumer), 1);
+    assert_eq!(publish(&mut producer), 2);
+    let mut asked = Vec::new();
+    let none = consumer.next_in_order(|slot| {
+        asked.push(slot);
+        None
+    });
+    assert_eq!((none, asked), (None, vec![1]));
+    assert_eq!(SlotWord::checked(rig.pool().peek_slot(1)), Ok(SlotWord::full(1, 0)));
+    assert_eq!(next(&rig, &mut consumer), 2);
+}
+
+#[test]
+fn what_came_back_is_found_though_new_messages_go_on_coming() {
+    for by_store in [true, false] {
+        let rig = Rig::queue(4);
+        let me = MemberId { index: 0, incarnation: 1 };
+        let (mut producer, mut consumer) = (rig.producer(), QueueConsumer::new(rig.reader(), rig.pool(), me, by_store));
+        assert_eq!(next(&rig, &mut consumer), 0);
+        publish(&mut producer);
+        let first = claim(&mut consumer).unwrap();
+        let _ = queue::give_back(&rig.pool(), &first, 0);
+        let again = (0..40).find_map(|_| {
+            publish(&mut producer);
+            let claim = claim(&mut consumer).unwrap();
+            queue::finish(&rig.pool(), &claim);
+            (claim.sequence == 1).then_some(claim.attempts)
+        });
+        assert_eq!(again, Some(1), "by store: {by_store}");
+    }
 }
 
 #[test]

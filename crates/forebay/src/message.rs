@@ -35,13 +35,13 @@ impl Message {
     /// Its place in the order of publishing, from 1.
     #[must_use]
     pub fn sequence(&self) -> u64 {
-        self.says().head.sequence
+        self.says().head().sequence
     }
 
     /// The number the sender gave it, 0 if none.
     #[must_use]
     pub fn correlation_id(&self) -> u64 {
-        self.says().head.correlation_id
+        self.says().head().correlation_id
     }
 
     /// Earlier deliveries that ended without an ack: 0 the first time. Always 0 on a broadcast ring.
@@ -59,7 +59,7 @@ impl Message {
     /// CLOCK_MONOTONIC when it was published, in ns; `None` if the producer takes no timestamps.
     #[must_use]
     pub fn timestamp_ns(&self) -> Option<u64> {
-        (self.says().head.timestamp_ns != 0).then_some(self.says().head.timestamp_ns)
+        (self.says().head().timestamp_ns != 0).then_some(self.says().head().timestamp_ns)
     }
 
     /// Number of tensors.
@@ -77,7 +77,7 @@ impl Message {
     /// Bytes of the slot in use: its tensors, each rounded up to 64.
     #[must_use]
     pub fn payload_bytes(&self) -> u64 {
-        self.says().head.payload_bytes
+        self.says().head().payload_bytes
     }
 
     /// The slot it lies in.
@@ -119,17 +119,39 @@ impl Message {
     /// # Errors
     /// [`TensorError::NoField`] names the fields there are.
     pub fn tensor(&self, name: &str) -> Result<Tensor, TensorError> {
-        let index = self.names().position(|own| own == name);
-        index.and_then(|index| self.tensor_at(index)).ok_or_else(|| TensorError::NoField {
-            name: name.to_owned(),
-            fields: self.names().collect::<Vec<_>>().join(", "),
-        })
+        let index = self.index_of(name)?;
+        Ok(Tensor { lease: self.lease.clone(), index })
     }
 
     /// Tensor `index`.
     #[must_use]
     pub fn tensor_at(&self, index: usize) -> Option<Tensor> {
         (index < self.len()).then(|| Tensor { lease: self.lease.clone(), index })
+    }
+
+    /// The bytes of tensor `index`; `None` if there is no such one. As [`Tensor::as_bytes`], but borrowed from the message:
+    /// for who is through with them before the message is dropped.
+    #[must_use]
+    #[inline]
+    pub fn bytes(&self, index: usize) -> Option<&[u8]> {
+        (index < self.len()).then(|| self.lease.bytes(index))
+    }
+
+    /// The elements of the tensor with this name, borrowed as [`bytes`](Self::bytes) are.
+    ///
+    /// # Errors
+    /// [`TensorError::NoField`] names the fields there are; [`TensorError::DType`] if it holds another type.
+    pub fn as_slice<T: Element>(&self, name: &str) -> Result<&[T], TensorError> {
+        let index = self.index_of(name)?;
+        element::check::<T>(name, self.says().fields[index].dtype)?;
+        Ok(element::slice(self.lease.bytes(index)))
+    }
+
+    fn index_of(&self, name: &str) -> Result<usize, TensorError> {
+        self.names().position(|own| own == name).ok_or_else(|| TensorError::NoField {
+            name: name.to_owned(),
+            fields: self.names().collect::<Vec<_>>().join(", "),
+        })
     }
 
     /// The message is dealt with: it will not come back, even if this process dies. Its memory stays as it is until the

@@ -34,6 +34,48 @@ fn check(message: &forebay::Message, value: i64) {
 }
 
 #[test]
+fn a_message_lends_its_tensors_without_a_handle() {
+    let dir = dir();
+    let mut producer = Producer::options("pair").dir(dir.path()).schema(schema()).create().unwrap();
+    let mut consumer = Consumer::options("pair").dir(dir.path()).attach().unwrap();
+    producer.wait_for_consumers(1, Some(SOON)).unwrap();
+    publish(&mut producer, 40);
+    let message = consumer.recv_timeout(SOON).unwrap();
+    assert_eq!(message.as_slice::<i64>("ids").unwrap(), [40, 41, 42]);
+    assert_eq!(message.bytes(1), Some(&40f32.to_le_bytes()[..]));
+    assert_eq!(message.bytes(2), None);
+    assert!(message.as_slice::<i32>("ids").unwrap_err().to_string().contains("int64"));
+    assert!(message.as_slice::<i64>("idx").unwrap_err().to_string().contains("ids, score"));
+}
+
+#[test]
+fn many_are_taken_at_once_and_in_order() {
+    for kind in [Kind::Queue, Kind::Broadcast] {
+        let dir = dir();
+        let mut producer = Producer::options("pair").dir(dir.path()).kind(kind).slots(64).create().unwrap();
+        let mut consumer = Consumer::options("pair").dir(dir.path()).quota(64).attach().unwrap();
+        producer.wait_for_consumers(1, Some(SOON)).unwrap();
+        let mut messages = Vec::new();
+        assert_eq!(consumer.try_recv_many(9, &mut messages).unwrap(), 0);
+        for value in 0..40 {
+            publish(&mut producer, value);
+        }
+        assert_eq!(consumer.recv_many(0, &mut messages).unwrap(), 0);
+        assert_eq!(consumer.recv_many(30, &mut messages).unwrap(), 30);
+        assert_eq!(consumer.try_recv_many(30, &mut messages).unwrap(), 10);
+        for (message, value) in messages.iter().zip(0..) {
+            check(message, value);
+        }
+        messages.clear();
+        publish(&mut producer, 40);
+        producer.close();
+        assert_eq!(consumer.recv_many(30, &mut messages).unwrap(), 1, "what ends it is said by the next call");
+        messages.clear();
+        assert!(matches!(consumer.recv_many(30, &mut messages), Err(RecvError::Closed { .. })));
+    }
+}
+
+#[test]
 fn every_kind_and_backing_hands_over_what_was_written_in_place() {
     for kind in [Kind::Queue, Kind::Broadcast] {
         for backing in [Backing::Posix, Backing::Memfd] {

@@ -5,6 +5,7 @@
 //! once, with one attempt more; ACKED never does; anything else it has not touched.
 
 use super::{
+    in_order,
     memory::{Memory, until_death},
     park::wake_one,
     rig::{LockByte, Queue, check, every_step, race},
@@ -51,15 +52,24 @@ enum Deed {
     GiveBack,
 }
 
+/// How it claims that message.
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    Looking,
+    ByStore,
+    InOrder,
+}
+
 /// A life that ends at access number `step`: whether it came to its own end, whether it ended its message, and what its
 /// slot said when it was over.
-fn live(ring: &Queue, byte: &LockByte, step: usize, deed: Deed, by_store: bool) -> (bool, bool, SlotWord) {
+fn live(ring: &Queue, byte: &LockByte, step: usize, deed: Deed, way: Way) -> (bool, bool, SlotWord) {
     let mine = ring.mortal();
-    let mut consumer = mine.consumer_of(DEAD.index, by_store);
+    let mut consumer = mine.consumer_of(DEAD.index, way == Way::ByStore);
     let mut ended = false;
     mine.dies_in(step);
     let lived = until_death(|| {
-        let Some(claim) = mine.receive(&mut consumer, true) else { return };
+        let short = if way == Way::InOrder { in_order::take(&mine, &mut consumer) } else { None };
+        let Some(claim) = short.or_else(|| mine.receive(&mut consumer, true)) else { return };
         match deed {
             Deed::AckAndFinish => {
                 queue::ack(&mine.pool(), &claim);
@@ -89,7 +99,7 @@ fn expected(ended: bool, left: SlotWord, saw: Option<u8>) -> (u32, u32, Option<u
     }
 }
 
-fn a_life_ends_beside_another_consumer(deed: Deed) {
+fn a_life_ends_beside_another_consumer(deed: Deed, way: Way) {
     every_step(2, move |step| {
         let ring = Queue::new(1);
         let mut producer = ring.producer();
@@ -98,7 +108,7 @@ fn a_life_ends_beside_another_consumer(deed: Deed) {
         let mut other = ring.consumer(1);
         let dying = {
             let (ring, byte) = (ring.clone(), byte.clone());
-            move || live(&ring, &byte, step, deed, false)
+            move || live(&ring, &byte, step, deed, way)
         };
         let living = {
             let (ring, byte) = (ring.clone(), byte.clone());
@@ -122,17 +132,22 @@ fn a_life_ends_beside_another_consumer(deed: Deed) {
 
 #[test]
 fn a_consumer_dies_anywhere_between_claim_and_ack_and_release() {
-    a_life_ends_beside_another_consumer(Deed::AckAndFinish);
+    a_life_ends_beside_another_consumer(Deed::AckAndFinish, Way::Looking);
 }
 
 #[test]
 fn a_consumer_dies_anywhere_between_claim_and_release() {
-    a_life_ends_beside_another_consumer(Deed::Finish);
+    a_life_ends_beside_another_consumer(Deed::Finish, Way::Looking);
 }
 
 #[test]
 fn a_consumer_dies_anywhere_in_giving_back() {
-    a_life_ends_beside_another_consumer(Deed::GiveBack);
+    a_life_ends_beside_another_consumer(Deed::GiveBack, Way::Looking);
+}
+
+#[test]
+fn a_consumer_that_takes_in_order_dies_anywhere_between_claim_and_ack_and_release() {
+    a_life_ends_beside_another_consumer(Deed::AckAndFinish, Way::InOrder);
 }
 
 /// Its claim is a store; the producer mends, and goes on.
@@ -145,7 +160,7 @@ fn a_single_consumer_dies_anywhere_beside_the_producer() {
         let byte = LockByte::held();
         let dying = {
             let (ring, byte) = (ring.clone(), byte.clone());
-            move || live(&ring, &byte, step, Deed::AckAndFinish, true)
+            move || live(&ring, &byte, step, Deed::AckAndFinish, Way::ByStore)
         };
         let living = {
             let (ring, byte) = (ring.clone(), byte.clone());
@@ -168,16 +183,15 @@ fn a_single_consumer_dies_anywhere_beside_the_producer() {
     });
 }
 
-#[test]
-fn a_consumer_dies_anywhere_while_the_oldest_is_dropped() {
-    every_step(2, |step| {
+fn a_life_ends_while_the_oldest_is_dropped(way: Way) {
+    every_step(2, move |step| {
         let ring = Queue::new(1);
         let mut producer = ring.producer();
         ring.send(&mut producer);
         let byte = LockByte::held();
         let dying = {
             let (ring, byte) = (ring.clone(), byte.clone());
-            move || live(&ring, &byte, step, Deed::AckAndFinish, false)
+            move || live(&ring, &byte, step, Deed::AckAndFinish, way)
         };
         let dropping = {
             let ring = ring.clone();
@@ -199,6 +213,16 @@ fn a_consumer_dies_anywhere_while_the_oldest_is_dropped() {
         all_slots_return(&ring, &mut producer);
         lived
     });
+}
+
+#[test]
+fn a_consumer_dies_anywhere_while_the_oldest_is_dropped() {
+    a_life_ends_while_the_oldest_is_dropped(Way::Looking);
+}
+
+#[test]
+fn a_consumer_that_takes_in_order_dies_anywhere_while_the_oldest_is_dropped() {
+    a_life_ends_while_the_oldest_is_dropped(Way::InOrder);
 }
 
 /// Two mend what the dead left, and one of them dies doing it.

@@ -1,6 +1,9 @@
 //! E4 return: a message that was given back, by its reader or after its reader's death, reaches the next one whole.
 
-use super::rig::{LockByte, Queue, check, race, spawn};
+use super::{
+    in_order,
+    rig::{LockByte, Queue, check, race, spawn},
+};
 use crate::{
     MemberId, SlotState, SlotWord,
     queue::{self, mend},
@@ -212,10 +215,12 @@ fn the_words_of_a_living_consumer_are_left_alone() {
 }
 
 /// The lock byte of an index whose last holder is dead, and which is used again now.
-fn mend_beside_a_new_life(by_store: bool, ack: bool) {
-    check(4, move || {
+fn mend_beside_a_new_life(by_store: bool, in_order: bool, ack: bool) {
+    check(if in_order { 3 } else { 4 }, move || {
         let ring = Queue::new(1);
-        let (mut producer, mut member) = (ring.producer(), ring.consumer_of(0, by_store));
+        let mut producer = ring.producer();
+        let mut member =
+            if in_order { in_order::settled(&ring, &mut producer, 0, by_store) } else { ring.consumer_of(0, by_store) };
         let byte = LockByte::held();
         byte.die();
         ring.send(&mut producer);
@@ -223,7 +228,9 @@ fn mend_beside_a_new_life(by_store: bool, ack: bool) {
             let (ring, byte) = (ring.clone(), byte.clone());
             move || {
                 byte.take();
-                let claim = ring.receive(&mut member, false).unwrap();
+                let claim =
+                    if in_order { in_order::take(&ring, &mut member) } else { ring.receive(&mut member, false) };
+                let claim = claim.unwrap();
                 if ack {
                     queue::ack(&ring.pool(), &claim);
                 }
@@ -244,15 +251,21 @@ fn mend_beside_a_new_life(by_store: bool, ack: bool) {
 
 #[test]
 fn a_new_life_is_never_taken_for_its_dead_predecessor() {
-    mend_beside_a_new_life(false, false);
+    mend_beside_a_new_life(false, false, false);
 }
 
 #[test]
 fn nor_when_it_claims_by_a_store() {
-    mend_beside_a_new_life(true, false);
+    mend_beside_a_new_life(true, false, false);
 }
 
 #[test]
 fn nor_when_it_has_acked() {
-    mend_beside_a_new_life(false, true);
+    mend_beside_a_new_life(false, false, true);
+}
+
+#[test]
+fn nor_when_it_takes_in_order() {
+    mend_beside_a_new_life(false, true, false);
+    mend_beside_a_new_life(true, true, false);
 }

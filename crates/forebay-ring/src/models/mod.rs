@@ -2,7 +2,7 @@
 //! allows; shuttle runs long histories in many orders.
 //!
 //! ```text
-//!   claim commit give_back join position release revoke     one file per edge of the crate's doc, or nearly
+//!   claim commit give_back in_order join position release revoke     one file per edge of the crate's doc, or nearly
 //!   park membarrier                                         E5, with fences and with the sleeper's membarrier
 //!   crash handover                                          the producer dies, its successor too
 //!   death leave asleep                                      consumers, menders, sleepers and wakers die
@@ -39,6 +39,8 @@ mod figures;
 mod give_back;
 #[cfg(loom)]
 mod handover;
+#[cfg(loom)]
+mod in_order;
 #[cfg(loom)]
 mod join;
 #[cfg(loom)]

@@ -1,6 +1,6 @@
 //! A consumer of a queue: follows positions, scans for what came back, claims.
 
-use forebay_layout::Defect;
+use forebay_layout::{Defect, entry::ENTRY_WORDS};
 
 use crate::{
     Claim, MemberId, Pool, Reader, SlotState, SlotWord,
@@ -11,7 +11,7 @@ use crate::{
 
 /// A look at the slot words is forced after this many claims, so that on a ring that is never empty a message that was
 /// given back is not passed by for ever, even if its giver died before it counted it.
-const SCAN_EVERY: u32 = 1024;
+const SCAN_EVERY: u32 = 64 * LOOK_EVERY;
 /// A claim is tried this often while others claim the same message and give it back at the same time.
 const CLAIM_TRIES: u32 = 64;
 /// The counter of returns is looked at after this many claims.
@@ -84,6 +84,38 @@ impl<W: Words> QueueConsumer<W> {
         self.reader.may_have(self.cursor)
     }
 
+    /// Takes the next message if that is simple: it is the one at the cursor, published there and delivered for the first
+    /// time, which most are. Its position entry is copied into the room that the caller has for a message in its slot,
+    /// and has none for a slot that does not exist, is leased, or may not be held now. `None` says nothing;
+    /// [`next`](Self::next) finds out.
+    #[inline]
+    pub fn next_in_order<'a>(&mut self, room: impl FnOnce(u32) -> Option<&'a mut [u64; ENTRY_WORDS]>) -> Option<Claim> {
+        let claims = self.claims.wrapping_add(1);
+        if claims.is_multiple_of(LOOK_EVERY) && self.is_look_due(claims) || self.by_store && self.cursor < self.fresh {
+            return None;
+        }
+        let (slot, generation) = self.reader.copy_position(self.cursor, room)?;
+        let full = SlotWord::full(generation, 0);
+        let word = full.claimed_by(self.me);
+        let cell = self.pool.slot(slot);
+        if self.by_store {
+            // It was published and never claimed, so it is FULL: nobody but us could have changed that, and not looking
+            // saves waiting for the line.
+            // ORDER E3 position, by `copy_position`: the commit comes with the stamp, so this store replaces FULL. E8 life,
+            // Release: who reads our name here finds us alive.
+            cell.store(word.raw(), Ordering::Release);
+        } else {
+            // The generation says that the entry copied before is the message's that is claimed here.
+            // ORDER E1 commit, by the stamp. E8 life, Release: as in `claim`.
+            cell.compare_exchange(full.raw(), word.raw(), Ordering::Release, Ordering::Relaxed).ok()?;
+        }
+        self.claims = claims;
+        let sequence = self.cursor;
+        self.cursor += 1;
+        self.reader.prefetch(self.cursor);
+        Some(Claim { sequence, slot, generation, attempts: 0, word })
+    }
+
     /// Takes the next message. First deliveries come in the order of publishing; what came back comes when a scan finds
     /// it: `scan` forces one if the positions give nothing. `may_hold` says whether this consumer may hold one more
     /// slot of a class.
@@ -92,8 +124,8 @@ impl<W: Words> QueueConsumer<W> {
     /// A word that no peer writes that keeps to the protocol.
     pub fn next(&mut self, scan: bool, may_hold: impl Fn(usize) -> bool) -> Result<Next, Defect> {
         self.claims = self.claims.wrapping_add(1);
-        let returned = self.claims.is_multiple_of(LOOK_EVERY) && self.pool.returns() != self.returns;
-        if (returned || self.claims.is_multiple_of(SCAN_EVERY))
+        if self.claims.is_multiple_of(LOOK_EVERY)
+            && self.is_look_due(self.claims)
             && let found @ (Next::Claimed(_) | Next::AtQuota(_)) = self.scan(&may_hold)?
         {
             return Ok(found);
@@ -102,6 +134,11 @@ impl<W: Words> QueueConsumer<W> {
             Next::Empty if scan || self.pool.returns() != self.returns => self.scan(&may_hold),
             next => Ok(next),
         }
+    }
+
+    /// Whether to look at all slot words before claim number `claims`, a multiple of [`LOOK_EVERY`].
+    fn is_look_due(&self, claims: u32) -> bool {
+        self.pool.returns() != self.returns || claims.is_multiple_of(SCAN_EVERY)
     }
 
     fn follow(&mut self, may_hold: &impl Fn(usize) -> bool) -> Result<Next, Defect> {
@@ -119,14 +156,6 @@ impl<W: Words> QueueConsumer<W> {
                     // Nothing FULL is left of what was skipped; go on with the oldest entry there is.
                     let oldest = later.saturating_sub(self.reader.positions() - 1);
                     self.cursor = oldest.max(self.cursor + 1);
-                }
-                Position::At { slot, generation } if self.cursor >= self.fresh => {
-                    let next = self.claim_fresh(slot, generation, may_hold);
-                    if let Next::Claimed(_) = next {
-                        self.cursor += 1;
-                        self.reader.prefetch(self.cursor);
-                    }
-                    return Ok(next);
                 }
                 Position::At { slot, generation } => match self.claim(slot, Some(generation), may_hold)? {
                     Some(Next::Claimed(claim)) => {
@@ -191,20 +220,6 @@ impl<W: Words> QueueConsumer<W> {
     fn word(&self, slot: u32) -> Result<SlotWord, Defect> {
         // ORDER E1 commit / E4 return, Acquire: a FULL seen here comes with its descriptor, which the scan reads.
         SlotWord::checked(self.pool.slot(slot).load(Ordering::Acquire))
-    }
-
-    /// Claims the message at the cursor, which was published and never claimed, so that its slot is FULL: nobody but us
-    /// could have changed that. Not looking saves waiting for the line.
-    fn claim_fresh(&self, slot: u32, generation: u32, may_hold: &impl Fn(usize) -> bool) -> Next {
-        let class = self.reader.plan().class_of(slot).map_or(0, |(class, _)| class);
-        if !may_hold(class) {
-            return Next::AtQuota(class);
-        }
-        let word = SlotWord::full(generation, 0).claimed_by(self.me);
-        // ORDER E3 position, by `position`: the commit comes with the stamp, so this store replaces FULL. E8 life, Release:
-        // who reads our name here finds us alive.
-        self.pool.slot(slot).store(word.raw(), Ordering::Release);
-        Next::Claimed(Claim { sequence: self.cursor, slot, generation, attempts: 0, word })
     }
 
     /// Claims `slot` if it is FULL in `generation`; `None` if it is not, or not any more.

@@ -47,10 +47,16 @@ pub struct Consumer {
     peer: Peer,
     ready: Option<Ready>,
     poisoned: Option<Defect>,
+    received: u64,
+    /// How many that were when it last said how many it acked, having found no other.
+    told: u64,
     closed: bool,
     /// The ring was closed when this consumer last looked whether it is at its end.
     saw_close: bool,
 }
+
+/// How often a consumer that always finds a message says how many it acked. Others say so when they find none.
+const TELL_EVERY: u64 = 16;
 
 /// What a consumer counted since it attached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -96,6 +102,8 @@ impl Consumer {
             peer,
             ready: None,
             poisoned: None,
+            received: 0,
+            told: 0,
             closed: false,
             saw_close: false,
         }
@@ -120,15 +128,15 @@ impl Consumer {
     /// [`RecvError::Closed`], [`RecvError::PeerDied`], [`RecvError::Replaced`]: nothing more will come.
     /// [`RecvError::Quota`]: there is one, but this consumer holds all it may. Others: see [`RecvError`].
     pub fn try_recv(&mut self) -> Result<Option<Message>, RecvError> {
-        match self.look(false)? {
-            Look::Message(message) => Ok(Some(message)),
-            found => self.try_again(found),
+        match self.take() {
+            Some(message) => Ok(Some(message)),
+            None => self.try_again(),
         }
     }
 
-    /// The rest of [`try_recv`](Self::try_recv), when there was no message at once.
-    fn try_again(&mut self, found: Look) -> Result<Option<Message>, RecvError> {
-        let found = match found {
+    /// The rest of [`try_recv`](Self::try_recv), when it was not simple.
+    fn try_again(&mut self) -> Result<Option<Message>, RecvError> {
+        let found = match self.look(false)? {
             Look::Empty if self.tend_if_due()? => self.look(true)?,
             found => found,
         };
@@ -146,6 +154,39 @@ impl Consumer {
                 self.arm()
             }
         }
+    }
+
+    /// Takes the messages that are there now, at most `limit`, and adds them to `messages`; returns how many. Does not
+    /// block. An error that ends the receiving after some were taken is said by the next call.
+    ///
+    /// # Errors
+    /// As [`try_recv`](Self::try_recv), if there was no message.
+    pub fn try_recv_many(&mut self, limit: usize, messages: &mut Vec<Message>) -> Result<usize, RecvError> {
+        for taken in 0..limit {
+            match self.take() {
+                Some(message) => messages.push(message),
+                None => match self.try_again() {
+                    Ok(Some(message)) => messages.push(message),
+                    Err(e) if taken == 0 => return Err(e),
+                    Ok(None) | Err(_) => return Ok(taken),
+                },
+            }
+        }
+        Ok(limit)
+    }
+
+    /// Waits for a message as long as it takes, then takes what is there, at most `limit` in all, and adds them to
+    /// `messages`; returns how many: at least one, unless `limit` is 0.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv), if there was no message.
+    pub fn recv_many(&mut self, limit: usize, messages: &mut Vec<Message>) -> Result<usize, RecvError> {
+        if limit == 0 {
+            return Ok(0);
+        }
+        messages.push(self.recv()?);
+        // What ends the receiving is said by the next call.
+        Ok(1 + self.try_recv_many(limit - 1, messages).unwrap_or(0))
     }
 
     /// The next message; waits as long as it takes.
@@ -272,6 +313,26 @@ impl Consumer {
         }
     }
 
+    /// The next message, if taking it is simple. `None` says nothing; [`look`](Self::look) finds out.
+    #[inline]
+    pub(super) fn take(&mut self) -> Option<Message> {
+        let Core::Queue(core) = &mut self.core else { return None };
+        if self.closed || self.poisoned.is_some() || self.attachment.is_foreign() {
+            return None;
+        }
+        match self.leases.take(core, self.options.ack == AckMode::Manual)? {
+            Ok(lease) => {
+                let cursor = core.cursor();
+                self.note_received(cursor);
+                Some(Message::new(lease))
+            }
+            Err(defect) => {
+                self.poison(defect);
+                None
+            }
+        }
+    }
+
     /// One look at the ring; `scan` as in the ring crate.
     fn look(&mut self, scan: bool) -> Result<Look, RecvError> {
         self.usable()?;
@@ -279,7 +340,14 @@ impl Consumer {
         let next = self.core.next(scan, |class| attachment.may_hold(class));
         let claim = match next {
             Ok(Next::Claimed(claim)) => claim,
-            Ok(Next::Empty) => return Ok(Look::Empty),
+            Ok(Next::Empty) => {
+                self.leases.restock();
+                if self.told != self.received {
+                    self.told = self.received;
+                    self.attachment.tell();
+                }
+                return Ok(Look::Empty);
+            }
             Ok(Next::AtQuota(class)) => return Ok(Look::AtQuota(class)),
             Err(defect) => return Err(self.poison(defect)),
         };
@@ -287,11 +355,20 @@ impl Consumer {
             Ok(lease) => lease,
             Err(defect) => return Err(self.poison(defect)),
         };
-        let part = &self.attachment.part;
-        part.count(at::RECEIVED, 1);
-        part.store(at::CURSOR, self.core.cursor());
-        self.attachment.tell();
+        self.note_received(self.core.cursor());
         Ok(Look::Message(Message::new(lease)))
+    }
+
+    /// Says in shared memory how far this consumer is; now and then also what it acked.
+    #[inline]
+    fn note_received(&mut self, cursor: u64) {
+        self.received += 1;
+        let part = &self.attachment.part;
+        part.store(at::RECEIVED, self.received);
+        part.store(at::CURSOR, cursor);
+        if self.received.is_multiple_of(TELL_EVERY) {
+            self.attachment.tell();
+        }
     }
 
     fn poison(&mut self, source: Defect) -> RecvError {

@@ -28,10 +28,20 @@ impl Consumer {
         timeout: Option<Duration>,
         interrupt: &mut dyn FnMut() -> bool,
     ) -> Result<Option<Message>, RecvError> {
-        match self.look(false)? {
-            Look::Message(message) => return Ok(Some(message)),
-            Look::Empty if timeout == Some(Duration::ZERO) => {}
-            _ => {}
+        if let Some(message) = self.take() {
+            return Ok(Some(message));
+        }
+        self.wait_on(timeout, interrupt)
+    }
+
+    /// The rest of [`wait`](Self::wait), when it was not simple.
+    fn wait_on(
+        &mut self,
+        timeout: Option<Duration>,
+        interrupt: &mut dyn FnMut() -> bool,
+    ) -> Result<Option<Message>, RecvError> {
+        if let Look::Message(message) = self.look(false)? {
+            return Ok(Some(message));
         }
         let start = Instant::now();
         let left = |start: Instant| timeout.map(|timeout| timeout.saturating_sub(start.elapsed()));
@@ -94,6 +104,9 @@ impl Consumer {
         };
         let start = Instant::now();
         loop {
+            if let Some(message) = self.take() {
+                return Ok(Look::Message(message));
+            }
             match self.look(false)? {
                 Look::Empty => {}
                 found => return Ok(found),

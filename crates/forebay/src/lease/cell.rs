@@ -14,6 +14,7 @@ use std::{
     sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence},
 };
 
+use forebay_layout::entry::ENTRY_WORDS;
 use forebay_ring::Claim;
 
 use super::{Outcome, description::Description};
@@ -63,6 +64,17 @@ impl LeaseCell {
     pub(super) fn handles(&self) -> u32 {
         // ORDER Acquire: a handle that ended elsewhere has ended its reads if it is not counted here.
         self.refs.load(Ordering::Acquire)
+    }
+
+    /// Where the position entry of the next message in the slot goes.
+    ///
+    /// # Safety
+    /// As [`begin`](Self::begin), until the answer is used no more.
+    #[expect(clippy::mut_from_ref, reason = "exclusive by what the caller promises")]
+    pub(super) unsafe fn room(&self) -> &mut [u64; ENTRY_WORDS] {
+        // SAFETY: there is no handle, so nobody reads; nobody else is in here, so nobody writes. The reads of the last
+        // handle are over by `is_held`.
+        unsafe { &mut *self.description.get() }.room()
     }
 
     /// Begins a lease with one handle. `describe` writes what the message says.

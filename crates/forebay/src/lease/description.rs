@@ -14,7 +14,6 @@ use super::Membership;
 /// same but for the head.
 #[derive(Debug, Default)]
 pub(crate) struct Description {
-    pub(crate) head: Head,
     pub(crate) attempts: u8,
     pub(crate) fields: Vec<TensorMeta>,
     /// Schemaless rings only.
@@ -22,7 +21,7 @@ pub(crate) struct Description {
     pub(crate) user: Vec<u8>,
     /// Whether the bytes of the only tensor stand in the entry.
     inline: bool,
-    /// The message's position entry, if it was still there.
+    /// The message's position entry; of one that was gone, its first six words, which the descriptor has as well.
     entry: Entry,
     /// What the descriptor said of the fields, if `fields` and `names` were read from there: the same words in the same
     /// slot say the same, and passed every check.
@@ -75,9 +74,47 @@ impl Entry {
         let [a, b, c, d, e, f, ..] = self.0;
         Head::unpack(&[a, b, c, d, e, f & 0xffff_ffff])
     }
+
+    /// Of a message whose entry is gone: its head, and no word of its tensor.
+    fn set_head(&mut self, head: &Head) {
+        self.0 = [0; ENTRY_WORDS];
+        self.0[..6].copy_from_slice(&head.encode());
+    }
 }
 
 impl Description {
+    /// The head of the message.
+    #[inline]
+    pub(crate) fn head(&self) -> Head {
+        self.entry.head()
+    }
+
+    /// Room for the position entry of the next message in this slot; [`follow`](Self::follow) goes on with it.
+    #[inline]
+    pub(super) fn room(&mut self) -> &mut [u64; ENTRY_WORDS] {
+        &mut self.entry.0
+    }
+
+    /// Reads what a claimed message says, and checks it, as [`read`](Self::read) does. Its entry lies in
+    /// [`room`](Self::room).
+    ///
+    /// # Errors
+    /// The first field that a producer would not have written.
+    #[inline]
+    pub(super) fn follow(&mut self, from: &Membership, claim: &Claim) -> Result<(), Defect> {
+        // Most messages: one small tensor of a schema, no user data, all as in the last one in this slot.
+        if from.schema.is_some() && self.entry.says(&self.told) && self.is_without_user() {
+            self.attempts = claim.attempts;
+            self.inline = self.entry.has_bytes() && !from.geometry.writable;
+            return Ok(());
+        }
+        self.read(from, claim)
+    }
+
+    fn is_without_user(&self) -> bool {
+        self.user.is_empty() && self.entry.0[5] >> 16 & 0xffff == 0
+    }
+
     /// The bytes of tensor `index`, if they came with the message.
     pub(super) fn inline(&self, index: usize) -> Option<&[u8]> {
         let meta = self.fields.get(index).filter(|_| self.inline)?;
@@ -104,7 +141,6 @@ impl Description {
         if there && self.entry.says(&self.told) {
             // Most messages: the same as the last in this slot, and checked with that. Without a schema the descriptor has
             // a say in it, too.
-            self.head = self.entry.head();
             if schema.is_some() || !self.read_fields(from, claim)? {
                 self.read_user(from, claim);
                 self.inline = self.entry.has_bytes() && !from.geometry.writable;
@@ -112,7 +148,11 @@ impl Description {
             }
             self.told = Told::default();
         }
-        self.head = if there { reader.decode_entry_head(claim, &self.entry.0)? } else { reader.head_of(claim)? };
+        if there {
+            reader.decode_entry_head(claim, &self.entry.0)?;
+        } else {
+            self.entry.set_head(&reader.head_of(claim)?);
+        }
         self.read_user(from, claim);
         if !there || self.entry.tensor() == 0 {
             self.told = Told::default();
@@ -147,15 +187,16 @@ impl Description {
         if !self.user.is_empty() {
             self.user.clear();
         }
-        if self.head.user_bytes != 0 {
-            self.user = from.reader.user_of(claim, &self.head);
+        let head = self.head();
+        if head.user_bytes != 0 {
+            self.user = from.reader.user_of(claim, &head);
         }
     }
 
     /// Reads the fields from the descriptor. False if it says what it said of the last message in this slot.
     fn read_fields(&mut self, from: &Membership, claim: &Claim) -> Result<bool, Defect> {
         let (reader, schema) = (&from.reader, from.schema.as_ref());
-        let fields = usize::from(self.head.fields);
+        let fields = usize::from(self.head().fields);
         if self.words.len() == fields && self.fields.len() == fields {
             let mut same = true;
             for (index, known) in self.words.iter().enumerate() {
@@ -168,7 +209,7 @@ impl Description {
         self.words.clear();
         self.fields.clear();
         self.names.clear();
-        for index in 0..self.head.fields {
+        for index in 0..self.head().fields {
             let words = reader.field_words(claim, index)?;
             let (meta, name) = reader.decode_field(claim, &words)?;
             self.words.push(words);

@@ -16,13 +16,17 @@ use std::sync::{Arc, atomic::Ordering};
 
 use forebay_layout::{Defect, Kind};
 use forebay_os::clock;
-use forebay_ring::{Claim, SlotWord, queue};
+use forebay_ring::{
+    Claim, SlotWord,
+    queue::{self, QueueConsumer},
+};
 
 use self::cell::LeaseCell;
 pub(crate) use self::{
     attachment::{Attachment, Membership},
     description::Description,
 };
+use crate::segment::Segment;
 
 /// What happens to a message when its lease ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,17 +46,62 @@ enum Outcome {
 #[derive(Debug)]
 pub(crate) struct Leases {
     attachment: Arc<Attachment>,
+    /// Handles for leases to come. To make one is a locked instruction, which waits for every store before it: also for
+    /// the claim, whose line is the producer's.
+    stock: Vec<Arc<Attachment>>,
 }
+
+/// Handles that are made at a time.
+const STOCK: usize = 16;
 
 impl Leases {
     /// A consumer's, and what it shares with its leases.
     pub(crate) fn new(membership: Membership) -> Self {
-        Self { attachment: Arc::new(Attachment::new(membership)) }
+        Self { attachment: Arc::new(Attachment::new(membership)), stock: Vec::with_capacity(STOCK) }
     }
 
     /// What the consumer and its leases share.
     pub(crate) fn attachment(&self) -> &Arc<Attachment> {
         &self.attachment
+    }
+
+    /// Makes a handle for a lease to come, if there is room for more. For when there is nothing else to do.
+    #[inline]
+    pub(crate) fn restock(&mut self) {
+        if self.stock.len() < STOCK {
+            self.stock.push(Arc::clone(&self.attachment));
+        }
+    }
+
+    #[inline]
+    fn handle(&mut self) -> Arc<Attachment> {
+        if self.stock.is_empty() {
+            self.stock.resize_with(STOCK, || Arc::clone(&self.attachment));
+        }
+        self.stock.pop().unwrap_or_else(|| Arc::clone(&self.attachment))
+    }
+
+    /// The lease on the next message of a queue, if taking it is simple
+    /// ([`QueueConsumer::next_in_order`] says when). `None` says nothing.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    #[inline]
+    pub(crate) fn take(&mut self, core: &mut QueueConsumer<Segment>, manual: bool) -> Option<Result<Lease, Defect>> {
+        let attachment = &self.attachment;
+        let room = |slot| {
+            let cell = attachment.cell(slot).ok()?;
+            let free = !cell.is_held() && attachment.may_hold(cell.class.into());
+            #[allow(unsafe_code, reason = "what the cell asks for is shown here")]
+            // SAFETY: only `Leases::take` and `begin` call it and `begin` of the cell, with the only `Leases` of this
+            // attachment borrowed mutably, so no other thread is in there, and the room is gone before either is called
+            // again; that there is no handle was just checked.
+            free.then(|| unsafe { cell.room() })
+        };
+        let claim = core.next_in_order(room)?;
+        Some(self.hand_out(&claim, claim.word.raw(), manual, |description, attachment| {
+            description.follow(attachment, &claim)
+        }))
     }
 
     /// The lease on a message that was just claimed, and what the message says of itself. On a defect the message goes
@@ -64,16 +113,31 @@ impl Leases {
             // Two leases on one slot could write it at the same time.
             return Err(Defect::new("slot", claim.slot.into(), "one that this consumer does not hold already"));
         }
-        let outcome = if manual { Outcome::BackAtEnd } else { Outcome::AckAtEnd };
         let word =
             if attachment.geometry.kind == Kind::Queue { claim.word.raw() } else { u64::from(claim.generation) << 32 };
+        self.hand_out(claim, word, manual, |description, attachment| description.read(attachment, claim))
+    }
+
+    /// The lease on a claimed message, whose cell is not held. `describe` writes what the message says.
+    #[inline]
+    fn hand_out(
+        &mut self,
+        claim: &Claim,
+        word: u64,
+        manual: bool,
+        describe: impl FnOnce(&mut Description, &Attachment) -> Result<(), Defect>,
+    ) -> Result<Lease, Defect> {
+        let lease = Lease { attachment: self.handle(), slot: claim.slot };
+        let attachment = &*lease.attachment;
+        let cell = attachment.held_cell(claim.slot);
+        let outcome = if manual { Outcome::BackAtEnd } else { Outcome::AckAtEnd };
         #[allow(unsafe_code, reason = "what the cell asks for is shown here")]
-        // SAFETY: only `Leases::begin` calls it, with the only `Leases` of this attachment borrowed mutably, so no other
-        // thread is in there; that there is no handle was checked above, and only this call makes the first one.
-        let described = unsafe { cell.begin(claim, word, outcome, |description| description.read(attachment, claim)) };
+        // SAFETY: only `Leases::take` and `Leases::begin` call it, with the only `Leases` of this attachment borrowed
+        // mutably, so no other thread is in there; that there is no handle was checked by either, and only this call makes
+        // the first one.
+        let described = unsafe { cell.begin(claim, word, outcome, |description| describe(description, attachment)) };
         attachment.count_begin(cell.class);
         attachment.part.set_since(claim.slot, clock::monotonic_coarse_ns());
-        let lease = Lease { attachment: Arc::clone(attachment), slot: claim.slot };
         match described {
             Ok(()) => Ok(lease),
             Err(defect) => {

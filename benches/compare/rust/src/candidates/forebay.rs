@@ -60,8 +60,7 @@ impl Receiver {
 impl Receive for Receiver {
     fn receive(&mut self, look: &mut impl FnMut(&[u8])) -> Result<(), Failure> {
         let message = self.0.recv()?;
-        let tensor = message.tensor_at(0).ok_or("a message without a tensor")?;
-        look(tensor.as_bytes());
+        look(message.bytes(0).ok_or("a message without a tensor")?);
         Ok(())
     }
 }
