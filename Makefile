@@ -23,7 +23,7 @@ PACKAGES    := python-client python-client/ingest
 export PYO3_PYTHON := $(PY)
 export FOREBAY_BIN := $(FOREBAY)
 
-.PHONY: help setup build binary python examples demo test check rust-test fence-test fences python-test docs-test model model-short cargo-mutants crash fuzz tsan mutants conformance faults bench dist docs clean hostile soak instructions compare
+.PHONY: help setup build binary python examples demo test check rust-test fence-test fences python-test docs-test model model-short cargo-mutants crash fuzz tsan mutants conformance faults bench dist docs clean hostile soak instructions compare aims
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -121,6 +121,9 @@ dist: ## wheels, static program and crates in dist/, the wheels installed and tr
 bench: python ## what each operation costs: criterion for the Rust API, then the Python client's beside the bare calls
 	cargo bench $(CARGO_FLAGS) -p forebay-benches
 	$(PY) benches/python/operations.py
+
+aims: binary python ## what forebay takes beside what this machine takes for its part, into docs/performance.md
+	$(PY) benches/python/hardware.py --write
 
 instructions: setup ## instructions of the hot operations, by callgrind, compared with those on record
 	$(PY) ci/instructions.py

@@ -11,17 +11,21 @@ use forebay::{Consumer, DType, DetachedLoan, FieldSpec, Kind, Loan, Message, Pro
 struct Case {
     name: &'static str,
     kind: Kind,
+    /// Consumers that there may be, and that there are.
     consumers: u32,
+    attached: usize,
     schema: bool,
     tensors: usize,
 }
 
 const CASES: &[Case] = &[
-    Case { name: "sole", kind: Kind::Queue, consumers: 1, schema: true, tensors: 1 },
-    Case { name: "shared", kind: Kind::Queue, consumers: 8, schema: true, tensors: 1 },
-    Case { name: "broadcast", kind: Kind::Broadcast, consumers: 1, schema: true, tensors: 1 },
-    Case { name: "schemaless", kind: Kind::Queue, consumers: 1, schema: false, tensors: 1 },
-    Case { name: "eight", kind: Kind::Queue, consumers: 1, schema: true, tensors: 8 },
+    Case { name: "sole", kind: Kind::Queue, consumers: 1, attached: 1, schema: true, tensors: 1 },
+    Case { name: "shared", kind: Kind::Queue, consumers: 8, attached: 1, schema: true, tensors: 1 },
+    Case { name: "broadcast", kind: Kind::Broadcast, consumers: 1, attached: 1, schema: true, tensors: 1 },
+    Case { name: "queue4", kind: Kind::Queue, consumers: 4, attached: 4, schema: true, tensors: 1 },
+    Case { name: "broadcast4", kind: Kind::Broadcast, consumers: 4, attached: 4, schema: true, tensors: 1 },
+    Case { name: "schemaless", kind: Kind::Queue, consumers: 1, attached: 1, schema: false, tensors: 1 },
+    Case { name: "eight", kind: Kind::Queue, consumers: 1, attached: 1, schema: true, tensors: 8 },
 ];
 
 const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
@@ -78,6 +82,17 @@ fn op_first_byte(message: &Message) -> u8 {
     message.bytes(0).expect("the first tensor")[0]
 }
 
+fn take(consumer: &mut Consumer, ack: bool) {
+    let message = op_receive(consumer);
+    black_box(op_first_byte(&message));
+    drop(black_box(op_tensor(&message)));
+    if ack {
+        assert!(op_ack(&message));
+    }
+    op_release(message);
+    op_receive_empty(consumer);
+}
+
 fn run(case: &Case, rounds: u32) {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let specs: Vec<_> = NAMES[..case.tensors].iter().map(|name| FieldSpec::new(name, DType::U8, &SHAPE)).collect();
@@ -90,19 +105,19 @@ fn run(case: &Case, rounds: u32) {
         options = options.schema(schema.build().expect("a legal schema"));
     }
     let mut producer = options.create().expect("room for the ring");
-    let mut consumer = Consumer::options("counted").dir(dir.path()).attach().expect("a producer that answers");
-    producer.wait_for_consumers(1, None).expect("a consumer that stays");
+    let attach = |_| Consumer::options("counted").dir(dir.path()).attach().expect("a producer that answers");
+    let mut consumers: Vec<Consumer> = (0..case.attached).map(attach).collect();
+    producer.wait_for_consumers(case.attached, None).expect("consumers that stay");
     for round in 0..rounds {
         let loan = op_loan(&mut producer, &specs);
         op_publish(loan);
-        let message = op_receive(&mut consumer);
-        black_box(op_first_byte(&message));
-        drop(black_box(op_tensor(&message)));
-        if round % 2 == 1 {
-            assert!(op_ack(&message));
+        // Of a queue's consumers each has its turn; on a broadcast ring all have the message.
+        let turn = round as usize % case.attached;
+        for (i, consumer) in consumers.iter_mut().enumerate() {
+            if case.kind == Kind::Broadcast || i == turn {
+                take(consumer, round % 2 == 1);
+            }
         }
-        op_release(message);
-        op_receive_empty(&mut consumer);
     }
     // What happens to other loans makes the next one dearer, so it comes last.
     for _ in 0..rounds {
