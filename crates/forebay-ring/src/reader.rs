@@ -294,17 +294,27 @@ impl<W: Words> Reader<W> {
     /// # Errors
     /// The ring has no such field or slot.
     pub fn field_words(&self, claim: &Claim, index: u16) -> Result<[u64; FIELD_WORDS], Defect> {
-        self.span(claim.slot)?;
-        if u32::from(index) >= self.max_fields {
-            return Err(Defect::bounded("field", index.into(), "below", self.max_fields.into()));
-        }
-        let base = self.plan.descriptor_word
-            + claim.slot as usize * self.plan.descriptor_words
-            + HEAD_WORDS
-            + usize::from(index) * FIELD_WORDS;
+        let base = self.fields_of(claim.slot, usize::from(index) + 1)? + usize::from(index) * FIELD_WORDS;
         let mut words = [0; FIELD_WORDS];
         self.ring.load_all(base, &mut words);
         Ok(words)
+    }
+
+    /// Whether the fields of a claimed message say what these copies do.
+    ///
+    /// # Errors
+    /// The ring has not so many fields, or no such slot.
+    pub fn fields_are(&self, claim: &Claim, known: &[[u64; FIELD_WORDS]]) -> Result<bool, Defect> {
+        Ok(self.ring.are(self.fields_of(claim.slot, known.len())?, known.as_flattened()))
+    }
+
+    /// Where the first `fields` of a slot's descriptor stand.
+    fn fields_of(&self, slot: u32, fields: usize) -> Result<usize, Defect> {
+        self.span(slot)?;
+        if fields as u64 > self.max_fields.into() {
+            return Err(Defect::bounded("field", fields as u64 - 1, "below", self.max_fields.into()));
+        }
+        Ok(self.plan.descriptor_word + slot as usize * self.plan.descriptor_words + HEAD_WORDS)
     }
 
     /// What such a copy says.

@@ -171,6 +171,36 @@ fn a_member_passes_by_what_is_void() {
     assert_eq!((ring.receive(false), ring.consumer.cursor(), ring.consumer.missed()), (3, 4, 0));
 }
 
+/// Where messages are taken away, one is a member's only once its word says so.
+#[test]
+fn a_member_takes_the_short_way_where_nothing_is_taken_away() {
+    let short = |ring: &mut Member1| {
+        let mut words = [0; ENTRY_WORDS];
+        let claim = ring.consumer.next_in_order(|_| Some(&mut words))?;
+        assert_eq!(
+            (words[0], claim.slot, claim.generation),
+            (claim.sequence, words[1] as u32, (words[1] >> 32) as u32)
+        );
+        let _ = settle(ring.consumer.part(), ring.consumer.reader(), claim.slot, claim.generation, false);
+        Some(claim.sequence)
+    };
+    let mut ring = broadcast(2, false);
+    ring.send();
+    assert_eq!(short(&mut ring), None, "it has not looked where it joined");
+    assert_eq!(ring.receive(false), 1);
+    for sequence in 2..200 {
+        assert_eq!(short(&mut ring), None);
+        assert_eq!(ring.send(), sequence);
+        assert!(ring.consumer.next_in_order(|_| None).is_none(), "no room");
+        assert_eq!((short(&mut ring), ring.consumer.cursor()), (Some(sequence), sequence + 1));
+    }
+    let mut ring = broadcast(2, true);
+    ring.send();
+    ring.receive(false);
+    ring.send();
+    assert_eq!((short(&mut ring), ring.receive(false)), (None, 2));
+}
+
 /// Slot 0 has message 4 by then, slot 1 message 2.
 #[test]
 fn a_member_finds_what_has_no_entry_lowest_first_wherever_it_lies() {

@@ -77,6 +77,16 @@ fn what_was_published_is_read_word_by_word_and_checked() {
     let reader = rig.reader();
     assert_eq!(reader.field_of(&claim, 1), Ok((fields[1], names[1])));
     assert_eq!(reader.field_of(&claim, 2).unwrap_err().field, "field");
+    let mut known = [0, 1].map(|index| reader.field_words(&claim, index).unwrap());
+    assert_eq!(reader.fields_are(&claim, &known), Ok(true));
+    for field in 0..2 {
+        for word in 0..known[field].len() {
+            known[field][word] ^= 1 << (word + 7);
+            assert_eq!(reader.fields_are(&claim, &known), Ok(false), "word {word} of field {field}");
+            known[field][word] ^= 1 << (word + 7);
+        }
+    }
+    assert_eq!(reader.fields_are(&claim, &[known[0]; 3]).unwrap_err().field, "field");
     assert_eq!(reader.inline_of(&claim), Ok(None), "two tensors");
     assert_eq!(reader.user_of(&claim, &reader.head_of(&claim).unwrap()), []);
     for other in [Claim { sequence: 2, ..claim }, Claim { generation: 2, ..claim }] {

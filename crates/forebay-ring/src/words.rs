@@ -51,6 +51,16 @@ pub trait Words: Clone {
         }
     }
 
+    /// Whether the words from `index` on are these, each looked at for itself (Relaxed).
+    ///
+    /// # Panics
+    /// As [`word`](Self::word).
+    #[inline]
+    fn are(&self, index: usize, values: &[u64]) -> bool {
+        // ORDER none, Relaxed: the caller orders all of them.
+        values.iter().enumerate().all(|(i, &value)| self.word(index + i).load(Ordering::Relaxed) == value)
+    }
+
     /// Asks for the cache line of the word at `index`, which will be needed soon. Changes nothing but times.
     fn prefetch(&self, _index: usize) {}
 }
@@ -72,6 +82,10 @@ impl<W: Words> ReadOnly<W> {
 
     pub(crate) fn load_all(&self, index: usize, values: &mut [u64]) {
         self.0.load_all(index, values);
+    }
+
+    pub(crate) fn are(&self, index: usize, values: &[u64]) -> bool {
+        self.0.are(index, values)
     }
 
     pub(crate) fn prefetch(&self, index: usize) {

@@ -1,6 +1,6 @@
 //! A member of a broadcast ring: follows positions from its join on, settles what it read.
 
-use forebay_layout::{Defect, header::W_PARKED, member as at, pool::SLOT_WORD_STRIDE};
+use forebay_layout::{Defect, entry::ENTRY_WORDS, header::W_PARKED, member as at, pool::SLOT_WORD_STRIDE};
 
 use crate::{
     Claim, Grant, GrantState, Member, MemberId, Reader, SlotState, SlotWord,
@@ -73,6 +73,21 @@ impl<W: Words> BroadcastConsumer<W> {
     #[must_use]
     pub fn may_have_next(&self) -> bool {
         self.cursor == 0 || self.reader.may_have(self.cursor)
+    }
+
+    /// Takes the next message if that is simple, as on a queue
+    /// ([`QueueConsumer::next_in_order`](crate::queue::QueueConsumer::next_in_order)): it was published, this member has
+    /// joined, and nobody takes messages away from it. `None` says nothing; [`next`](Self::next) finds out.
+    #[inline]
+    pub fn next_in_order<'a>(&mut self, room: impl FnOnce(u32) -> Option<&'a mut [u64; ENTRY_WORDS]>) -> Option<Claim> {
+        if self.lossy || self.cursor == 0 {
+            return None;
+        }
+        let (slot, generation) = self.reader.copy_position(self.cursor, room)?;
+        let sequence = self.cursor;
+        self.cursor += 1;
+        self.reader.prefetch(self.cursor);
+        Some(Claim { sequence, slot, generation, attempts: 0, word: SlotWord::full(generation, 0) })
     }
 
     /// Takes the next message. `scan` also looks at the slots themselves, for a message that was committed by a

@@ -1,8 +1,8 @@
 //! The ring protocol of either kind, behind one face.
 
-use forebay_layout::Defect;
+use forebay_layout::{Defect, entry::ENTRY_WORDS};
 use forebay_ring::{
-    Reader,
+    Claim, Reader,
     broadcast::BroadcastConsumer,
     queue::{Next, QueueConsumer},
 };
@@ -21,6 +21,17 @@ impl Core {
         match self {
             Self::Queue(core) => core.next(scan, may_hold),
             Self::Broadcast(core) => core.next(scan, may_hold),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn next_in_order<'a>(
+        &mut self,
+        room: impl FnOnce(u32) -> Option<&'a mut [u64; ENTRY_WORDS]>,
+    ) -> Option<Claim> {
+        match self {
+            Self::Queue(core) => core.next_in_order(room),
+            Self::Broadcast(core) => core.next_in_order(room),
         }
     }
 

@@ -316,14 +316,12 @@ impl Consumer {
     /// The next message, if taking it is simple. `None` says nothing; [`look`](Self::look) finds out.
     #[inline]
     pub(super) fn take(&mut self) -> Option<Message> {
-        let Core::Queue(core) = &mut self.core else { return None };
         if self.closed || self.poisoned.is_some() || self.attachment.is_foreign() {
             return None;
         }
-        match self.leases.take(core, self.options.ack == AckMode::Manual)? {
+        match self.leases.take(&mut self.core, self.options.ack == AckMode::Manual)? {
             Ok(lease) => {
-                let cursor = core.cursor();
-                self.note_received(cursor);
+                self.note_received(self.core.cursor());
                 Some(Message::new(lease))
             }
             Err(defect) => {

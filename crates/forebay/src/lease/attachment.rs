@@ -105,6 +105,11 @@ impl Attachment {
         &self.cells[slot as usize]
     }
 
+    /// What a lease keeps of its claim, to end it by: on a queue the slot word, else the generation, in the upper half.
+    pub(super) fn lease_word(&self, claim: &Claim) -> u64 {
+        if self.pool.is_some() { claim.word.raw() } else { u64::from(claim.generation) << 32 }
+    }
+
     /// True in a forked child of the process that attached: nothing of this may be touched there.
     pub(crate) fn is_foreign(&self) -> bool {
         self.token.is_stale()

@@ -108,7 +108,7 @@ impl Description {
             self.inline = self.entry.has_bytes() && !from.geometry.writable;
             return Ok(());
         }
-        self.read(from, claim)
+        self.read_with(from, claim, true)
     }
 
     fn is_without_user(&self) -> bool {
@@ -126,18 +126,23 @@ impl Description {
     /// # Errors
     /// The first field that a producer would not have written.
     pub(super) fn read(&mut self, from: &Membership, claim: &Claim) -> Result<(), Defect> {
+        let there = from.reader.copy_entry(claim, &mut self.entry.0);
+        self.read_with(from, claim, there)
+    }
+
+    /// As [`read`](Self::read), with the entry copied if it is `there`.
+    fn read_with(&mut self, from: &Membership, claim: &Claim, there: bool) -> Result<(), Defect> {
         self.attempts = claim.attempts;
         self.inline = false;
-        let read = self.read_checked(from, claim);
+        let read = self.read_checked(from, claim, there);
         if read.is_err() {
             *self = Self::default();
         }
         read
     }
 
-    fn read_checked(&mut self, from: &Membership, claim: &Claim) -> Result<(), Defect> {
+    fn read_checked(&mut self, from: &Membership, claim: &Claim, there: bool) -> Result<(), Defect> {
         let (reader, schema) = (&from.reader, from.schema.as_ref());
-        let there = reader.copy_entry(claim, &mut self.entry.0);
         if there && self.entry.says(&self.told) {
             // Most messages: the same as the last in this slot, and checked with that. Without a schema the descriptor has
             // a say in it, too.
@@ -197,14 +202,8 @@ impl Description {
     fn read_fields(&mut self, from: &Membership, claim: &Claim) -> Result<bool, Defect> {
         let (reader, schema) = (&from.reader, from.schema.as_ref());
         let fields = usize::from(self.head().fields);
-        if self.words.len() == fields && self.fields.len() == fields {
-            let mut same = true;
-            for (index, known) in self.words.iter().enumerate() {
-                same &= reader.field_words(claim, index as u16)? == *known;
-            }
-            if same {
-                return Ok(false);
-            }
+        if self.words.len() == fields && self.fields.len() == fields && reader.fields_are(claim, &self.words)? {
+            return Ok(false);
         }
         self.words.clear();
         self.fields.clear();

@@ -14,19 +14,16 @@ mod description;
 
 use std::sync::{Arc, atomic::Ordering};
 
-use forebay_layout::{Defect, Kind};
+use forebay_layout::Defect;
 use forebay_os::clock;
-use forebay_ring::{
-    Claim, SlotWord,
-    queue::{self, QueueConsumer},
-};
+use forebay_ring::{Claim, SlotWord, queue};
 
 use self::cell::LeaseCell;
 pub(crate) use self::{
     attachment::{Attachment, Membership},
     description::Description,
 };
-use crate::segment::Segment;
+use crate::consumer::Core;
 
 /// What happens to a message when its lease ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,13 +78,12 @@ impl Leases {
         self.stock.pop().unwrap_or_else(|| Arc::clone(&self.attachment))
     }
 
-    /// The lease on the next message of a queue, if taking it is simple
-    /// ([`QueueConsumer::next_in_order`] says when). `None` says nothing.
+    /// The lease on the next message, if taking it is simple ([`Core::next_in_order`] says when). `None` says nothing.
     ///
     /// # Errors
     /// As [`begin`](Self::begin).
     #[inline]
-    pub(crate) fn take(&mut self, core: &mut QueueConsumer<Segment>, manual: bool) -> Option<Result<Lease, Defect>> {
+    pub(crate) fn take(&mut self, core: &mut Core, manual: bool) -> Option<Result<Lease, Defect>> {
         let attachment = &self.attachment;
         let room = |slot| {
             let cell = attachment.cell(slot).ok()?;
@@ -99,9 +95,8 @@ impl Leases {
             free.then(|| unsafe { cell.room() })
         };
         let claim = core.next_in_order(room)?;
-        Some(self.hand_out(&claim, claim.word.raw(), manual, |description, attachment| {
-            description.follow(attachment, &claim)
-        }))
+        let word = attachment.lease_word(&claim);
+        Some(self.hand_out(&claim, word, manual, |description, attachment| description.follow(attachment, &claim)))
     }
 
     /// The lease on a message that was just claimed, and what the message says of itself. On a defect the message goes
@@ -113,8 +108,7 @@ impl Leases {
             // Two leases on one slot could write it at the same time.
             return Err(Defect::new("slot", claim.slot.into(), "one that this consumer does not hold already"));
         }
-        let word =
-            if attachment.geometry.kind == Kind::Queue { claim.word.raw() } else { u64::from(claim.generation) << 32 };
+        let word = attachment.lease_word(claim);
         self.hand_out(claim, word, manual, |description, attachment| description.read(attachment, claim))
     }
 
