@@ -24,17 +24,6 @@ impl Core {
         }
     }
 
-    #[inline]
-    pub(crate) fn next_in_order<'a>(
-        &mut self,
-        room: impl FnOnce(u32) -> Option<&'a mut [u64; ENTRY_WORDS]>,
-    ) -> Option<Claim> {
-        match self {
-            Self::Queue(core) => core.next_in_order(room),
-            Self::Broadcast(core) => core.next_in_order(room),
-        }
-    }
-
     pub(crate) fn may_have_next(&self) -> bool {
         match self {
             Self::Queue(core) => core.may_have_next(),
@@ -62,5 +51,25 @@ impl Core {
             Self::Queue(_) => {}
             Self::Broadcast(core) => core.leave(),
         }
+    }
+}
+
+/// Who takes most messages the short way. A trait, so that what is done with such a message is compiled for each kind.
+pub(crate) trait InOrder {
+    /// The next message, its entry copied into the room given for its slot, if that is simple.
+    fn next_in_order<'a>(&mut self, room: impl FnOnce(u32) -> Option<&'a mut [u64; ENTRY_WORDS]>) -> Option<Claim>;
+}
+
+impl InOrder for QueueConsumer<Segment> {
+    #[inline]
+    fn next_in_order<'a>(&mut self, room: impl FnOnce(u32) -> Option<&'a mut [u64; ENTRY_WORDS]>) -> Option<Claim> {
+        self.next_in_order(room)
+    }
+}
+
+impl InOrder for BroadcastConsumer<Segment> {
+    #[inline]
+    fn next_in_order<'a>(&mut self, room: impl FnOnce(u32) -> Option<&'a mut [u64; ENTRY_WORDS]>) -> Option<Claim> {
+        self.next_in_order(room)
     }
 }

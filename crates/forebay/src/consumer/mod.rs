@@ -22,7 +22,7 @@ use forebay_layout::{Defect, Kind, geometry::Geometry, member as at, schema::Sch
 use forebay_os::{Barrier, EventFd, socket::Conn};
 use forebay_ring::queue::Next;
 
-pub(crate) use self::core::Core;
+pub(crate) use self::core::{Core, InOrder};
 use self::{ready::Ready, tend::Peer};
 use crate::{
     Message,
@@ -319,9 +319,14 @@ impl Consumer {
         if self.closed || self.poisoned.is_some() || self.attachment.is_foreign() {
             return None;
         }
-        match self.leases.take(&mut self.core, self.options.ack == AckMode::Manual)? {
+        let manual = self.options.ack == AckMode::Manual;
+        let (lease, cursor) = match &mut self.core {
+            Core::Queue(core) => (self.leases.take(core, manual)?, core.cursor()),
+            Core::Broadcast(core) => (self.leases.take(core, manual)?, core.cursor()),
+        };
+        match lease {
             Ok(lease) => {
-                self.note_received(self.core.cursor());
+                self.note_received(cursor);
                 Some(Message::new(lease))
             }
             Err(defect) => {

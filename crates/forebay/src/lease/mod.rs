@@ -23,7 +23,7 @@ pub(crate) use self::{
     attachment::{Attachment, Membership},
     description::Description,
 };
-use crate::consumer::Core;
+use crate::consumer::InOrder;
 
 /// What happens to a message when its lease ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,12 +78,12 @@ impl Leases {
         self.stock.pop().unwrap_or_else(|| Arc::clone(&self.attachment))
     }
 
-    /// The lease on the next message, if taking it is simple ([`Core::next_in_order`] says when). `None` says nothing.
+    /// The lease on the next message, if taking it is simple ([`InOrder::next_in_order`] says when). `None` says nothing.
     ///
     /// # Errors
     /// As [`begin`](Self::begin).
     #[inline]
-    pub(crate) fn take(&mut self, core: &mut Core, manual: bool) -> Option<Result<Lease, Defect>> {
+    pub(crate) fn take(&mut self, core: &mut impl InOrder, manual: bool) -> Option<Result<Lease, Defect>> {
         let attachment = &self.attachment;
         let room = |slot| {
             let cell = attachment.cell(slot).ok()?;
