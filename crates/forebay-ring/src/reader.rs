@@ -215,6 +215,15 @@ impl<W: Words> Reader<W> {
         words[0] == claim.sequence && self.ring.peek(at) == claim.sequence && words[1] == place
     }
 
+    /// Slot and generation of `sequence`, if it has a place at its position.
+    #[inline]
+    pub(crate) fn place_of(&self, sequence: u64) -> Option<(u32, u32)> {
+        match self.position(sequence) {
+            Ok(Position::At { slot, generation }) => Some((slot, generation)),
+            _ => None,
+        }
+    }
+
     /// Copies the position entry of `sequence` into the room that is given for its slot; returns slot and generation.
     /// `None` says nothing: it may not be published, have no entry, or get no room; what was copied is nobody's then.
     #[inline]

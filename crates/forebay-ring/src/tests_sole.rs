@@ -116,6 +116,31 @@ fn what_came_back_is_found_though_new_messages_go_on_coming() {
 }
 
 #[test]
+fn what_others_have_is_passed_over_and_what_came_back_is_not() {
+    let rig = Rig::queue(16);
+    let consumer = |index| QueueConsumer::new(rig.reader(), rig.pool(), MemberId { index, incarnation: 1 }, false);
+    let (mut producer, mut one, mut other) = (rig.producer(), consumer(0), consumer(1));
+    assert_eq!((next(&rig, &mut one), next(&rig, &mut other)), (0, 0));
+    (1..=12).for_each(|sequence| assert_eq!(publish(&mut producer), sequence));
+    let short = |consumer: &mut QueueConsumer<Heap>| {
+        let mut words = [0; ENTRY_WORDS];
+        consumer.next_in_order(|_| Some(&mut words))
+    };
+    let had: Vec<_> = (1..=4).map(|_| short(&mut one).unwrap()).collect();
+    assert_eq!(had.iter().map(|claim| claim.sequence).collect::<Vec<_>>(), [1, 2, 3, 4]);
+    assert_eq!(short(&mut other), None, "it loses the first");
+    assert_eq!(short(&mut other).map(|claim| claim.sequence), Some(5), "and knows then");
+    let _ = short(&mut one);
+    let sixth = short(&mut one).unwrap();
+    assert_eq!(sixth.sequence, 6);
+    let _ = queue::give_back(&rig.pool(), &sixth, 0);
+    assert_eq!(short(&mut other), None, "what came back is not passed over");
+    let again = claim(&mut other).unwrap();
+    assert_eq!((again.sequence, again.attempts), (6, 1));
+    assert_eq!(short(&mut other).map(|claim| claim.sequence), Some(7));
+}
+
+#[test]
 fn a_wait_sees_that_its_next_message_has_come() {
     let rig = Rig::queue(2);
     let (mut producer, mut consumer) = (rig.producer(), sole(&rig));

@@ -74,6 +74,28 @@ fn two_that_take_in_order_never_share_a_message() {
     });
 }
 
+/// Who lost a message passes over what others have, and only over that.
+#[test]
+fn two_that_pass_over_each_other_lose_nothing() {
+    check(2, || {
+        let ring = Queue::new(2);
+        let mut producer = ring.producer();
+        let (mut one, mut other) = (ring.consumer(0), ring.consumer(1));
+        for consumer in [&mut one, &mut other] {
+            assert_eq!(consumer.next(true, |_| true), Ok(Next::Empty));
+        }
+        ring.send(&mut producer);
+        ring.send(&mut producer);
+        let (here, there) = (ring.clone(), ring.clone());
+        let (a, b) =
+            race(move || [(); 3].map(|()| take(&here, &mut one)), move || [(); 2].map(|()| take(&there, &mut other)));
+        let left = [(); 2].map(|()| ring.receive(&mut ring.consumer(2), true));
+        let mut found: Vec<_> = a.iter().chain(&b).chain(&left).flatten().map(|claim| claim.sequence).collect();
+        found.sort_unstable();
+        assert_eq!(found, [1, 2]);
+    });
+}
+
 /// Another consumer had the first two messages; the third takes the entry and the slot of the first.
 #[test]
 fn who_lags_takes_no_later_message_for_its_own() {

@@ -14,6 +14,8 @@ use crate::{
 const SCAN_EVERY: u32 = 64 * LOOK_EVERY;
 /// A claim is tried this often while others claim the same message and give it back at the same time.
 const CLAIM_TRIES: u32 = 64;
+/// Messages of others that one call passes over.
+const PASSED_AT_ONCE: u32 = 64;
 /// The counter of returns is looked at after this many claims.
 const LOOK_EVERY: u32 = 16;
 
@@ -41,6 +43,8 @@ pub struct QueueConsumer<W> {
     fresh: u64,
     returns: u64,
     claims: u32,
+    /// Others take messages of this queue: the last one that was tried, or passed over, was somebody's.
+    crowded: bool,
 }
 
 impl<W: Words> QueueConsumer<W> {
@@ -54,7 +58,7 @@ impl<W: Words> QueueConsumer<W> {
         let fresh = if by_store { head + 1 } else { u64::MAX };
         // The first look scans: what was given back before we came has no position ahead of us.
         let returns = u64::MAX;
-        Self { reader, pool, me, by_store, cursor: oldest, fresh, returns, claims: 0 }
+        Self { reader, pool, me, by_store, cursor: oldest, fresh, returns, claims: 0, crowded: false }
     }
 
     /// The ring.
@@ -94,6 +98,9 @@ impl<W: Words> QueueConsumer<W> {
         if claims.is_multiple_of(LOOK_EVERY) && self.is_look_due(claims) || self.by_store && self.cursor < self.fresh {
             return None;
         }
+        if self.crowded {
+            self.pass_over()?;
+        }
         let (slot, generation) = self.reader.copy_position(self.cursor, room)?;
         let full = SlotWord::full(generation, 0);
         let word = full.claimed_by(self.me);
@@ -107,7 +114,11 @@ impl<W: Words> QueueConsumer<W> {
         } else {
             // The generation says that the entry copied before is the message's that is claimed here.
             // ORDER E1 commit, by the stamp. E8 life, Release: as in `claim`.
-            cell.compare_exchange(full.raw(), word.raw(), Ordering::Release, Ordering::Relaxed).ok()?;
+            let swapped = cell.compare_exchange(full.raw(), word.raw(), Ordering::Release, Ordering::Relaxed);
+            if swapped.is_err() {
+                self.crowded = true;
+                return None;
+            }
         }
         self.claims = claims;
         let sequence = self.cursor;
@@ -134,6 +145,27 @@ impl<W: Words> QueueConsumer<W> {
             Next::Empty if scan || self.pool.returns() != self.returns => self.scan(&may_hold),
             next => Ok(next),
         }
+    }
+
+    /// Goes on to the next message that nobody had yet. For who has lost one: a look at a word leaves it to its owner, which
+    /// a CAS in vain does not.
+    fn pass_over(&mut self) -> Option<()> {
+        let first = self.cursor;
+        for _ in 0..PASSED_AT_ONCE {
+            let (slot, generation) = self.reader.place_of(self.cursor)?;
+            // ORDER none, Relaxed: the commit came with the position, so this is FULL or what became of it; the claim is by
+            // CAS.
+            let word = SlotWord::checked(self.pool.slot(slot).load(Ordering::Relaxed)).ok()?;
+            if word == SlotWord::full(generation, 0) {
+                self.crowded = self.cursor != first;
+                return Some(());
+            }
+            if word.generation() == generation && word.state() == SlotState::Full {
+                return None;
+            }
+            self.cursor += 1;
+        }
+        None
     }
 
     /// Whether to look at all slot words before claim number `claims`, a multiple of [`LOOK_EVERY`].
