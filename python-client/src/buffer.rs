@@ -70,7 +70,7 @@ impl PyTensor {
         let filled = ffi::Py_buffer {
             buf: slf.memory.ptr().as_ptr().cast::<c_void>(),
             obj: null_mut(),
-            len: slf.nbytes,
+            len: slf.nbytes(),
             itemsize: meta.dtype.size() as isize,
             readonly: c_int::from(!writable),
             ndim: if dims_wanted { meta.rank() as c_int } else { 1 },
@@ -82,7 +82,7 @@ impl PyTensor {
             // Dims lie in the object, which does not move and is kept alive by `obj`. u64 reads as isize: a dim larger
             // than that would not fit a slot.
             shape: if dims_wanted { meta.dims().as_ptr().cast_mut().cast() } else { null_mut() },
-            strides: if strides_wanted { slf.strides.as_ptr().cast_mut() } else { null_mut() },
+            strides: if strides_wanted { slf.byte_strides().as_ptr().cast_mut() } else { null_mut() },
             suboffsets: null_mut(),
             internal: null_mut(),
         };

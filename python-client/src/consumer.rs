@@ -8,23 +8,25 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use forebay::{AckMode, RecvError};
+use forebay::{AckMode, WaitPolicy};
 use pyo3::{
-    exceptions::{PyStopAsyncIteration, PyValueError},
+    exceptions::PyValueError,
     prelude::*,
     sync::PyOnceLock,
-    types::{PyDict, PyList, PyString, PyTuple},
+    types::{PyDict, PyTuple},
 };
 
 use crate::{
     errors,
+    form::{Fields, Form},
     lifecycle::{self, Birth, Close, Signals, seconds},
     message::{Names, PyMessage},
+    patience::Patience,
     schema::PySchema,
 };
 
@@ -82,19 +84,25 @@ impl ConsumerStats {
 }
 
 /// The consumer, shared between its Python object and the hook at exit.
-struct Shared {
+pub(crate) struct Shared {
     ring: String,
     birth: Birth,
     /// `None` once closed.
-    inner: Mutex<Option<forebay::Consumer>>,
+    pub(crate) inner: Mutex<Option<Inner>>,
     closing: AtomicBool,
     /// Threads that want `inner` while another one waits for a message in it.
     wanted: AtomicU32,
 }
 
+/// The Rust consumer, and what is known of waiting for it.
+pub(crate) struct Inner {
+    pub(crate) consumer: forebay::Consumer,
+    pub(crate) patience: Patience,
+}
+
 impl Shared {
     /// Takes the consumer; the calling thread must be detached.
-    fn lock(&self) -> MutexGuard<'_, Option<forebay::Consumer>> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Option<Inner>> {
         // ORDER none, Relaxed (also below): a request to hurry; the mutex orders what lies behind it.
         self.wanted.fetch_add(1, Ordering::Relaxed);
         let guard = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
@@ -102,42 +110,13 @@ impl Shared {
         guard
     }
 
-    /// Waits for a message; `None` if closed meanwhile. The calling thread must be detached.
-    fn wait(
-        &self,
-        timeout: Option<Duration>,
-        interrupt: &mut dyn FnMut() -> bool,
-    ) -> Result<Option<forebay::Message>, RecvError> {
-        let start = Instant::now();
-        let mut first = true;
-        loop {
-            let left = timeout.map(|timeout| timeout.saturating_sub(start.elapsed()));
-            let mut stopped = false;
-            {
-                let mut guard =
-                    if first { self.lock() } else { self.inner.lock().unwrap_or_else(PoisonError::into_inner) };
-                let Some(consumer) = guard.as_mut() else { return Ok(None) };
-                let mut stop = || {
-                    stopped = interrupt();
-                    stopped || self.closing.load(Ordering::Relaxed) || self.wanted.load(Ordering::Relaxed) > 0
-                };
-                match consumer.recv_interruptible(left, &mut stop) {
-                    Ok(None) => {}
-                    Err(RecvError::Timeout { ring, note, .. }) => {
-                        return Err(RecvError::Timeout { ring, waited: start.elapsed(), note });
-                    }
-                    done => return done,
-                }
-            }
-            if stopped || self.closing.load(Ordering::Relaxed) {
-                return Ok(None);
-            }
-            first = false;
-            // Let those who asked have it.
-            while self.wanted.load(Ordering::Relaxed) > 0 {
-                std::thread::yield_now();
-            }
-        }
+    /// Whether others want the consumer meanwhile.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.wanted.load(Ordering::Relaxed) > 0
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
     }
 }
 
@@ -183,12 +162,15 @@ impl Close for Shared {
 ///     AttachError: any other reason.
 #[pyclass(frozen, weakref, subclass, name = "Consumer", module = "forebay")]
 pub(crate) struct PyConsumer {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     arguments: Py<PyDict>,
-    names: Option<Names>,
-    ack: AckMode,
+    /// Of the ring's schema, if it has one.
+    pub(crate) fields: Option<Fields>,
+    pub(crate) ack: AckMode,
     /// The message that iteration gave out last: to be acked when the next one is asked for.
-    current: Mutex<Option<Py<PyMessage>>>,
+    pub(crate) current: Current,
+    /// The forms that were found to be possible, a bit each.
+    prepared: AtomicU8,
     /// What `_asyncio.py` keeps about who waits.
     waiters: PyOnceLock<Py<PyAny>>,
 }
@@ -199,80 +181,78 @@ impl std::fmt::Debug for PyConsumer {
     }
 }
 
+/// The message that iteration gave out last, if there is one.
+#[derive(Default)]
+pub(crate) struct Current {
+    message: Mutex<Option<Py<PyMessage>>>,
+    /// Whether there is one, for who has no message to look for.
+    is_set: AtomicBool,
+}
+
+impl Current {
+    pub(crate) fn set(&self, message: Py<PyMessage>) {
+        let before = self.message.lock().unwrap_or_else(PoisonError::into_inner).replace(message);
+        // ORDER none, Relaxed: who sets and who asks hold the interpreter, or do not depend on each other.
+        self.is_set.store(true, Ordering::Relaxed);
+        drop(before);
+    }
+
+    pub(crate) fn take(&self) -> Option<Py<PyMessage>> {
+        self.take_if(|_| true)
+    }
+
+    /// Takes it if `which` says so. Dropping it may run code of the program.
+    #[inline]
+    pub(crate) fn take_if(&self, which: impl Fn(&PyMessage) -> bool) -> Option<Py<PyMessage>> {
+        if !self.is_set.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut message = self.message.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = message.take_if(|message| which(message.get()));
+        self.is_set.store(message.is_some(), Ordering::Relaxed);
+        taken
+    }
+}
+
 impl PyConsumer {
     /// Refuses a forked child, before any lock is touched that a thread of the parent may have held.
-    fn check(&self, py: Python<'_>) -> PyResult<()> {
+    #[inline]
+    pub(crate) fn check(&self, py: Python<'_>) -> PyResult<()> {
         if self.shared.birth.is_here() { Ok(()) } else { Err(errors::forked(py, "consumer", &self.shared.ring)) }
     }
 
-    fn closed(&self, py: Python<'_>) -> PyErr {
+    pub(crate) fn closed(&self, py: Python<'_>) -> PyErr {
         errors::closed(py, "consumer", &self.shared.ring)
     }
 
     /// Calls `f` with the consumer, detached if it must be waited for.
     fn with<R: Send>(&self, py: Python<'_>, f: impl FnOnce(&mut forebay::Consumer) -> R + Send) -> PyResult<R> {
         self.check(py)?;
+        let f = |inner: &mut Inner| f(&mut inner.consumer);
         if let Ok(mut guard) = self.shared.inner.try_lock() {
             return guard.as_mut().map(f).ok_or_else(|| self.closed(py));
         }
         py.detach(|| self.shared.lock().as_mut().map(f)).ok_or_else(|| self.closed(py))
     }
 
-    fn wrap(&self, message: forebay::Message) -> PyMessage {
-        PyMessage::new(message, self.names.clone())
-    }
-
+    /// Whether `form` was found to be possible.
     #[inline]
-    fn receive(&self, py: Python<'_>, timeout: Option<Duration>) -> PyResult<PyMessage> {
-        self.check(py)?;
-        self.let_go();
-        if let Ok(mut guard) = self.shared.inner.try_lock() {
-            let Some(consumer) = guard.as_mut() else { return Err(self.closed(py)) };
-            match consumer.try_recv() {
-                Ok(Some(message)) => return Ok(self.wrap(message)),
-                // At quota, waiting may help: something that is held here may be dropped by another thread.
-                Ok(None) | Err(RecvError::Quota { .. }) => {}
-                Err(e) => return Err(errors::recv(py, e)),
-            }
-        }
-        let mut signals = Signals::default();
-        let found = py.detach(|| self.shared.wait(timeout, &mut || signals.raised()));
-        match (found, signals.into_error()) {
-            (Ok(Some(message)), _) => Ok(self.wrap(message)),
-            (_, Some(raised)) => Err(raised),
-            (Err(e), None) => Err(errors::recv(py, e)),
-            (Ok(None), None) => Err(self.closed(py)),
-        }
+    pub(crate) fn is_prepared(&self, form: Form) -> bool {
+        // ORDER none, Relaxed (also below): what was prepared is found through locks of its own.
+        self.prepared.load(Ordering::Relaxed) & 1 << form as u8 != 0
     }
 
-    /// Acks what iteration gave out last: the next one is asked for.
-    fn settle(&self, py: Python<'_>) {
-        let last = self.current.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(last) = last
-            && self.ack == AckMode::Auto
-        {
-            last.bind(py).get().ack();
-        }
+    pub(crate) fn set_prepared(&self, form: Form) {
+        self.prepared.fetch_or(1 << form as u8, Ordering::Relaxed);
     }
 
-    fn remember(&self, message: &Bound<'_, PyMessage>) {
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(message.clone().unbind());
-    }
-
-    /// Forgets what iteration gave out last if its fate is known: a nacked one goes to the next only when nobody holds
-    /// it. An undecided one stays, for a loop whose body receives.
-    fn let_go(&self) {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let decided = current.take_if(|last| last.get().is_decided());
-        drop(current);
-        // Its end may run code of the program, which may come back here.
-        drop(decided);
+    pub(crate) fn names(&self) -> Option<Names> {
+        self.fields.as_ref().map(|fields| Names::clone(&fields.names))
     }
 
     /// Gives back what iteration gave out last, if its loop was left.
-    fn give_back(&self, py: Python<'_>) {
-        let last = self.current.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(last) = last {
+    pub(crate) fn give_back(&self, py: Python<'_>) {
+        if let Some(last) = self.current.take() {
             last.bind(py).get().nack();
         }
     }
@@ -281,14 +261,8 @@ impl PyConsumer {
     pub(crate) fn take(&self, py: Python<'_>) -> PyResult<(forebay::Consumer, Option<Names>)> {
         self.check(py)?;
         let taken = py.detach(|| self.shared.lock().take()).ok_or_else(|| self.closed(py))?;
-        Ok((taken, self.names.clone()))
+        Ok((taken.consumer, self.names()))
     }
-}
-
-/// The names of a ring's fields, to use over and over.
-fn names_of(py: Python<'_>, consumer: &forebay::Consumer) -> Option<Names> {
-    let fields = consumer.schema()?.fields();
-    Some(fields.iter().map(|field| PyString::intern(py, &field.name).unbind()).collect())
 }
 
 #[pymethods]
@@ -314,16 +288,17 @@ impl PyConsumer {
         label: Option<&str>,
     ) -> PyResult<Self> {
         let ack: AckMode = ack.parse().map_err(value_error)?;
+        let wait: WaitPolicy = wait.parse().map_err(value_error)?;
         let mut options = forebay::Consumer::options(ring)
             .timeout(seconds("timeout_s", timeout_s)?)
             .ack(ack)
-            .wait(wait.parse().map_err(value_error)?)
+            .wait(wait)
             .prefault(prefault)
             .writable(writable);
         let arguments = PyDict::new(py);
         arguments.set_item("timeout_s", timeout_s)?;
         arguments.set_item("ack", ack.name())?;
-        arguments.set_item("wait", wait)?;
+        arguments.set_item("wait", wait.name())?;
         arguments.set_item("quota", quota)?;
         arguments.set_item("reconnect", reconnect)?;
         arguments.set_item("directory", &directory)?;
@@ -358,94 +333,19 @@ impl PyConsumer {
             (Err(e), None) => return Err(errors::attach(py, e)),
             (Ok(None), None) => return Err(errors::closed(py, "consumer", ring)),
         };
-        let names = names_of(py, &consumer);
+        let fields = consumer.schema().map(|schema| Fields::of(py, schema));
         let shared = Arc::new(Shared {
             ring: ring.to_owned(),
             birth: Birth::here(),
-            inner: Mutex::new(Some(consumer)),
+            inner: Mutex::new(Some(Inner { consumer, patience: Patience::new(wait) })),
             closing: AtomicBool::new(false),
             wanted: AtomicU32::new(0),
         });
         let weak: Weak<Shared> = Arc::downgrade(&shared);
         lifecycle::register(weak);
         let arguments = arguments.unbind();
-        Ok(Self { shared, arguments, names, ack, current: Mutex::new(None), waiters: PyOnceLock::new() })
-    }
-
-    /// Waits for the next message.
-    ///
-    /// Args:
-    ///     timeout_s: seconds to wait; None waits without end, 0 only looks.
-    /// Returns:
-    ///     Message. It is acked when it and everything made of it are gone (unless ack="manual").
-    /// Raises:
-    ///     ReceiveTimeout: nothing came in time; calling again is fine (a TimeoutError).
-    ///     RingClosed: the producer closed, and everything it published was received.
-    ///     PeerDied: the producer died; everything it had published came first (a ConnectionError).
-    ///     QuotaExceeded: this consumer holds all it may; `held` lists what.
-    #[pyo3(signature = (timeout_s = None))]
-    fn recv(&self, py: Python<'_>, timeout_s: Option<f64>) -> PyResult<PyMessage> {
-        self.receive(py, seconds("timeout_s", timeout_s)?)
-    }
-
-    /// The next message if there is one now, else None. Does not wait.
-    ///
-    /// Raises:
-    ///     As recv, but for ReceiveTimeout.
-    fn try_recv(&self, py: Python<'_>) -> PyResult<Option<PyMessage>> {
-        self.check(py)?;
-        self.let_go();
-        // Whoever has it waits for messages himself.
-        let Ok(mut guard) = self.shared.inner.try_lock() else { return Ok(None) };
-        let Some(consumer) = guard.as_mut() else { return Err(self.closed(py)) };
-        match consumer.try_recv() {
-            Ok(message) => Ok(message.map(|message| self.wrap(message))),
-            Err(e) => Err(errors::recv(py, e)),
-        }
-    }
-
-    /// Waits for a message, then takes what else is there, up to `limit`.
-    ///
-    /// Args:
-    ///     limit: most messages to return, 1 or more.
-    ///     timeout_s: as in recv, for the first one.
-    /// Returns:
-    ///     list of 1 to `limit` messages; fewer if this consumer's quota is reached.
-    /// Raises:
-    ///     As recv.
-    #[pyo3(signature = (limit, timeout_s = None))]
-    fn recv_many<'py>(&self, py: Python<'py>, limit: usize, timeout_s: Option<f64>) -> PyResult<Bound<'py, PyList>> {
-        if limit == 0 {
-            return Err(PyValueError::new_err("limit is 0, expected 1 or more"));
-        }
-        let list = PyList::empty(py);
-        list.append(Bound::new(py, self.receive(py, seconds("timeout_s", timeout_s)?)?)?)?;
-        while list.len() < limit {
-            // Whatever ends the stream is for the next call to say.
-            let Ok(mut guard) = self.shared.inner.try_lock() else { break };
-            let Some(Ok(Some(message))) = guard.as_mut().map(forebay::Consumer::try_recv) else { break };
-            drop(guard);
-            list.append(Bound::new(py, self.wrap(message))?)?;
-        }
-        Ok(list)
-    }
-
-    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
-        slf.get().give_back(slf.py());
-        slf
-    }
-
-    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyMessage>>> {
-        self.settle(py);
-        match self.receive(py, None) {
-            Ok(message) => {
-                let message = Bound::new(py, message)?;
-                self.remember(&message);
-                Ok(Some(message))
-            }
-            Err(e) if e.is_instance(py, &py.import("forebay._errors")?.getattr("RingClosed")?) => Ok(None),
-            Err(e) => Err(e),
-        }
+        let (current, prepared, waiters) = (Current::default(), AtomicU8::new(0), PyOnceLock::new());
+        Ok(Self { shared, arguments, fields, ack, current, prepared, waiters })
     }
 
     fn __aiter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
@@ -465,24 +365,6 @@ impl PyConsumer {
     fn recv_async<'py>(slf: &Bound<'py, Self>, timeout_s: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
         seconds("timeout_s", timeout_s)?;
         slf.py().import("forebay._asyncio")?.call_method1("recv_async", (slf, timeout_s))
-    }
-
-    /// For `_asyncio.py`: the next message of an iteration, if there is one; acks the one before.
-    fn _try_next<'py>(slf: &Bound<'py, Self>) -> PyResult<Option<Bound<'py, PyMessage>>> {
-        let (py, own) = (slf.py(), slf.get());
-        own.settle(py);
-        match own.try_recv(py) {
-            Ok(None) => Ok(None),
-            Ok(Some(message)) => {
-                let message = Bound::new(py, message)?;
-                own.remember(&message);
-                Ok(Some(message))
-            }
-            Err(e) if e.is_instance(py, &py.import("forebay._errors")?.getattr("RingClosed")?) => {
-                Err(PyStopAsyncIteration::new_err(()))
-            }
-            Err(e) => Err(e),
-        }
     }
 
     /// For `_asyncio.py`: what it keeps about who waits.

@@ -147,6 +147,11 @@ pub(crate) fn recv(py: Python<'_>, e: RecvError) -> PyErr {
     }
 }
 
+/// Whether an error of receiving is only the end of the ring.
+pub(crate) fn is_end(py: Python<'_>, e: &PyErr) -> PyResult<bool> {
+    Ok(e.is_instance(py, &py.import("forebay._errors")?.getattr("RingClosed")?))
+}
+
 /// There is no loan.
 pub(crate) fn loan(py: Python<'_>, e: LoanError) -> PyErr {
     let text = e.to_string();

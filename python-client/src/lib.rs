@@ -1,7 +1,8 @@
 //! The native half of the Python package `forebay`: PyO3 classes over the crate `forebay`.
 //!
 //! ```text
-//!   consumer.rs  set.rs  message.rs     receiving        producer.rs  loan.rs  incoming.rs    sending
+//!   consumer.rs  receive.rs  patience.rs  form.rs  set.rs  message.rs  receiving
+//!   producer.rs  loan.rs  incoming.rs    sending
 //!   tensor.rs    one tensor             memory.rs        what keeps its bytes alive
 //!   numpy.rs     torch.rs  exchange.rs  dlpack.rs  buffer.rs              the ways out of it
 //!   schema.rs    dtype.rs  errors.rs    lifecycle.rs     fork, exit, signals
@@ -16,12 +17,14 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("forebay runs on Linux only: it needs memfd, futex and open-file-description locks");
 
+mod array_api;
 mod buffer;
 mod consumer;
 mod dlpack;
 mod dtype;
 mod errors;
 mod exchange;
+mod form;
 mod incoming;
 mod inspect;
 mod interpreter;
@@ -30,7 +33,9 @@ mod loan;
 mod memory;
 mod message;
 mod numpy;
+mod patience;
 mod producer;
+mod receive;
 mod schema;
 mod set;
 mod tensor;

@@ -17,7 +17,7 @@ pub(crate) enum Memory {
     /// Part of a received message.
     Leased(forebay::Tensor),
     /// Part of a slot on loan.
-    Loaned(Loaned),
+    Loaned(Arc<Loaned>),
     /// A private copy.
     Owned(Arc<Owned>),
 }
@@ -86,12 +86,6 @@ impl Address {
     }
 }
 
-impl Clone for Address {
-    fn clone(&self) -> Self {
-        Self::new(self.get())
-    }
-}
-
 /// A loan shared by its Python object and every view of it: an abandoned slot goes back when the last view is dropped.
 #[derive(Debug)]
 pub(crate) struct SharedLoan {
@@ -125,12 +119,12 @@ impl SharedLoan {
     /// Tensor `index`, unless the loan was published or has no such one.
     pub(crate) fn tensor(self: &Arc<Self>, index: usize) -> Option<Memory> {
         let (at, meta) = self.with(|loan| Some((loan.tensor_ptr(index)?, *loan.fields().get(index)?)))??;
-        Some(Memory::Loaned(Loaned { loan: Arc::clone(self), at: Address::new(at), meta }))
+        Some(Memory::Loaned(Arc::new(Loaned { loan: Arc::clone(self), at: Address::new(at), meta })))
     }
 }
 
 /// One tensor of a loan.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Loaned {
     loan: Arc<SharedLoan>,
     at: Address,

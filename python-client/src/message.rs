@@ -156,13 +156,13 @@ impl PyMessage {
     /// Args:
     ///     route: as in Tensor.torch.
     #[pyo3(signature = (*, route = None))]
-    fn torch<'py>(&self, py: Python<'py>, route: Option<&str>) -> PyResult<Bound<'py, PyDict>> {
+    pub(crate) fn torch<'py>(&self, py: Python<'py>, route: Option<&str>) -> PyResult<Bound<'py, PyDict>> {
         let route = route.map(str::parse::<Route>).transpose()?;
-        self.dict(py, |memory| torch::of(py, &memory, route))
+        self.dict(py, |memory| torch::of(py, memory, route))
     }
 
     /// All tensors as NumPy arrays, by name; nothing is copied.
-    fn numpy<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+    pub(crate) fn numpy<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         self.dict(py, |memory| numpy::of(&Bound::new(py, PyTensor::new(memory))?))
     }
 

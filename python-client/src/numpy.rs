@@ -1,16 +1,11 @@
-//! NumPy arrays of tensors: `numpy.ndarray(shape, dtype, buffer)`, the cheapest way that NumPy offers, over the buffer
-//! protocol.
+//! NumPy arrays of tensors: by NumPy's C API, or where that is not known by `numpy.ndarray(shape, dtype, buffer)`.
 
 use forebay::DType;
-use pyo3::{
-    prelude::*,
-    sync::PyOnceLock,
-    types::{PyString, PyType},
-};
+use pyo3::{prelude::*, sync::PyOnceLock, types::PyString};
 
-use crate::{dtype, errors, tensor::PyTensor};
+use crate::{array_api::ArrayApi, dtype, errors, tensor::PyTensor};
 
-static NDARRAY: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+static API: PyOnceLock<Option<ArrayApi>> = PyOnceLock::new();
 static DTYPES: [PyOnceLock<Py<PyAny>>; DType::ALL.len()] = [const { PyOnceLock::new() }; DType::ALL.len()];
 
 /// NumPy's object for an element type.
@@ -29,11 +24,26 @@ pub(crate) fn dtype_of(py: Python<'_>, dtype: DType) -> PyResult<&Bound<'_, PyAn
     Ok(made.bind(py))
 }
 
-/// An array of a tensor's memory.
+/// Imports NumPy, and finds these element types in it.
+pub(crate) fn prepare(py: Python<'_>, dtypes: &[DType]) -> PyResult<()> {
+    API.get_or_try_init(py, || ArrayApi::find(py))?;
+    dtypes.iter().try_for_each(|&dtype| dtype_of(py, dtype).map(drop))
+}
+
+/// An array of a tensor's memory. The tensor is its base: what keeps that memory.
 pub(crate) fn of<'py>(tensor: &Bound<'py, PyTensor>) -> PyResult<Bound<'py, PyAny>> {
     let py = tensor.py();
     let own = tensor.get();
     own.check(py)?;
-    let ndarray = NDARRAY.import(py, "numpy", "ndarray")?;
-    ndarray.call1((own.shape(py)?, dtype_of(py, own.memory.dtype())?, tensor))
+    let descr = dtype_of(py, own.memory.dtype())?;
+    match API.get_or_try_init(py, || ArrayApi::find(py))? {
+        Some(api) => api.array(descr, &own.memory, tensor.clone().into_any()),
+        None => by_call(tensor, descr),
+    }
+}
+
+/// The same by a call into Python, with any NumPy there is.
+fn by_call<'py>(tensor: &Bound<'py, PyTensor>, descr: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let py = tensor.py();
+    py.import("numpy")?.getattr("ndarray")?.call1((tensor.get().shape(py)?, descr, tensor))
 }

@@ -132,7 +132,7 @@ impl PyConsumerSet {
 
     fn __next__(&self, py: Python<'_>) -> PyResult<Option<(usize, PyMessage)>> {
         match self.recv(py, None) {
-            Err(e) if e.is_instance(py, &py.import("forebay._errors")?.getattr("RingClosed")?) => Ok(None),
+            Err(e) if errors::is_end(py, &e)? => Ok(None),
             other => other.map(Some),
         }
     }

@@ -1,5 +1,7 @@
 //! `Tensor`: one tensor of a message or loan, and the ways to look at it.
 
+use std::sync::OnceLock;
+
 use forebay::MAX_RANK;
 use pyo3::{
     exceptions::{PyBufferError, PyValueError},
@@ -29,24 +31,28 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct PyTensor {
     pub(crate) memory: Memory,
-    /// In bytes, for the buffer protocol.
-    pub(crate) strides: [isize; MAX_RANK],
-    pub(crate) nbytes: isize,
+    /// In bytes, once the buffer protocol asked for them: it wants them to stay in one place.
+    strides: OnceLock<Box<[isize; MAX_RANK]>>,
 }
 
 impl PyTensor {
     #[inline]
     pub(crate) fn new(memory: Memory) -> Self {
-        let meta = memory.meta();
-        let (mut strides, mut step) = ([0; MAX_RANK], meta.dtype.size() as isize);
-        for (i, &dim) in meta.shape().iter().enumerate().rev() {
-            strides[i] = step;
-            // Dims of a tensor without elements may be anything; nobody goes that far.
-            step = step.wrapping_mul(isize::try_from(dim).unwrap_or(isize::MAX).max(1));
-        }
-        // It lies in a mapping of this process, so it fits.
-        let nbytes = isize::try_from(meta.nbytes).unwrap_or(isize::MAX);
-        Self { memory, strides, nbytes }
+        Self { memory, strides: OnceLock::new() }
+    }
+
+    /// Steps between elements, per dim, in bytes.
+    pub(crate) fn byte_strides(&self) -> &[isize; MAX_RANK] {
+        self.strides.get_or_init(|| {
+            let meta = self.memory.meta();
+            let (mut strides, mut step) = (Box::new([0; MAX_RANK]), meta.dtype.size() as isize);
+            for (i, &dim) in meta.shape().iter().enumerate().rev() {
+                strides[i] = step;
+                // Dims of a tensor without elements may be anything; nobody goes that far.
+                step = step.wrapping_mul(isize::try_from(dim).unwrap_or(isize::MAX).max(1));
+            }
+            strides
+        })
     }
 
     /// Refuses what must not be exported (any more).
@@ -62,7 +68,7 @@ impl PyTensor {
         self.check(py)?;
         let memory = &self.memory;
         // Long enough to let other threads run meanwhile.
-        if self.nbytes > 1 << 18 {
+        if self.nbytes() > 1 << 18 {
             Ok(py.detach(|| Owned::copy_of(memory.meta(), buffer::bytes(memory)))?)
         } else {
             Ok(Owned::copy_of(memory.meta(), buffer::bytes(memory))?)
@@ -82,7 +88,7 @@ impl PyTensor {
     #[getter]
     fn strides<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         let meta = self.memory.meta();
-        PyTuple::new(py, self.strides[..meta.rank()].iter().map(|bytes| bytes / meta.dtype.size() as isize))
+        PyTuple::new(py, self.byte_strides()[..meta.rank()].iter().map(|bytes| bytes / meta.dtype.size() as isize))
     }
 
     /// Name of the element type, as NumPy and torch spell it: "int64", "bfloat16", "float8_e4m3fn".
@@ -99,8 +105,9 @@ impl PyTensor {
 
     /// Bytes of all elements.
     #[getter]
-    fn nbytes(&self) -> isize {
-        self.nbytes
+    pub(crate) fn nbytes(&self) -> isize {
+        // It lies in a mapping of this process, so it fits.
+        isize::try_from(self.memory.meta().nbytes).unwrap_or(isize::MAX)
     }
 
     /// Address of the first element: inside the mapped slot, a multiple of 64.
@@ -151,7 +158,7 @@ impl PyTensor {
     #[pyo3(signature = (*, route = None))]
     fn torch<'py>(&self, py: Python<'py>, route: Option<&str>) -> PyResult<Bound<'py, PyAny>> {
         let route = route.map(str::parse::<Route>).transpose()?;
-        torch::of(py, &self.memory, route)
+        torch::of(py, self.memory.clone(), route)
     }
 
     /// A copy in private memory, which holds no slot and may be written.

@@ -198,22 +198,33 @@ const fn integers_like(dtype: DType) -> Option<DType> {
     })
 }
 
+impl Torch {
+    /// The route that tensors of `dtype` take, and how they travel by it; `None` as the route is the cheapest.
+    fn route(&self, py: Python<'_>, dtype: DType, route: Option<Route>) -> PyResult<(Route, Carrier)> {
+        let carrier = |route: Route| Some((route, self.carriers[route as usize][dtype::index(dtype)]?));
+        match route {
+            Some(route) => carrier(route).ok_or_else(|| unavailable(route)),
+            None => carrier(self.chosen)
+                .or_else(|| Route::ALL.into_iter().find_map(carrier))
+                .ok_or_else(|| errors::torch_dtype_unavailable(py, dtype)),
+        }
+    }
+}
+
+/// Imports torch, and finds a way for these element types.
+pub(crate) fn prepare(py: Python<'_>, dtypes: &[DType]) -> PyResult<()> {
+    let torch = Torch::get(py)?;
+    dtypes.iter().try_for_each(|&dtype| torch.route(py, dtype, None).map(drop))
+}
+
 /// A torch tensor of `memory`; `None` as the route takes the cheapest.
-pub(crate) fn of<'py>(py: Python<'py>, memory: &Memory, route: Option<Route>) -> PyResult<Bound<'py, PyAny>> {
+pub(crate) fn of<'py>(py: Python<'py>, memory: Memory, route: Option<Route>) -> PyResult<Bound<'py, PyAny>> {
     if let Some(refusal) = memory.refusal() {
         return Err(errors::refusal(py, refusal));
     }
     let torch = Torch::get(py)?;
-    let dtype = memory.dtype();
-    let carrier = |route: Route| Some((route, torch.carriers[route as usize][dtype::index(dtype)]?));
-    let found = match route {
-        Some(route) => Some(carrier(route).ok_or_else(|| unavailable(route))?),
-        None => carrier(torch.chosen).or_else(|| Route::ALL.into_iter().find_map(carrier)),
-    };
-    match found {
-        Some((route, carrier)) => torch.import(py, memory.clone(), route, carrier),
-        None => Err(errors::torch_dtype_unavailable(py, dtype)),
-    }
+    let (route, carrier) = torch.route(py, memory.dtype(), route)?;
+    torch.import(py, memory, route, carrier)
 }
 
 /// The routes by which the installed torch can be given tensors, cheapest first, and the one that is taken.

@@ -19,8 +19,7 @@ def forebay_numpy(plan: SimpleNamespace, wait: Literal["spin", "block"] = "spin"
     """A consumer that polls; the array holds the lease."""
     import forebay
 
-    recv = forebay.Consumer("compare", directory=plan.dir, wait=wait).recv
-    return lambda: recv()["x"].numpy(), nothing
+    return forebay.Consumer("compare", directory=plan.dir, wait=wait).recv_numpy, nothing
 
 
 def forebay_block(plan: SimpleNamespace) -> Ends:
@@ -34,8 +33,7 @@ def forebay_torch(plan: SimpleNamespace) -> Ends:
 
     import forebay
 
-    recv = forebay.Consumer("compare", directory=plan.dir, wait="spin").recv
-    return lambda: recv()["x"].torch(), nothing
+    return forebay.Consumer("compare", directory=plan.dir, wait="spin").recv_torch, nothing
 
 
 def forebay_many(plan: SimpleNamespace) -> Ends:
@@ -46,10 +44,11 @@ def forebay_many(plan: SimpleNamespace) -> Ends:
     there: list[Any] = []
 
     def receive() -> Any:
+        nonlocal there
         if not there:
-            there.extend(recv_many(64))
+            there = recv_many(64, as_="numpy")
             there.reverse()
-        return there.pop()["x"].numpy()
+        return there.pop()
 
     return receive, nothing
 

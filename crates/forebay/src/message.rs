@@ -154,6 +154,14 @@ impl Message {
         })
     }
 
+    /// Tensor `index` in the message's stead: what [`tensor_at`](Self::tensor_at) gives, for less.
+    ///
+    /// # Errors
+    /// The message itself, if it has no such tensor.
+    pub fn into_tensor(self, index: usize) -> Result<Tensor, Self> {
+        if index < self.len() { Ok(Tensor { lease: self.lease, index }) } else { Err(self) }
+    }
+
     /// The message is dealt with: it will not come back, even if this process dies. Its memory stays as it is until the
     /// last view is dropped. False if it was nacked before.
     pub fn ack(&self) -> bool {
@@ -177,6 +185,12 @@ pub struct Tensor {
 }
 
 impl Tensor {
+    /// The message that it is part of: to ack or nack it, to ask who sent it. Another handle, which keeps the slot too.
+    #[must_use]
+    pub fn message(&self) -> Message {
+        Message { lease: self.lease.clone() }
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
