@@ -7,7 +7,7 @@
 
 use std::{
     ffi::{c_int, c_uint, c_void},
-    ptr::null_mut,
+    ptr::{NonNull, null_mut},
 };
 
 use forebay::TensorMeta;
@@ -17,8 +17,6 @@ use pyo3::{
     prelude::*,
     types::{PyCapsule, PyCapsuleMethods, PyType},
 };
-
-use crate::memory::Memory;
 
 /// Places in the table.
 const VERSION: usize = 0;
@@ -42,6 +40,14 @@ type NewFromDescr = unsafe extern "C" fn(
     *mut ffi::PyObject,
 ) -> *mut ffi::PyObject;
 type SetBaseObject = unsafe extern "C" fn(*mut ffi::PyObject, *mut ffi::PyObject) -> c_int;
+
+/// Where an array's elements lie, and what they are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place<'a> {
+    pub(crate) at: NonNull<u8>,
+    pub(crate) meta: &'a TensorMeta,
+    pub(crate) writable: bool,
+}
 
 /// What of the table is used.
 #[derive(Debug)]
@@ -92,16 +98,16 @@ impl ArrayApi {
         }))
     }
 
-    /// An array of elements `descr` (a numpy.dtype of the size of `memory`'s) over `memory`, which `base` keeps alive.
+    /// An array of elements `descr` (a numpy.dtype) over `memory`.
     pub(crate) fn array<'py>(
         &self,
         descr: &Bound<'py, PyAny>,
-        memory: &Memory,
-        base: Bound<'py, PyAny>,
+        memory: Place<'_>,
+        base: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = descr.py();
-        let meta: &TensorMeta = memory.meta();
-        let flags = CONTIGUOUS_ALIGNED | if memory.is_writable() { WRITABLE } else { 0 };
+        let Place { at, meta, writable } = memory;
+        let flags = CONTIGUOUS_ALIGNED | if writable { WRITABLE } else { 0 };
         // SAFETY: the function is NumPy's; it gets its own array type, a reference to a dtype, which it takes over, and
         // dims that it copies: `rank` many, which as i64 are what they are as u64, since a dim that large fits no slot.
         // Behind the address lie as many bytes as dtype and dims say; the base set below keeps them there.
@@ -112,7 +118,7 @@ impl ArrayApi {
                 meta.rank() as c_int,
                 meta.dims().as_ptr().cast(),
                 std::ptr::null(),
-                memory.ptr().as_ptr().cast(),
+                at.as_ptr().cast(),
                 flags,
                 null_mut(),
             )
@@ -120,7 +126,7 @@ impl ArrayApi {
         // SAFETY: it is a new reference, or null with an exception set.
         let made = unsafe { Bound::from_owned_ptr_or_err(py, made) }?;
         // SAFETY: the array is new and has no base yet; the reference to `base` is taken over, also on failure.
-        let rc = unsafe { (self.set_base)(made.as_ptr(), base.into_ptr()) };
+        let rc = unsafe { (self.set_base)(made.as_ptr(), base.clone().into_ptr()) };
         if rc == 0 { Ok(made) } else { Err(PyErr::fetch(py)) }
     }
 }

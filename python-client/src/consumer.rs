@@ -30,6 +30,10 @@ use crate::{
     schema::PySchema,
 };
 
+/// Functions of `_asyncio.py`.
+static RECV: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+static ANEXT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+
 /// A lease that a consumer holds.
 #[pyclass(frozen, get_all, module = "forebay")]
 #[derive(Debug, Clone)]
@@ -354,7 +358,7 @@ impl PyConsumer {
     }
 
     fn __anext__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
-        slf.py().import("forebay._asyncio")?.call_method1("anext_message", (slf,))
+        ANEXT.import(slf.py(), "forebay._asyncio", "anext_message")?.call1((slf,))
     }
 
     /// Waits for the next message under asyncio. Cancelling it loses and holds nothing.
@@ -364,16 +368,29 @@ impl PyConsumer {
     #[pyo3(signature = (timeout_s = None))]
     fn recv_async<'py>(slf: &Bound<'py, Self>, timeout_s: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
         seconds("timeout_s", timeout_s)?;
-        slf.py().import("forebay._asyncio")?.call_method1("recv_async", (slf, timeout_s))
+        RECV.import(slf.py(), "forebay._asyncio", "recv_async")?.call1((slf, timeout_s))
     }
 
     /// For `_asyncio.py`: what it keeps about who waits.
     #[getter]
-    fn _waiters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let made = self
-            .waiters
-            .get_or_try_init(py, || Ok::<_, PyErr>(py.import("forebay._asyncio")?.call_method0("Waiters")?.unbind()))?;
-        Ok(made.bind(py).clone())
+    fn _waiters<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let (py, own) = (slf.py(), slf.get());
+        if let Some(made) = own.waiters.get(py) {
+            return Ok(made.bind(py).clone());
+        }
+        let made = py.import("forebay._asyncio")?.call_method1("Waiters", (slf,))?;
+        Ok(own.waiters.get_or_init(py, || made.unbind()).bind(py).clone())
+    }
+
+    /// For `_asyncio.py`: the loop saw the descriptor readable, and somebody will look.
+    fn _silence(&self) {
+        // Whoever has it looks himself, and the loop calls again.
+        if self.shared.birth.is_here()
+            && let Ok(mut guard) = self.shared.inner.try_lock()
+            && let Some(inner) = guard.as_mut()
+        {
+            inner.consumer.silence();
+        }
     }
 
     /// A descriptor that is readable when try_recv() should be called: for select, poll and other event loops. It belongs

@@ -13,7 +13,6 @@ use crate::{
     memory::Memory,
     message::{Names, PyMessage},
     numpy,
-    tensor::PyTensor,
     torch,
 };
 
@@ -82,7 +81,7 @@ impl Form {
                 Ok(Bound::new(py, PyMessage::new(message, names))?.into_any())
             }
             Self::Numpy if single => match message.into_tensor(0) {
-                Ok(tensor) => array(py, tensor),
+                Ok(tensor) => numpy::of_received(py, tensor),
                 Err(message) => self.all(py, message, fields),
             },
             Self::Torch if single => match message.tensor_at(0) {
@@ -109,16 +108,6 @@ impl Form {
         }
         made.map(Bound::<PyDict>::into_any)
     }
-}
-
-/// An array of the only tensor of a message.
-fn array(py: Python<'_>, tensor: forebay::Tensor) -> PyResult<Bound<'_, PyAny>> {
-    let tensor = Bound::new(py, PyTensor::new(Memory::Leased(tensor)))?;
-    numpy::of(&tensor).inspect_err(|_| {
-        if let Memory::Leased(tensor) = &tensor.get().memory {
-            tensor.message().nack();
-        }
-    })
 }
 
 /// `made`, or the message goes back.

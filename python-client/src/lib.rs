@@ -28,6 +28,7 @@ mod form;
 mod incoming;
 mod inspect;
 mod interpreter;
+mod keeper;
 mod lifecycle;
 mod loan;
 mod memory;

@@ -11,6 +11,8 @@ use std::{
 
 use forebay::{DType, DetachedLoan, Mapped, TensorMeta};
 
+use crate::array_api::Place;
+
 /// The owner of a tensor's bytes. Cloning is cheap; the bytes stay where they are until the last clone is dropped.
 #[derive(Debug, Clone)]
 pub(crate) enum Memory {
@@ -48,6 +50,10 @@ impl Memory {
             Self::Leased(tensor) => tensor.is_writable(),
             Self::Loaned(_) | Self::Owned(_) => true,
         }
+    }
+
+    pub(crate) fn place(&self) -> Place<'_> {
+        Place { at: self.ptr(), meta: self.meta(), writable: self.is_writable() }
     }
 
     /// Why no (further) array may be made of it.

@@ -3,7 +3,12 @@
 use forebay::DType;
 use pyo3::{prelude::*, sync::PyOnceLock, types::PyString};
 
-use crate::{array_api::ArrayApi, dtype, errors, tensor::PyTensor};
+use crate::{
+    array_api::{ArrayApi, Place},
+    dtype, errors, keeper,
+    memory::Memory,
+    tensor::PyTensor,
+};
 
 static API: PyOnceLock<Option<ArrayApi>> = PyOnceLock::new();
 static DTYPES: [PyOnceLock<Py<PyAny>>; DType::ALL.len()] = [const { PyOnceLock::new() }; DType::ALL.len()];
@@ -37,9 +42,28 @@ pub(crate) fn of<'py>(tensor: &Bound<'py, PyTensor>) -> PyResult<Bound<'py, PyAn
     own.check(py)?;
     let descr = dtype_of(py, own.memory.dtype())?;
     match API.get_or_try_init(py, || ArrayApi::find(py))? {
-        Some(api) => api.array(descr, &own.memory, tensor.clone().into_any()),
+        Some(api) => api.array(descr, own.memory.place(), tensor),
         None => by_call(tensor, descr),
     }
+}
+
+/// An array of a tensor that was just received, in one step. If it cannot be made, the message goes back.
+pub(crate) fn of_received(py: Python<'_>, tensor: forebay::Tensor) -> PyResult<Bound<'_, PyAny>> {
+    if let Some(Some(api)) = API.get(py)
+        && let Ok(descr) = dtype_of(py, tensor.dtype())
+    {
+        let keeper = keeper::new(py, tensor)?;
+        let tensor = keeper::tensor(&keeper).expect("just made");
+        let place = Place { at: tensor.as_ptr(), meta: tensor.meta(), writable: tensor.is_writable() };
+        return api.array(descr, place, &keeper).inspect_err(|_| {
+            tensor.message().nack();
+        });
+    }
+    let message = tensor.message();
+    let made = Bound::new(py, PyTensor::new(Memory::Leased(tensor))).and_then(|tensor| of(&tensor));
+    made.inspect_err(|_| {
+        message.nack();
+    })
 }
 
 /// The same by a call into Python, with any NumPy there is.

@@ -2,83 +2,159 @@
 
 A message is taken only in a step that ends with returning it: there is no await in between, so a cancelled wait has
 taken nothing.
+
+The reader stays registered from one wait to the next, because registering takes longer than a wake: until it is called
+while nobody waits, another loop waits, or the consumer is closed or collected. The loop watches a duplicate of the
+consumer's descriptor, which is closed only after it was taken out of the loop: so its number never means another file
+there.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import stat
+import weakref
 from typing import TYPE_CHECKING, TypeVar
 
 from forebay._errors import ReceiveTimeout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
+    from typing import Any
 
     from forebay._native import Consumer, Message
 
 _T = TypeVar("_T")
 
 
-class Waiters:
-    """Who waits for one consumer's descriptor, on one event loop."""
+class Descriptor:
+    """A duplicate of a descriptor, closed once, and not if its number means something else by then."""
 
-    def __init__(self) -> None:
-        """Nobody yet."""
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._fd = -1
-        self._futures: list[asyncio.Future[None]] = []
+    def __init__(self, of: int) -> None:
+        """Duplicate `of`."""
+        self.number = os.dup(of)
+        self._identity = self._look()
 
-    async def wait(self, consumer: Consumer) -> None:
-        """Wait until `try_recv` should be called."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
-        if not self._futures:
-            self._loop, self._fd = loop, consumer.fileno()
-            loop.add_reader(self._fd, self._wake)
-        elif self._loop is not loop:
-            raise RuntimeError("this consumer is waited for on another event loop; attach one consumer per loop")
-        self._futures.append(future)
+    def _look(self) -> tuple[int, int, int] | None:
         try:
-            await future
-        finally:
-            self._forget(future)
+            found = os.fstat(self.number)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino, stat.S_IFMT(found.st_mode)
 
-    def _wake(self) -> None:
-        for future in self._futures:
+    def close(self) -> None:
+        """Close it, unless somebody else did."""
+        if self._look() == self._identity is not None:
+            os.close(self.number)
+        self._identity = None
+
+
+class Waiters:
+    """Who waits for one consumer's descriptor, on one event loop at a time."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        """Nobody yet."""
+        self._consumer = weakref.ref(consumer)
+        self._loop: asyncio.AbstractEventLoop | None = None  # where the reader is registered
+        self._descriptor: Descriptor | None = None
+        self._futures: list[asyncio.Future[None]] = []
+        self._pid = os.getpid()
+        # Not at exit: the loop may be gone by then, and closes with the process.
+        weakref.finalize(consumer, self.close).atexit = False
+
+    def enter(self, consumer: Consumer) -> asyncio.Future[None]:
+        """Done when `try_recv` should be called."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._register(consumer, loop)
+        future: asyncio.Future[None] = loop.create_future()
+        self._futures.append(future)
+        return future
+
+    def leave(self, future: asyncio.Future[None]) -> None:
+        """Wait no more."""
+        if future in self._futures:
+            self._futures.remove(future)
+
+    def _register(self, consumer: Consumer, loop: asyncio.AbstractEventLoop) -> None:
+        before = self._loop
+        if before is not None and not before.is_closed():
+            if self._futures:
+                raise RuntimeError("this consumer is waited for on another event loop; attach one consumer per loop")
+            self._unregister(before)
+        self._loop, self._futures = None, []
+        if self._descriptor is None:
+            self._descriptor = Descriptor(consumer.fileno())
+        loop.add_reader(self._descriptor.number, self._wake, loop)
+        self._loop = loop
+
+    def _unregister(self, loop: asyncio.AbstractEventLoop) -> None:
+        # Without a descriptor, who closed it takes it out.
+        if self._descriptor is not None:
+            number = self._descriptor.number
+            _in(loop, lambda: loop.remove_reader(number))
+
+    def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
+        futures, consumer = self._futures, self._consumer()
+        if not futures or consumer is None or loop is not self._loop:
+            # Nobody is there to look, and the descriptor stays readable until somebody does.
+            self._unregister(loop)
+            if loop is self._loop:
+                self._loop = None
+            return
+        consumer._silence()
+        self._futures = []
+        for future in futures:
             if not future.done():
                 future.set_result(None)
 
-    def _forget(self, future: asyncio.Future[None]) -> None:
-        if future in self._futures:
-            self._futures.remove(future)
-        if not self._futures:
-            self._stop()
-
-    def _stop(self) -> None:
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.remove_reader(self._fd)
-        self._loop, self._fd = None, -1
-
     def close(self) -> None:
-        """Let everybody look, and see that the consumer is about to be closed."""
-        self._wake()
-        self._futures = []
-        self._stop()
+        """Let everybody look, and see that the consumer is closed; let the descriptor go."""
+        loop, futures, descriptor = self._loop, self._futures, self._descriptor
+        self._loop, self._futures, self._descriptor = None, [], None
+        if descriptor is None or self._pid != os.getpid():
+            # In a forked child the loop is not ours, and what it watches is still the parent's.
+            return
+
+        def end() -> None:
+            for future in futures:
+                if not future.done():
+                    future.set_result(None)
+            if loop is not None:
+                loop.remove_reader(descriptor.number)
+            descriptor.close()
+
+        if loop is None or loop.is_closed() or not _in(loop, end):
+            descriptor.close()
+
+
+def _in(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> bool:
+    """Call it now if that is this thread's business, else soon; False if the loop is closed."""
+    if loop.is_running() and loop is not asyncio._get_running_loop():
+        try:
+            loop.call_soon_threadsafe(call)
+        except RuntimeError:
+            return False
+    elif loop.is_closed():
+        return False
+    else:
+        call()
+    return True
 
 
 async def _until(consumer: Consumer, take: Callable[[], _T | None]) -> _T:
-    while True:
-        found = take()
-        if found is not None:
-            return found
+    while (found := take()) is None:
         waiters: Waiters = consumer._waiters
-        await waiters.wait(consumer)
+        future = waiters.enter(consumer)
+        try:
+            await future
+        finally:
+            waiters.leave(future)
+    return found
 
 
-async def recv_async(consumer: Consumer, timeout_s: float | None) -> Message:
-    """Wait for the next message; see `Consumer.recv_async`."""
-    if timeout_s is None:
-        return await _until(consumer, consumer.try_recv)
+async def _until_timeout(consumer: Consumer, timeout_s: float) -> Message:
     try:
         async with asyncio.timeout(timeout_s):
             return await _until(consumer, consumer.try_recv)
@@ -91,6 +167,11 @@ async def recv_async(consumer: Consumer, timeout_s: float | None) -> Message:
         raise timeout from None
 
 
-async def anext_message(consumer: Consumer) -> Message:
+def recv_async(consumer: Consumer, timeout_s: float | None) -> Coroutine[Any, Any, Message]:
+    """Wait for the next message; see `Consumer.recv_async`."""
+    return _until(consumer, consumer.try_recv) if timeout_s is None else _until_timeout(consumer, timeout_s)
+
+
+def anext_message(consumer: Consumer) -> Coroutine[Any, Any, Message]:
     """Wait for the next message of an `async for`; acks the one before."""
-    return await _until(consumer, consumer._try_next)
+    return _until(consumer, consumer._try_next)

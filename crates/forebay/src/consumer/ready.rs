@@ -50,6 +50,16 @@ impl Consumer {
         Ok(self.ready.as_ref().map_or(-1, |ready| ready.epoll.as_fd().as_raw_fd()))
     }
 
+    /// For an event loop that keeps the descriptor of [`fileno`](Self::fileno) registered and saw it readable: it is
+    /// readable again only when something new happens. Whoever calls this looks with [`try_recv`](Self::try_recv) before
+    /// it waits for the descriptor again.
+    pub fn silence(&mut self) {
+        // In a forked child, and without an epoll set, there is nobody to be quiet to.
+        if self.ready.is_some() && self.usable().is_ok() {
+            self.bell.drain();
+        }
+    }
+
     /// The descriptor of [`fileno`](Self::fileno), if it was asked for.
     pub(super) fn ready_fd(&self) -> Option<BorrowedFd<'_>> {
         self.ready.as_ref().map(|ready| ready.epoll.as_fd())
