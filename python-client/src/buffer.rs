@@ -133,6 +133,64 @@ unsafe fn lent<O>(data: *const u8, len: usize, owner: &O) -> &[u8] {
     unsafe { std::slice::from_raw_parts(data, len) }
 }
 
+/// A contiguous, row-major buffer of somebody's, held until this is dropped.
+pub(crate) struct Contiguous(Box<ffi::Py_buffer>);
+
+impl Contiguous {
+    /// The buffer of `object`, unless it has none of this kind.
+    pub(crate) fn of(object: &Bound<'_, PyAny>) -> Option<Self> {
+        // It may point into itself, so it stays where it is.
+        let mut view = Box::new(ffi::Py_buffer::new());
+        let flags = ffi::PyBUF_C_CONTIGUOUS | ffi::PyBUF_FORMAT;
+        // SAFETY: the object is alive, this thread is attached, and `view` is an empty one of our own.
+        let rc = unsafe { ffi::PyObject_GetBuffer(object.as_ptr(), &raw mut *view, flags) };
+        if rc == 0 {
+            return Some(Self(view));
+        }
+        drop(PyErr::take(object.py()));
+        None
+    }
+
+    /// What its elements are; `None` if no ring carries that.
+    pub(crate) fn dtype(&self) -> Option<DType> {
+        let item_size = usize::try_from(self.0.itemsize).ok()?;
+        if self.0.format.is_null() {
+            return (item_size == 1).then_some(DType::U8);
+        }
+        // SAFETY: it is not null, so it is a string that lives as long as the buffer is held.
+        let format = unsafe { CStr::from_ptr(self.0.format) };
+        crate::dtype::from_format(format.to_bytes(), item_size)
+    }
+
+    /// Its dims.
+    pub(crate) fn shape(&self) -> Vec<u64> {
+        let rank = usize::try_from(self.0.ndim).unwrap_or(0);
+        if rank == 0 || self.0.shape.is_null() {
+            return Vec::new();
+        }
+        // SAFETY: as asked for with the flags, there are `ndim` dims, for as long as the buffer is held.
+        let dims = unsafe { std::slice::from_raw_parts(self.0.shape, rank) };
+        dims.iter().map(|&dim| dim as u64).collect()
+    }
+
+    /// Its bytes, row-major.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        let len = usize::try_from(self.0.len).unwrap_or(0);
+        // SAFETY: the exporter keeps `len` bytes there until the buffer is released.
+        unsafe { lent(self.0.buf.cast::<u8>().cast_const(), len, self) }
+    }
+}
+
+impl Drop for Contiguous {
+    fn drop(&mut self) {
+        // As PyO3's own: at the interpreter's end there is nobody to release it to.
+        Python::try_attach(|_| {
+            // SAFETY: it was filled in by `of`, and is released once.
+            unsafe { ffi::PyBuffer_Release(&raw mut *self.0) };
+        });
+    }
+}
+
 /// The bytes of a contiguous buffer.
 pub(crate) fn of_buffer(buffer: &pyo3::buffer::PyUntypedBuffer) -> Option<&[u8]> {
     if !buffer.is_c_contiguous() {

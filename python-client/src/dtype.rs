@@ -1,4 +1,9 @@
 //! Element types as Python spells them: `"int64"`, `numpy.int64`, `numpy.dtype("int64")`, `torch.int64`, `float`.
+//!
+//! NumPy works out the name of a dtype in Python, which takes longer than sending a message. So the objects that were read
+//! last are remembered with what they were found to be: those that can be hashed, which do not change.
+
+use std::sync::{Mutex, PoisonError};
 
 use forebay::DType;
 use pyo3::{
@@ -7,6 +12,12 @@ use pyo3::{
     types::{PyString, PyType},
 };
 
+/// Objects that are remembered.
+const KNOWN: usize = 16;
+
+/// The objects read last, and where the next one goes.
+static SEEN: Mutex<(Vec<(Py<PyAny>, DType)>, usize)> = Mutex::new((Vec::new(), 0));
+
 /// The place of `dtype` in tables that have one entry per dtype.
 pub(crate) const fn index(dtype: DType) -> usize {
     dtype as usize - 1
@@ -14,6 +25,39 @@ pub(crate) const fn index(dtype: DType) -> usize {
 
 /// Reads an element type.
 pub(crate) fn from_python(value: &Bound<'_, PyAny>) -> PyResult<DType> {
+    if value.is_instance_of::<PyString>() {
+        return read(value);
+    }
+    {
+        let seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, dtype)) = seen.0.iter().find(|(known, _)| known.is(value)) {
+            return Ok(*dtype);
+        }
+    }
+    let dtype = read(value)?;
+    if value.hash().is_ok() {
+        remember(value, dtype);
+    }
+    Ok(dtype)
+}
+
+fn remember(value: &Bound<'_, PyAny>, dtype: DType) {
+    let new = (value.clone().unbind(), dtype);
+    let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let (known, next) = &mut *seen;
+    let old = if known.len() < KNOWN {
+        known.push(new);
+        None
+    } else {
+        *next = (*next + 1) % KNOWN;
+        Some(std::mem::replace(&mut known[*next], new))
+    };
+    drop(seen);
+    // Its end may run code of the program, which may come back here.
+    drop(old);
+}
+
+fn read(value: &Bound<'_, PyAny>) -> PyResult<DType> {
     let parse = |name: &str| {
         let name = name.strip_prefix("torch.").unwrap_or(name);
         name.parse::<DType>().map_err(|e| PyValueError::new_err(format!("{name:?}: {e}")))
@@ -23,7 +67,7 @@ pub(crate) fn from_python(value: &Bound<'_, PyAny>) -> PyResult<DType> {
     }
     if value.is_instance_of::<PyType>() {
         let numpy = value.py().import("numpy")?;
-        return from_python(&numpy.call_method1("dtype", (value,))?);
+        return read(&numpy.call_method1("dtype", (value,))?);
     }
     match value.getattr("name").and_then(|name| name.extract::<String>()) {
         Ok(name) => parse(&name),
@@ -32,29 +76,29 @@ pub(crate) fn from_python(value: &Bound<'_, PyAny>) -> PyResult<DType> {
 }
 
 /// Reads the element type in a buffer's format.
-pub(crate) fn from_format(format: &str, item_size: usize) -> Option<DType> {
-    let (order, code) = match format.as_bytes().first()? {
-        b'@' | b'=' | b'<' | b'>' | b'!' | b'|' => format.split_at(1),
-        _ => ("", format),
+pub(crate) fn from_format(format: &[u8], item_size: usize) -> Option<DType> {
+    let (order, code) = match format {
+        [order @ (b'@' | b'=' | b'<' | b'>' | b'!' | b'|'), code @ ..] => (*order, code),
+        code => (b'@', code),
     };
-    if matches!(order, ">" | "!") && item_size > 1 {
+    if matches!(order, b'>' | b'!') && item_size > 1 {
         return None;
     }
     Some(match (code, item_size) {
-        ("?", 1) => DType::Bool,
-        ("b", 1) => DType::I8,
-        ("B" | "c", 1) => DType::U8,
-        ("h" | "i" | "l" | "q" | "n", 2) => DType::I16,
-        ("h" | "i" | "l" | "q" | "n", 4) => DType::I32,
-        ("h" | "i" | "l" | "q" | "n", 8) => DType::I64,
-        ("H" | "I" | "L" | "Q" | "N", 2) => DType::U16,
-        ("H" | "I" | "L" | "Q" | "N", 4) => DType::U32,
-        ("H" | "I" | "L" | "Q" | "N", 8) => DType::U64,
-        ("e", 2) => DType::F16,
-        ("f", 4) => DType::F32,
-        ("d", 8) => DType::F64,
-        ("Zf", 8) => DType::C64,
-        ("Zd", 16) => DType::C128,
+        (b"?", 1) => DType::Bool,
+        (b"b", 1) => DType::I8,
+        (b"B" | b"c", 1) => DType::U8,
+        (b"h" | b"i" | b"l" | b"q" | b"n", 2) => DType::I16,
+        (b"h" | b"i" | b"l" | b"q" | b"n", 4) => DType::I32,
+        (b"h" | b"i" | b"l" | b"q" | b"n", 8) => DType::I64,
+        (b"H" | b"I" | b"L" | b"Q" | b"N", 2) => DType::U16,
+        (b"H" | b"I" | b"L" | b"Q" | b"N", 4) => DType::U32,
+        (b"H" | b"I" | b"L" | b"Q" | b"N", 8) => DType::U64,
+        (b"e", 2) => DType::F16,
+        (b"f", 4) => DType::F32,
+        (b"d", 8) => DType::F64,
+        (b"Zf", 8) => DType::C64,
+        (b"Zd", 16) => DType::C128,
         _ => return None,
     })
 }

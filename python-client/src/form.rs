@@ -12,8 +12,7 @@ use pyo3::{exceptions::PyValueError, prelude::*, types::PyDict};
 use crate::{
     memory::Memory,
     message::{Names, PyMessage},
-    numpy,
-    torch,
+    numpy, torch,
 };
 
 /// What a message becomes.

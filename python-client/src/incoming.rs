@@ -9,7 +9,7 @@ use pyo3::{
 };
 
 use crate::{
-    buffer,
+    buffer::{self, Contiguous},
     dlpack::{self, Foreign},
     dtype,
     tensor::PyTensor,
@@ -24,6 +24,7 @@ pub(crate) struct Incoming<'py> {
 
 enum Source<'py> {
     Own(Bound<'py, PyTensor>),
+    Contiguous(Contiguous),
     Buffer(PyUntypedBuffer),
     Capsule(Foreign, Bound<'py, PyCapsule>),
 }
@@ -46,6 +47,12 @@ impl<'py> Incoming<'py> {
             return Ok(Self { dtype: meta.dtype, shape: meta.shape().to_vec(), source: Source::Own(own.clone()) });
         }
         if buffer::has_buffer(array) {
+            // Whatever is special about it, or wrong, is for the slower look.
+            if let Some(view) = Contiguous::of(array)
+                && let Some(dtype) = view.dtype()
+            {
+                return Ok(Self { dtype, shape: view.shape(), source: Source::Contiguous(view) });
+            }
             return Self::of_buffer(array);
         }
         if array.hasattr("__dlpack_device__")? {
@@ -92,7 +99,7 @@ impl<'py> Incoming<'py> {
             return Err(PyValueError::new_err("is not contiguous; pass numpy.ascontiguousarray() of it"));
         }
         let format = view.format().to_string_lossy().into_owned();
-        let dtype = added.or_else(|| dtype::from_format(&format, view.item_size())).ok_or_else(|| {
+        let dtype = added.or_else(|| dtype::from_format(format.as_bytes(), view.item_size())).ok_or_else(|| {
             PyValueError::new_err(format!(
                 "has elements of format {format:?} ({} bytes), which no ring carries; convert it, e.g. with .astype()",
                 view.item_size()
@@ -106,6 +113,7 @@ impl<'py> Incoming<'py> {
     pub(crate) fn bytes(&self) -> &[u8] {
         match &self.source {
             Source::Own(tensor) => buffer::bytes(&tensor.get().memory),
+            Source::Contiguous(view) => view.bytes(),
             Source::Buffer(view) => buffer::of_buffer(view).unwrap_or_default(),
             Source::Capsule(foreign, capsule) => {
                 let nbytes = TensorMeta::new(self.dtype, &self.shape, 0).map_or(0, |meta| meta.nbytes);

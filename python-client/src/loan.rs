@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pyo3::{
-    exceptions::{PyKeyError, PyValueError},
+    exceptions::PyValueError,
     prelude::*,
     types::{PyList, PyString, PyTuple},
 };
@@ -47,16 +47,14 @@ impl PyLoan {
         let loan = self.loan.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
         match loan {
             Some(loan) if loan.is_foreign() => Err(errors::refusal(py, crate::memory::Refusal::Forked)),
-            Some(loan) if !loan.is_over() => Ok(loan),
-            _ => Err(errors::loan_ended(py)),
+            Some(loan) => Ok(loan),
+            None => Err(errors::loan_ended(py)),
         }
     }
 
     fn tensor(&self, py: Python<'_>, name: &str) -> PyResult<PyTensor> {
-        let loan = self.shared(py)?;
-        let index = loan.with(|loan| loan.index_of(name)).ok_or_else(|| errors::loan_ended(py))?;
-        let index = index.map_err(|e| errors::tensor(py, e))?;
-        loan.tensor(index).map(PyTensor::new).ok_or_else(|| PyKeyError::new_err(name.to_owned()))
+        let found = self.shared(py)?.tensor(name).ok_or_else(|| errors::loan_ended(py))?;
+        found.map(PyTensor::new).map_err(|e| errors::tensor(py, e))
     }
 }
 
@@ -137,12 +135,11 @@ impl PyLoan {
     #[pyo3(signature = (*, correlation_id = 0, user = None))]
     fn publish(&self, py: Python<'_>, correlation_id: u64, user: Option<&[u8]>) -> PyResult<u64> {
         let loan = self.shared(py)?;
-        let set = loan.with(|loan| {
+        let taken = loan.take(|loan| {
             loan.set_correlation_id(correlation_id);
             user.map_or(Ok(()), |user| loan.set_user(user))
         });
-        set.ok_or_else(|| errors::loan_ended(py))?.map_err(|e| errors::publish(py, e))?;
-        let taken = loan.take().ok_or_else(|| errors::loan_ended(py))?;
+        let taken = taken.ok_or_else(|| errors::loan_ended(py))?.map_err(|e| errors::publish(py, e))?;
         let published = self.producer.bind(py).get().publish_loan(py, taken);
         *self.loan.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
         published

@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use forebay::{DType, DetachedLoan, Mapped, TensorMeta};
+use forebay::{DType, DetachedLoan, Mapped, TensorError, TensorMeta};
 
 use crate::array_api::Place;
 
@@ -104,9 +104,16 @@ impl SharedLoan {
         Arc::new(Self { mapped: loan.keep_mapped(), loan: Mutex::new(Some(loan)) })
     }
 
-    /// The loan, once: to publish it.
-    pub(crate) fn take(&self) -> Option<DetachedLoan> {
-        self.loan.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// The loan, once, if `ready` has nothing against it: to publish it. `None` if it was taken before.
+    pub(crate) fn take<E>(
+        &self,
+        ready: impl FnOnce(&mut DetachedLoan) -> Result<(), E>,
+    ) -> Option<Result<DetachedLoan, E>> {
+        let mut loan = self.loan.lock().unwrap_or_else(PoisonError::into_inner);
+        match ready(loan.as_mut()?) {
+            Ok(()) => loan.take().map(Ok),
+            Err(e) => Some(Err(e)),
+        }
     }
 
     /// Calls `f` with the loan, unless it was published.
@@ -122,10 +129,18 @@ impl SharedLoan {
         self.mapped.is_foreign()
     }
 
-    /// Tensor `index`, unless the loan was published or has no such one.
-    pub(crate) fn tensor(self: &Arc<Self>, index: usize) -> Option<Memory> {
-        let (at, meta) = self.with(|loan| Some((loan.tensor_ptr(index)?, *loan.fields().get(index)?)))??;
-        Some(Memory::Loaned(Arc::new(Loaned { loan: Arc::clone(self), at: Address::new(at), meta })))
+    /// The tensor of this name; `None` if the loan was published.
+    pub(crate) fn tensor(self: &Arc<Self>, name: &str) -> Option<Result<Memory, TensorError>> {
+        let found = self.with(|loan| {
+            let index = loan.index_of(name)?;
+            let place = loan.tensor_ptr(index).zip(loan.fields().get(index).copied());
+            Ok(place.expect("an index that was just found"))
+        })?;
+        Some(
+            found.map(|(at, meta)| {
+                Memory::Loaned(Arc::new(Loaned { loan: Arc::clone(self), at: Address::new(at), meta }))
+            }),
+        )
     }
 }
 

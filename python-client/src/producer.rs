@@ -119,6 +119,13 @@ impl Close for Shared {
     }
 }
 
+/// What is copied with the interpreter held, in bytes: more is long enough to let other threads run meanwhile.
+const LITTLE: usize = 1 << 18;
+
+fn does_not_fit(name: &str, bytes: &[u8]) -> PyErr {
+    value_error(format!("field {name:?} has {} bytes, not what its shape says", bytes.len()))
+}
+
 /// What the caller of a wait gets when it ends without an answer.
 enum Failure<E> {
     Closed,
@@ -162,6 +169,7 @@ enum Failure<E> {
 pub(crate) struct PyProducer {
     shared: Arc<Shared>,
     arguments: Py<PyDict>,
+    schema: Option<Arc<forebay::Schema>>,
     full_timeout: Option<Duration>,
 }
 
@@ -242,6 +250,43 @@ impl PyProducer {
             Failure::Raised(e) => e,
             Failure::Failed(e) => errors::loan(py, e),
         })
+    }
+
+    /// Sends little, where there is a slot, in one step. `None` leaves it to whoever lets other threads run meanwhile.
+    fn send_at_once(
+        &self,
+        py: Python<'_>,
+        read: &[(Bound<'_, PyString>, Incoming<'_>)],
+        specs: &[FieldSpec<'_>],
+        correlation_id: u64,
+        user: Option<&[u8]>,
+    ) -> PyResult<Option<u64>> {
+        if read.iter().map(|(_, incoming)| incoming.bytes().len()).sum::<usize>() > LITTLE {
+            return Ok(None);
+        }
+        let Ok(mut guard) = self.shared.inner.try_lock() else { return Ok(None) };
+        let Some(producer) = guard.as_mut() else { return Err(self.closed(py)) };
+        let schema = self.schema.as_deref();
+        let mut loan = match producer.try_loan(specs) {
+            Ok(loan) => loan,
+            // Whether that is to be waited for, and what to say if not, is known elsewhere.
+            Err(LoanError::Full { .. }) => return Ok(None),
+            Err(e) => return Err(errors::loan(py, e)),
+        };
+        loan.set_correlation_id(correlation_id);
+        if let Some(user) = user {
+            loan.set_user(user).map_err(|e| errors::publish(py, e))?;
+        }
+        for (place, (spec, (_, incoming))) in specs.iter().zip(read).enumerate() {
+            // The fields of a loan are in the schema's order, or as they were asked for.
+            let index = schema.map_or(Some(place), |schema| schema.index_of(spec.name));
+            let bytes = incoming.bytes();
+            match index.and_then(|index| loan.bytes_mut(index)) {
+                Some(to) if to.len() == bytes.len() => to.copy_from_slice(bytes),
+                _ => return Err(does_not_fit(spec.name, bytes)),
+            }
+        }
+        loan.publish().map(Some).map_err(|e| errors::publish(py, e))
     }
 
     pub(crate) fn publish_loan(&self, py: Python<'_>, loan: DetachedLoan) -> PyResult<u64> {
@@ -372,7 +417,8 @@ impl PyProducer {
         });
         let weak: Weak<Shared> = Arc::downgrade(&shared);
         lifecycle::register(weak);
-        Ok(Self { shared, arguments: arguments.unbind(), full_timeout })
+        let schema = schema.map(|schema| Arc::new(schema.get().0.clone()));
+        Ok(Self { shared, arguments: arguments.unbind(), schema, full_timeout })
     }
 
     /// A slot to write a message into, without a copy.
@@ -436,7 +482,11 @@ impl PyProducer {
         for (name, incoming) in &read {
             specs.push(FieldSpec::new(name.to_str()?, incoming.dtype, &incoming.shape));
         }
-        let mut loan = self.detached_loan(py, &specs, self.timeout(timeout_s)?)?;
+        let timeout = self.timeout(timeout_s)?;
+        if let Some(sent) = self.send_at_once(py, &read, &specs, correlation_id, user)? {
+            return Ok(sent);
+        }
+        let mut loan = self.detached_loan(py, &specs, timeout)?;
         loan.set_correlation_id(correlation_id);
         if let Some(user) = user {
             loan.set_user(user).map_err(|e| errors::publish(py, e))?;
@@ -445,14 +495,9 @@ impl PyProducer {
             let name = name.to_str()?;
             let index = loan.index_of(name).map_err(|e| errors::tensor(py, e))?;
             let bytes = incoming.bytes();
-            // Long enough to let other threads run meanwhile.
-            let fits = if bytes.len() > 1 << 18 {
-                py.detach(|| loan::fill(&mut loan, index, bytes))
-            } else {
-                loan::fill(&mut loan, index, bytes)
-            };
+            let fits = py.detach(|| loan::fill(&mut loan, index, bytes));
             if !fits {
-                return Err(value_error(format!("field {name:?} has {} bytes, not what its shape says", bytes.len())));
+                return Err(does_not_fit(name, bytes));
             }
         }
         self.publish_loan(py, loan)

@@ -23,6 +23,9 @@ pub(crate) fn dims(value: &Bound<'_, PyAny>, open: bool) -> PyResult<Vec<u64>> {
     if value.is_instance_of::<PyInt>() {
         return Ok(vec![dim(value)?]);
     }
+    if let Ok(tuple) = value.cast::<PyTuple>() {
+        return tuple.iter_borrowed().map(|item| dim(&item)).collect();
+    }
     value.try_iter()?.map(|item| dim(&item?)).collect()
 }
 
