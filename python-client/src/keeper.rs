@@ -57,15 +57,16 @@ fn make_type(py: Python<'_>) -> PyResult<Py<PyType>> {
     Ok(made.cast_into::<PyType>().map_err(PyErr::from)?.unbind())
 }
 
-/// An object that owns `tensor`.
-pub(crate) fn new(py: Python<'_>, tensor: forebay::Tensor) -> PyResult<Bound<'_, PyAny>> {
-    let of = TYPE.get_or_try_init(py, || make_type(py))?;
+/// An object that owns `tensor`; on failure it is handed back.
+pub(crate) fn new(py: Python<'_>, tensor: forebay::Tensor) -> Result<Bound<'_, PyAny>, (PyErr, forebay::Tensor)> {
+    let of = match TYPE.get_or_try_init(py, || make_type(py)) {
+        Ok(of) => of,
+        Err(e) => return Err((e, tensor)),
+    };
     // SAFETY: this thread is attached, as `py` shows.
     let memory = unsafe { ffi::PyObject_Malloc(size_of::<Object>()) };
     let Some(object) = NonNull::new(memory.cast::<Object>()) else {
-        // It was not handed out.
-        tensor.message().nack();
-        return Err(PyMemoryError::new_err(()));
+        return Err((PyMemoryError::new_err("no memory for the owner of an array"), tensor));
     };
     // SAFETY: `object` is fresh memory of the right size, aligned for anything.
     unsafe { (&raw mut (*object.as_ptr()).tensor).write(tensor) };

@@ -1,16 +1,17 @@
 //! The native half of the Python package `forebay`: PyO3 classes over the crate `forebay`.
 //!
 //! ```text
-//!   consumer.rs  receive.rs  patience.rs  form.rs  set.rs  message.rs  receiving
-//!   producer.rs  loan.rs  incoming.rs    sending
-//!   tensor.rs    one tensor             memory.rs        what keeps its bytes alive
-//!   numpy.rs     torch.rs  exchange.rs  dlpack.rs  buffer.rs              the ways out of it
+//!   consumer.rs  receive.rs  patience.rs  form.rs  set.rs  message.rs     receiving
+//!   producer.rs  loan.rs  incoming.rs                                     sending
+//!   tensor.rs    one tensor             memory.rs  keeper.rs              what keeps its bytes alive
+//!   numpy.rs  array_api.rs   torch.rs  exchange.rs  dlpack.rs  buffer.rs  the ways out of it
 //!   schema.rs    dtype.rs  errors.rs    lifecycle.rs     fork, exit, signals
 //!   inspect.rs                                        rings from outside
 //!   interpreter.rs                                    the first interpreter of a process, and no other
 //! ```
 //!
-//! This file only registers. Unsafe code lives in `buffer.rs`, `dlpack.rs`, `exchange.rs` and `interpreter.rs` alone.
+//! This file only registers. Unsafe code lives in `array_api.rs`, `buffer.rs`, `dlpack.rs`, `exchange.rs`, `interpreter.rs`
+//! and `keeper.rs` alone.
 //! Nothing here holds logic that a Rust user lacks, and nothing imports NumPy, torch or JAX before it is asked for one of their arrays.
 #![deny(unsafe_code)]
 

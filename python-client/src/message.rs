@@ -163,7 +163,10 @@ impl PyMessage {
 
     /// All tensors as NumPy arrays, by name; nothing is copied.
     pub(crate) fn numpy<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        self.dict(py, |memory| numpy::of(&Bound::new(py, PyTensor::new(memory))?))
+        self.dict(py, |memory| match memory {
+            Memory::Leased(tensor) => numpy::of_tensor(py, tensor),
+            memory => numpy::of(&Bound::new(py, PyTensor::new(memory))?),
+        })
     }
 
     /// All tensors as copies in private memory, by name: they hold no slot.

@@ -6,7 +6,7 @@ use pyo3::{prelude::*, sync::PyOnceLock, types::PyString};
 use crate::{
     array_api::{ArrayApi, Place},
     dtype, errors, keeper,
-    memory::Memory,
+    memory::{Memory, Refusal},
     tensor::PyTensor,
 };
 
@@ -47,23 +47,41 @@ pub(crate) fn of<'py>(tensor: &Bound<'py, PyTensor>) -> PyResult<Bound<'py, PyAn
     }
 }
 
-/// An array of a tensor that was just received, in one step. If it cannot be made, the message goes back.
-pub(crate) fn of_received(py: Python<'_>, tensor: forebay::Tensor) -> PyResult<Bound<'_, PyAny>> {
+/// An array of a received tensor, in one step: nothing but a lease is its base. With `back`, the message goes
+/// back if that fails.
+fn of_leased(py: Python<'_>, tensor: forebay::Tensor, back: bool) -> PyResult<Bound<'_, PyAny>> {
+    let give_back = |tensor: &forebay::Tensor| {
+        if back {
+            tensor.message().nack();
+        }
+    };
+    if tensor.is_foreign() {
+        return Err(errors::refusal(py, Refusal::Forked));
+    }
     if let Some(Some(api)) = API.get(py)
         && let Ok(descr) = dtype_of(py, tensor.dtype())
     {
-        let keeper = keeper::new(py, tensor)?;
-        let tensor = keeper::tensor(&keeper).expect("just made");
+        let keeper = keeper::new(py, tensor).map_err(|(e, tensor)| {
+            give_back(&tensor);
+            e
+        })?;
+        let tensor = keeper::tensor(&keeper).expect("it was just made of one");
         let place = Place { at: tensor.as_ptr(), meta: tensor.meta(), writable: tensor.is_writable() };
-        return api.array(descr, place, &keeper).inspect_err(|_| {
-            tensor.message().nack();
-        });
+        return api.array(descr, place, &keeper).inspect_err(|_| give_back(tensor));
     }
-    let message = tensor.message();
+    let kept = tensor.clone();
     let made = Bound::new(py, PyTensor::new(Memory::Leased(tensor))).and_then(|tensor| of(&tensor));
-    made.inspect_err(|_| {
-        message.nack();
-    })
+    made.inspect_err(|_| give_back(&kept))
+}
+
+/// An array of a tensor of a message that somebody has.
+pub(crate) fn of_tensor(py: Python<'_>, tensor: forebay::Tensor) -> PyResult<Bound<'_, PyAny>> {
+    of_leased(py, tensor, false)
+}
+
+/// An array of the only tensor of a message that was just received. If it cannot be made, the message goes back.
+pub(crate) fn of_received(py: Python<'_>, tensor: forebay::Tensor) -> PyResult<Bound<'_, PyAny>> {
+    of_leased(py, tensor, true)
 }
 
 /// The same by a call into Python, with any NumPy there is.

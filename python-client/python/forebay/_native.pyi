@@ -176,8 +176,19 @@ class Consumer:
         """Wait for the next message; None waits without end, 0 only looks."""
     def try_recv(self) -> Message | None:
         """The next message if there is one now, else None."""
-    def recv_many(self, limit: int, timeout_s: float | None = None) -> list[Message]:
+    def recv_numpy(self, timeout_s: float | None = None) -> _Array:
+        """Wait for the next message and give it as an array of its memory; a dict unless the schema has one field."""
+    def recv_torch(self, timeout_s: float | None = None) -> _Array:
+        """Wait for the next message and give it as a torch tensor of its memory; else as recv_numpy."""
+    @overload
+    def recv_many(
+        self, limit: int, timeout_s: float | None = None, *, as_: Literal["message"] = "message"
+    ) -> list[Message]:
         """Wait for a message, then take what else is there, up to `limit`."""
+    @overload
+    def recv_many(
+        self, limit: int, timeout_s: float | None = None, *, as_: Literal["numpy", "torch"]
+    ) -> list[_Array]: ...
     def recv_async(self, timeout_s: float | None = None) -> Awaitable[Message]:
         """Wait for the next message under asyncio; cancelling it loses and holds nothing."""
     def __iter__(self) -> Iterator[Message]: ...
