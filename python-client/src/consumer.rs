@@ -459,13 +459,13 @@ impl PyConsumer {
             return;
         }
         self.give_back(py);
+        py.detach(|| self.shared.close());
         if let Some(waiters) = self.waiters.get(py) {
-            // Readers of the descriptor, which is about to be gone.
+            // Whoever waits looks, and finds it closed. What the loop watches is a duplicate, which is let go here.
             if let Err(e) = waiters.call_method0(py, "close") {
                 e.write_unraisable(py, None);
             }
         }
-        py.detach(|| self.shared.close());
     }
 
     fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
