@@ -16,7 +16,7 @@ def test_every_operation_of_the_python_client_is_timed() -> None:
     left = {name for name in set(os.listdir("/dev/shm")) - before if ".one." in name or ".eight." in name}
     assert not left
     rows = re.findall(r"^(\S.*?)  +(\d+)", said, re.MULTILINE)
-    assert len(rows) == 18, said
+    assert len(rows) == 24, said
     assert all(int(ns) > 0 for _, ns in rows), said
 
 
