@@ -15,8 +15,13 @@ use pyo3::{
 /// Objects that are remembered.
 const KNOWN: usize = 16;
 
-/// The objects read last, and where the next one goes.
-static SEEN: Mutex<(Vec<(Py<PyAny>, DType)>, usize)> = Mutex::new((Vec::new(), 0));
+/// The objects read last, and the place of the newest.
+struct Seen {
+    known: Vec<(Py<PyAny>, DType)>,
+    newest: usize,
+}
+
+static SEEN: Mutex<Seen> = Mutex::new(Seen { known: Vec::new(), newest: 0 });
 
 /// The place of `dtype` in tables that have one entry per dtype.
 pub(crate) const fn index(dtype: DType) -> usize {
@@ -30,7 +35,7 @@ pub(crate) fn from_python(value: &Bound<'_, PyAny>) -> PyResult<DType> {
     }
     {
         let seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, dtype)) = seen.0.iter().find(|(known, _)| known.is(value)) {
+        if let Some((_, dtype)) = seen.known.iter().find(|(known, _)| known.is(value)) {
             return Ok(*dtype);
         }
     }
@@ -44,13 +49,13 @@ pub(crate) fn from_python(value: &Bound<'_, PyAny>) -> PyResult<DType> {
 fn remember(value: &Bound<'_, PyAny>, dtype: DType) {
     let new = (value.clone().unbind(), dtype);
     let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
-    let (known, next) = &mut *seen;
-    let old = if known.len() < KNOWN {
-        known.push(new);
+    let old = if seen.known.len() < KNOWN {
+        seen.known.push(new);
         None
     } else {
-        *next = (*next + 1) % KNOWN;
-        Some(std::mem::replace(&mut known[*next], new))
+        seen.newest = (seen.newest + 1) % KNOWN;
+        let place = seen.newest;
+        Some(std::mem::replace(&mut seen.known[place], new))
     };
     drop(seen);
     // Its end may run code of the program, which may come back here.

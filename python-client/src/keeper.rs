@@ -7,6 +7,7 @@
 
 use std::{
     ffi::{c_int, c_uint, c_void},
+    mem::offset_of,
     ptr::NonNull,
 };
 
@@ -19,6 +20,11 @@ struct Object {
     tensor: forebay::Tensor,
 }
 
+/// Where the tensor of an object is.
+fn place(object: *mut ffi::PyObject) -> *mut forebay::Tensor {
+    object.wrapping_byte_add(offset_of!(Object, tensor)).cast()
+}
+
 static TYPE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 
 /// # Safety
@@ -28,7 +34,7 @@ unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
     let of = unsafe { ffi::Py_TYPE(object) };
     // SAFETY: all objects of the type are made by `new`, which wrote a tensor there; nobody uses it any more. It ends a
     // lease, which any thread may do and which runs no Python.
-    unsafe { (&raw mut (*object.cast::<Object>()).tensor).drop_in_place() };
+    unsafe { place(object).drop_in_place() };
     // SAFETY: `new` took its memory from the other half of this allocator.
     unsafe { ffi::PyObject_Free(object.cast()) };
     // SAFETY: an object of a type made at run time holds a reference to it, which ends here.
@@ -65,13 +71,13 @@ pub(crate) fn new(py: Python<'_>, tensor: forebay::Tensor) -> Result<Bound<'_, P
     };
     // SAFETY: this thread is attached, as `py` shows.
     let memory = unsafe { ffi::PyObject_Malloc(size_of::<Object>()) };
-    let Some(object) = NonNull::new(memory.cast::<Object>()) else {
+    let Some(object) = NonNull::new(memory.cast::<ffi::PyObject>()) else {
         return Err((PyMemoryError::new_err("no memory for the owner of an array"), tensor));
     };
     // SAFETY: `object` is fresh memory of the right size, aligned for anything.
-    unsafe { (&raw mut (*object.as_ptr()).tensor).write(tensor) };
+    unsafe { place(object.as_ptr()).write(tensor) };
     // SAFETY: as above; it becomes an object of a type whose objects are laid out so.
-    let object = unsafe { ffi::PyObject_Init(object.as_ptr().cast(), of.as_ptr().cast()) };
+    let object = unsafe { ffi::PyObject_Init(object.as_ptr(), of.as_ptr().cast()) };
     // SAFETY: it is a new object, and this is the reference to it.
     Ok(unsafe { Bound::from_owned_ptr(py, object) })
 }
@@ -83,5 +89,5 @@ pub(crate) fn tensor<'a>(of: &'a Bound<'_, PyAny>) -> Option<&'a forebay::Tensor
         return None;
     }
     // SAFETY: an object of this type has a tensor there, which nobody changes and which lives as long as it does.
-    Some(unsafe { &(*of.as_ptr().cast::<Object>()).tensor })
+    Some(unsafe { &*place(of.as_ptr()) })
 }

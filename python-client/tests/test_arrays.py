@@ -223,7 +223,7 @@ def test_a_manual_consumer_is_refused_before_a_message_is_taken(ring, form):
 
 def test_an_unknown_form_is_named(ring):
     _producer, consumer = pair(ring)
-    with pytest.raises(ValueError, match="\"message\", \"numpy\" or \"torch\""):
+    with pytest.raises(ValueError, match='"message", "numpy" or "torch"'):
         consumer.recv_many(1, as_="jax")
 
 

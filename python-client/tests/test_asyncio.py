@@ -326,7 +326,7 @@ def test_a_forked_child_leaves_the_parents_loop_alone(ring):
             consumer._waiters.close()
             consumer.close()
             os._exit(0)
-        assert os.waitpid(child, 0)[1] == 0
+        assert (await asyncio.to_thread(os.waitpid, child, 0))[1] == 0
         producer.send({"x": np.array([5])})
         return int((await task)["x"].numpy()[0])
 

@@ -330,3 +330,31 @@ def test_a_successor_with_other_slots_is_refused(ring):
     assert isinstance(caught.value, forebay.RingDiffers)
     assert caught.value.outstanding == 1
     ring.producer(slots=8, fresh=True).discard()
+
+
+def test_however_many_dtype_objects_there_are_each_is_read_right(ring):
+    producer, consumer = ring.pair()
+    kinds = ["int8", "int16", "int32", "int64", "float32", "float64"]
+    # New objects, all at a time: more than are remembered. Equal ones need not be the same.
+    objects = [(kind, np.dtype(kind).newbyteorder("=")) for kind in kinds]
+    objects += [(kind, type(kind, (), {"name": kind})()) for kind in kinds * 8]
+    for _ in range(2):
+        for kind, spec in objects:
+            with producer.loan({"x": (spec, (2,))}) as loan:
+                loan.publish()
+            assert consumer.recv(10)["x"].dtype == kind
+
+
+def test_a_dtype_object_that_cannot_be_hashed_may_change(ring):
+    producer, consumer = ring.pair()
+
+    class Changing:
+        __hash__ = None
+        name = "int8"
+
+    spec = Changing()
+    for kind in ("int8", "int64", "float32"):
+        spec.name = kind
+        with producer.loan({"x": (spec, (2,))}) as loan:
+            loan.publish()
+        assert consumer.recv(10)["x"].dtype == kind
