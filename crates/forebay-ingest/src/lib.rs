@@ -56,6 +56,7 @@ mod input;
 mod line;
 mod load;
 mod pipeline;
+mod pool;
 mod position;
 mod report;
 mod source;
@@ -67,6 +68,7 @@ pub use error::{EncodeError, IngestError, ItemError, PositionError, TokenizerErr
 pub use format::Format;
 pub use input::Input;
 pub use pipeline::{Pipeline, PipelineOptions};
+pub use pool::{MAX_THREADS, Pool, PoolError};
 pub use position::Position;
 pub use report::{Report, Skipped, SkippedLine};
 pub use source::{Line, Repeat, Source, SourceOptions};
