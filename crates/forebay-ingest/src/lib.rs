@@ -35,6 +35,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # Parts
+//!
+//! `text` (feature `text`, on by default) holds the tokenizers; [`Pool`] is the one set of threads that parallel work
+//! runs on.
+//!
 //! # What is an item
 //!
 //! Every line is one item, in the order of the inputs. A line ends at LF; a CR before it belongs to the end; a last line
@@ -49,28 +54,21 @@
 //! batch waits until it is full or its input ends: a slow pipe is not flushed by time. A tokenizer with random merges (BPE
 //! dropout) gives other ids each time. Results are per line: no pairs, no overflowing windows, no offsets.
 
-mod batch;
 mod error;
-mod format;
-mod input;
-mod line;
-mod load;
-mod pipeline;
+#[cfg(feature = "text")]
+mod feed;
 mod pool;
-mod position;
-mod report;
-mod source;
-mod tokenizer;
-mod tokens;
+#[cfg(feature = "text")]
+pub mod text;
 
-pub use batch::{LineId, OnError, TokenBatch};
-pub use error::{EncodeError, IngestError, ItemError, PositionError, TokenizerError, WriteError};
-pub use format::Format;
-pub use input::Input;
-pub use pipeline::{Pipeline, PipelineOptions};
+pub use error::{IngestError, ItemError, PositionError};
+#[cfg(feature = "text")]
+pub use feed::{
+    Format, Input, Line, LineId, OnError, Pipeline, PipelineOptions, Position, Repeat, Report, Skipped, SkippedLine,
+    Source, SourceOptions, TokenBatch,
+};
 pub use pool::{MAX_THREADS, Pool, PoolError};
-pub use position::Position;
-pub use report::{Report, Skipped, SkippedLine};
-pub use source::{Line, Repeat, Source, SourceOptions};
-pub use tokenizer::{PadSource, Tokenizer, TokenizerOptions, Width};
-pub use tokens::{PadSide, Tokens, Written};
+#[cfg(feature = "text")]
+pub use text::{
+    EncodeError, PadSide, PadSource, Tokenizer, TokenizerError, TokenizerOptions, Tokens, Width, WriteError, Written,
+};

@@ -1,5 +1,6 @@
 //! Alone in its process, so that its memory can be measured.
 
+#![cfg(feature = "text")]
 mod common;
 
 use std::io::Write;

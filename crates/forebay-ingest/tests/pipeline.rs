@@ -1,5 +1,6 @@
 //! The pipeline as a whole: order, policies, ends.
 
+#![cfg(feature = "text")]
 mod common;
 
 use std::io::Write;

@@ -1,5 +1,6 @@
 //! Sources: what may be read, and going on where another run ended.
 
+#![cfg(feature = "text")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 mod common;

@@ -1,5 +1,6 @@
 //! Alone in its process, so that threads can be counted.
 
+#![cfg(feature = "text")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 mod common;

@@ -1,5 +1,6 @@
 //! Tokenizers: the same ids as elsewhere, rows as asked for, and a clear word about files that are none.
 
+#![cfg(feature = "text")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 mod common;

@@ -10,9 +10,10 @@ use std::path::Path;
 
 use tokenizers::{TruncationDirection, TruncationParams};
 
-use crate::error::{EncodeError, ItemError, TokenizerError};
-use crate::load;
-use crate::tokens::{PadSide, Tokens};
+use super::error::{EncodeError, TokenizerError};
+use super::load;
+use super::tokens::{PadSide, Tokens};
+use crate::error::ItemError;
 
 /// How wide the rows of a batch are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -10,7 +10,7 @@ use std::io::{self, BufRead, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::position::fnv1a;
+use super::position::fnv1a;
 
 /// How much of an overlong line is held while it is read past.
 const PIECE_BYTES: u64 = 64 << 10;

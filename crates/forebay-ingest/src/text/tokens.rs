@@ -3,7 +3,7 @@
 //! A batch keeps four bytes a token and one offset a row. Padding and widening to `i64` happen once, in
 //! [`Tokens::write_into`], in the memory where the tensor shall live. This file knows no tokenizer.
 
-use crate::error::WriteError;
+use super::error::WriteError;
 
 /// The side on which short rows are filled up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -10,9 +10,9 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::line::{TAIL_BYTES, Tail};
+use super::position::fnv1a_on;
 use crate::error::IngestError;
-use crate::line::{TAIL_BYTES, Tail};
-use crate::position::fnv1a_on;
 
 const BUFFER_BYTES: usize = 256 << 10;
 
@@ -150,7 +150,7 @@ pub(crate) struct Opened {
 
 /// Hash of the list: number, order, kind and real path of each input. Streams all look alike.
 pub(crate) fn fingerprint(inputs: &[Checked]) -> u64 {
-    let seed = crate::position::fnv1a(&(inputs.len() as u64).to_le_bytes());
+    let seed = super::position::fnv1a(&(inputs.len() as u64).to_le_bytes());
     inputs.iter().fold(seed, |hash, input| {
         let path = input.canonical.as_ref().map_or(&b"-"[..], |path| path.as_os_str().as_bytes());
         let hash = fnv1a_on(hash, &[u8::from(input.is_stream())]);

@@ -30,12 +30,12 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 
-use crate::batch::{Batcher, LineId, Made, OnError, TextBatch, TokenBatch};
+use super::batch::{Batcher, LineId, Made, OnError, TextBatch, TokenBatch};
+use super::format::Format;
+use super::report::Report;
+use super::source::Source;
 use crate::error::{IngestError, ItemError};
-use crate::format::Format;
-use crate::report::Report;
-use crate::source::Source;
-use crate::tokenizer::Tokenizer;
+use crate::text::Tokenizer;
 
 /// How often a waiting caller looks at the cancel flag.
 const SLICE: Duration = Duration::from_millis(50);

@@ -8,10 +8,10 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::input::{Checked, Input, Reader, fingerprint};
+use super::line::{LineReader, Next, Tail};
+use super::position::Position;
 use crate::error::IngestError;
-use crate::input::{Checked, Input, Reader, fingerprint};
-use crate::line::{LineReader, Next, Tail};
-use crate::position::Position;
 
 /// Most inputs that a list may have.
 const MAX_INPUTS: usize = 1 << 20;

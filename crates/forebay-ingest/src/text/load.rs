@@ -11,8 +11,8 @@ use std::str::FromStr;
 
 use serde_json::Value;
 
-use crate::error::TokenizerError;
-use crate::tokenizer::PadSource;
+use super::error::TokenizerError;
+use super::tokenizer::PadSource;
 
 /// More than ten times the largest tokenizer.json in common use.
 const MAX_FILE_BYTES: u64 = 512 << 20;

@@ -5,13 +5,13 @@
 
 use std::ops::Range;
 
-use crate::error::{IngestError, ItemError, WriteError};
-use crate::format::{Extracted, Format};
-use crate::position::Position;
-use crate::report::{Skipped, SkippedLine};
-use crate::source::Source;
-use crate::tokenizer::Tokenizer;
-use crate::tokens::{Tokens, Written};
+use super::format::{Extracted, Format};
+use super::position::Position;
+use super::report::{Skipped, SkippedLine};
+use super::source::Source;
+use crate::error::{IngestError, ItemError};
+use crate::text::Tokenizer;
+use crate::text::{Tokens, WriteError, Written};
 
 /// What happens to a line that is no item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
