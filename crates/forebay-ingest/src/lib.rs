@@ -40,6 +40,9 @@
 //! `text` (feature `text`, on by default) holds the tokenizers; [`Pool`] is the one set of threads that parallel work
 //! runs on.
 //!
+//! [`table`] (feature `tables`) turns JSON lines into features, [`numeric`] (feature `numbers`) scales, normalizes and
+//! searches arrays; both are on by default and do what a [`Work`] says, where it says.
+//!
 //! # What is an item
 //!
 //! Every line is one item, in the order of the inputs. A line ends at LF; a CR before it belongs to the end; a last line
@@ -57,9 +60,14 @@
 mod error;
 #[cfg(feature = "text")]
 mod feed;
+#[cfg(feature = "numbers")]
+pub mod numeric;
 mod pool;
+#[cfg(feature = "tables")]
+pub mod table;
 #[cfg(feature = "text")]
 pub mod text;
+mod work;
 
 pub use error::{IngestError, ItemError, PositionError};
 #[cfg(feature = "text")]
@@ -72,3 +80,4 @@ pub use pool::{MAX_THREADS, Pool, PoolError};
 pub use text::{
     EncodeError, PadSide, PadSource, Tokenizer, TokenizerError, TokenizerOptions, Tokens, Width, WriteError, Written,
 };
+pub use work::{Work, WorkError};

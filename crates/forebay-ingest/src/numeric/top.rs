@@ -1,0 +1,231 @@
+//! The rows of an embedding matrix nearest to a query.
+//!
+//! ```text
+//!   matrix ── jobs of rows (any thread) ── blocks of 64 rows: scores of each query, then its heap of k
+//!   heaps of all jobs ── sorted, cut at k
+//! ```
+//!
+//! No array of all scores is made: a job holds 64 scores a query and k candidates a query.
+
+use std::cmp::Ordering;
+
+use super::dot::{self, TILE_QUERIES};
+use super::error::{self, NumericError};
+use crate::work::Work;
+
+/// How near is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Metric {
+    /// The sum of products. The cosine, if all lengths are 1 (see [`l2_normalize`](super::l2_normalize)).
+    #[default]
+    Dot,
+    /// The product divided by both lengths; 0 if one of them is 0.
+    Cosine,
+}
+
+/// What [`top_k`] found: `k` rows of the matrix for each query, nearest first.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Neighbors {
+    /// Neighbours of each query: what was asked for, or as many as there are rows.
+    pub k: usize,
+    /// Numbers of rows, queries × k.
+    pub indices: Vec<i64>,
+    /// Their scores, queries × k.
+    pub scores: Vec<f32>,
+}
+
+/// A row and its score.
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    score: f32,
+    row: usize,
+}
+
+impl Candidate {
+    /// Less is nearer: by score, NaN last, then by the number of the row.
+    fn compare(&self, other: &Self) -> Ordering {
+        let by_score = match (self.score.is_nan(), other.score.is_nan()) {
+            (false, false) => other.score.partial_cmp(&self.score).unwrap_or(Ordering::Equal),
+            (mine, others) => mine.cmp(&others),
+        };
+        by_score.then(self.row.cmp(&other.row))
+    }
+}
+
+/// The nearest so far, the farthest of them on top.
+#[derive(Debug)]
+struct Nearest {
+    k: usize,
+    heap: Vec<Candidate>,
+    /// Score that a later row must exceed; NaN while anything is welcome.
+    bar: f32,
+}
+
+impl Nearest {
+    fn new(k: usize) -> Self {
+        Self { k, heap: Vec::with_capacity(k), bar: f32::NAN }
+    }
+
+    /// Whether a later row with this score has to be looked at; NaN, of score or bar, is not compared here.
+    #[inline(always)]
+    fn may_be_near(&self, score: f32) -> bool {
+        (score > self.bar) | score.is_nan() | self.bar.is_nan()
+    }
+
+    /// Offers rows in their order.
+    fn offer(&mut self, first_row: usize, scores: &[f32]) {
+        // Most blocks hold nothing near enough: one look without branches says so.
+        if scores.iter().fold(0u32, |some, &score| some | u32::from(self.may_be_near(score))) == 0 {
+            return;
+        }
+        for (row, &score) in scores.iter().enumerate() {
+            if self.may_be_near(score) {
+                self.push(Candidate { score, row: first_row + row });
+            }
+        }
+    }
+
+    fn push(&mut self, new: Candidate) {
+        if self.heap.len() < self.k {
+            self.heap.push(new);
+            let mut at = self.heap.len() - 1;
+            while at > 0 {
+                let parent = (at - 1) / 2;
+                if self.heap[at].compare(&self.heap[parent]) != Ordering::Greater {
+                    break;
+                }
+                self.heap.swap(at, parent);
+                at = parent;
+            }
+        } else if new.compare(&self.heap[0]) == Ordering::Less {
+            self.heap[0] = new;
+            let mut at = 0;
+            loop {
+                let (left, right) = (2 * at + 1, 2 * at + 2);
+                let farther = |a: usize, b: usize| match self.heap.get(b) {
+                    Some(other) if other.compare(&self.heap[a]) == Ordering::Greater => b,
+                    _ => a,
+                };
+                let farthest = farther(farther(at, left), right);
+                if farthest == at {
+                    break;
+                }
+                self.heap.swap(at, farthest);
+                at = farthest;
+            }
+        }
+        if self.heap.len() == self.k {
+            // NaN as long as the farthest is: everything is looked at, and `compare` decides.
+            self.bar = self.heap[0].score;
+        }
+    }
+}
+
+/// Rows whose scores are held at a time.
+const BLOCK_ROWS: usize = 64;
+/// Least elements of the matrix in a job, and the most jobs.
+const JOB_ELEMENTS: usize = 1 << 18;
+const MOST_JOBS: usize = 1024;
+
+/// Finds the `k` rows of `matrix` nearest to each query, exactly.
+///
+/// `matrix` and `queries` are rows of `dim` elements. Equal scores are in the order of the rows; a score that is NaN comes
+/// after all others. With fewer than `k` rows all of them come back, see [`Neighbors::k`]. The score of a row does not
+/// depend on the other queries or on the threads. Extra memory: k candidates for each query and job (at most 1024).
+///
+/// # Errors
+/// [`NumericError`] if matrix or queries are not whole rows of `dim`, or the work was stopped.
+pub fn top_k(
+    matrix: &[f32],
+    queries: &[f32],
+    dim: usize,
+    k: usize,
+    metric: Metric,
+    work: &Work<'_>,
+) -> Result<Neighbors, NumericError> {
+    let rows = error::rows("the matrix", matrix.len(), dim)?;
+    let count = error::rows("the queries", queries.len(), dim)?;
+    let k = k.min(rows);
+    if k == 0 || count == 0 {
+        return Ok(Neighbors { k, indices: Vec::new(), scores: Vec::new() });
+    }
+    let mut lengths = vec![1.0; count];
+    if metric == Metric::Cosine {
+        dot::with_itself(queries, dim, &mut lengths);
+        lengths.iter_mut().for_each(|length| *length = length.sqrt());
+    }
+    // Jobs are larger when there is more to find, so that candidates stay few beside rows.
+    let most_jobs = MOST_JOBS.min(rows.div_ceil(k.saturating_mul(8)));
+    let job_rows = (JOB_ELEMENTS / dim).max(rows.div_ceil(most_jobs)).next_multiple_of(BLOCK_ROWS);
+    let search = Search { queries, dim, lengths: &lengths, k, metric };
+    let jobs = matrix.chunks(job_rows.saturating_mul(dim)).enumerate();
+    let parts = work.map(jobs, |(job, part)| search.job(job * job_rows, part))?;
+    let (mut indices, mut scores) = (Vec::with_capacity(count * k), Vec::with_capacity(count * k));
+    let mut all = Vec::new();
+    for query in 0..count {
+        all.clear();
+        parts.iter().for_each(|part| all.extend_from_slice(&part[query].heap));
+        all.sort_unstable_by(Candidate::compare);
+        indices.extend(all[..k].iter().map(|found| found.row as i64));
+        scores.extend(all[..k].iter().map(|found| found.score));
+    }
+    Ok(Neighbors { k, indices, scores })
+}
+
+struct Search<'a> {
+    queries: &'a [f32],
+    dim: usize,
+    lengths: &'a [f32],
+    k: usize,
+    metric: Metric,
+}
+
+impl Search<'_> {
+    fn query(&self, index: usize) -> &[f32] {
+        &self.queries[index * self.dim..][..self.dim]
+    }
+
+    /// The nearest rows of a part of the matrix.
+    fn job(&self, first_row: usize, part: &[f32]) -> Vec<Nearest> {
+        let rows = part.len() / self.dim;
+        let mut found: Vec<Nearest> = self.lengths.iter().map(|_| Nearest::new(self.k.min(rows))).collect();
+        let mut scores = [0.0; BLOCK_ROWS * TILE_QUERIES];
+        let mut lengths = [0.0; BLOCK_ROWS];
+        for (block, data) in part.chunks(BLOCK_ROWS * self.dim).enumerate() {
+            let rows = data.len() / self.dim;
+            let first = first_row + block * BLOCK_ROWS;
+            if self.metric == Metric::Cosine {
+                dot::with_itself(data, self.dim, &mut lengths[..rows]);
+                lengths[..rows].iter_mut().for_each(|length| *length = length.sqrt());
+            }
+            let pairs = found.len() / TILE_QUERIES;
+            for pair in 0..pairs {
+                let first_query = pair * TILE_QUERIES;
+                let queries = std::array::from_fn(|q| self.query(first_query + q));
+                dot::with_several(data, queries, &mut scores[..rows * TILE_QUERIES], rows);
+                for q in 0..TILE_QUERIES {
+                    let scores = &mut scores[q * rows..][..rows];
+                    self.finish(first_query + q, scores, &lengths);
+                    found[first_query + q].offer(first, scores);
+                }
+            }
+            for (query, found) in found.iter_mut().enumerate().skip(pairs * TILE_QUERIES) {
+                dot::with_one(data, self.query(query), &mut scores[..rows]);
+                self.finish(query, &mut scores[..rows], &lengths);
+                found.offer(first, &scores[..rows]);
+            }
+        }
+        found
+    }
+
+    fn finish(&self, query: usize, scores: &mut [f32], lengths: &[f32]) {
+        if self.metric == Metric::Cosine {
+            for (score, length) in scores.iter_mut().zip(lengths) {
+                let both = length * self.lengths[query];
+                *score = if both == 0.0 { 0.0 } else { *score / both };
+            }
+        }
+    }
+}

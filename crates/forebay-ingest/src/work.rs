@@ -1,0 +1,143 @@
+//! Where work on a batch runs, and who may stop it.
+//!
+//! A [`Work`] cuts nothing by itself: callers cut their data into jobs whose number and size depend on the data alone, so
+//! that results are the same on one thread and on sixty-four.
+
+use std::fmt;
+
+use rayon::prelude::*;
+
+use crate::pool::{Pool, PoolError};
+
+/// Jobs that each thread gets between two questions whether to stop.
+const JOBS_A_TURN: usize = 8;
+
+#[derive(Debug, Clone, Copy)]
+enum Threads<'a> {
+    Here,
+    Shared,
+    Given(&'a Pool),
+}
+
+/// On which threads a call works, and what it asks between its parts whether to go on.
+///
+/// Work that is one job long is always done on the calling thread, whatever is chosen here: waking a thread would take
+/// longer.
+#[derive(Clone, Copy)]
+pub struct Work<'a> {
+    threads: Threads<'a>,
+    stop: Option<&'a dyn Fn() -> bool>,
+}
+
+impl fmt::Debug for Work<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Work").field("threads", &self.threads).finish_non_exhaustive()
+    }
+}
+
+/// Why work was not finished. What it was to write into is then partly written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WorkError {
+    /// The function given to [`Work::stop_when`] said so.
+    #[error("stopped before the end; what was being written is incomplete, call again for all of it")]
+    Stopped,
+    /// There are no threads to work on.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+}
+
+impl<'a> Work<'a> {
+    /// On the calling thread alone.
+    #[must_use]
+    pub const fn here() -> Self {
+        Self { threads: Threads::Here, stop: None }
+    }
+
+    /// On the pool of the process, see [`Pool::shared`]; it is started when first needed.
+    #[must_use]
+    pub const fn shared() -> Self {
+        Self { threads: Threads::Shared, stop: None }
+    }
+
+    /// On this pool.
+    #[must_use]
+    pub const fn on(pool: &'a Pool) -> Self {
+        Self { threads: Threads::Given(pool), stop: None }
+    }
+
+    /// Asks `stop` every few milliseconds, on the calling thread, and ends with [`WorkError::Stopped`] if it says yes.
+    #[must_use]
+    pub const fn stop_when(mut self, stop: &'a dyn Fn() -> bool) -> Self {
+        self.stop = Some(stop);
+        self
+    }
+
+    fn pool(&self, jobs: usize) -> Result<Option<&'a Pool>, PoolError> {
+        match self.threads {
+            _ if jobs <= 1 => Ok(None),
+            Threads::Here => Ok(None),
+            Threads::Shared => Pool::shared().map(Some),
+            Threads::Given(pool) => Ok(Some(pool)),
+        }
+    }
+
+    /// Does every job; the results come in the order of the jobs.
+    pub(crate) fn map<J: Send, R: Send>(
+        &self,
+        jobs: impl ExactSizeIterator<Item = J>,
+        does: impl Fn(J) -> R + Sync,
+    ) -> Result<Vec<R>, WorkError> {
+        let mut results = Vec::with_capacity(jobs.len());
+        let pool = self.pool(jobs.len())?;
+        let turn = JOBS_A_TURN * pool.map_or(1, Pool::threads);
+        let mut jobs = jobs;
+        loop {
+            let part: Vec<J> = jobs.by_ref().take(turn).collect();
+            if part.is_empty() {
+                return Ok(results);
+            }
+            if !results.is_empty() && self.stop.is_some_and(|stop| stop()) {
+                return Err(WorkError::Stopped);
+            }
+            match pool {
+                Some(pool) if part.len() > 1 => pool.install(|| {
+                    // One job at a time and thread: they are made to be worth it.
+                    results.par_extend(part.into_par_iter().with_max_len(1).map(&does));
+                }),
+                _ => results.extend(part.into_iter().map(&does)),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn results_come_in_the_order_of_the_jobs() {
+        let pool = Pool::new(3).unwrap();
+        for work in [Work::here(), Work::on(&pool), Work::shared()] {
+            for count in [0, 1, 2, 100, 1001] {
+                let squares = work.map(0..count, |job| job * job).unwrap();
+                assert!(squares.into_iter().eq((0..count).map(|job| job * job)));
+            }
+        }
+    }
+
+    #[test]
+    fn it_stops_when_told_and_not_before_the_first_turn() {
+        let asked = Cell::new(0);
+        let stop = || {
+            asked.set(asked.get() + 1);
+            true
+        };
+        let work = Work::here().stop_when(&stop);
+        assert_eq!(work.map(0..3, |job| job).unwrap(), [0, 1, 2]);
+        assert_eq!(asked.get(), 0);
+        assert!(matches!(work.map(0..1000, |job| job), Err(WorkError::Stopped)));
+        assert_eq!(asked.get(), 1);
+    }
+}
