@@ -67,6 +67,7 @@ mod pool;
 pub mod table;
 #[cfg(feature = "text")]
 pub mod text;
+#[cfg(any(feature = "numbers", feature = "tables"))]
 mod work;
 
 pub use error::{IngestError, ItemError, PositionError};
@@ -80,4 +81,5 @@ pub use pool::{MAX_THREADS, Pool, PoolError};
 pub use text::{
     EncodeError, PadSide, PadSource, Tokenizer, TokenizerError, TokenizerOptions, Tokens, Width, WriteError, Written,
 };
+#[cfg(any(feature = "numbers", feature = "tables"))]
 pub use work::{Work, WorkError};

@@ -3,8 +3,17 @@
 //! A module and wheel of its own, so that a process that only receives tensors never loads a tokenizer. It holds no
 //! logic that Rust users lack: conversions and nothing else.
 
+mod array;
+mod errors;
+mod hasher;
+mod numeric;
+mod pools;
+mod table;
+mod work;
+
 use std::{path::PathBuf, sync::Arc};
 
+use crate::errors::{IngestError, value_error};
 use forebay_ingest::{PadSide, Tokenizer, TokenizerError, TokenizerOptions, Tokens, Width};
 use pyo3::{
     buffer::PyBuffer,
@@ -25,10 +34,6 @@ struct PyTokenizer {
 #[derive(Debug)]
 struct PyTokens {
     inner: Tokens,
-}
-
-fn value_error(error: impl std::fmt::Display) -> PyErr {
-    PyValueError::new_err(error.to_string())
 }
 
 fn width(width: &Bound<'_, PyAny>) -> PyResult<Width> {
@@ -169,5 +174,18 @@ impl PyTokens {
 #[pymodule(gil_used = false)]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<PyTokenizer>()?;
-    module.add_class::<PyTokens>()
+    module.add_class::<PyTokens>()?;
+    let error = module.py().get_type::<IngestError>();
+    error.setattr("index", module.py().None())?;
+    module.add("IngestError", error)?;
+    module.add_class::<hasher::PyFeatureHasher>()?;
+    module.add_class::<hasher::PyHashedRows>()?;
+    module.add_class::<numeric::PyMinMaxScaler>()?;
+    module.add_class::<numeric::PyStandardScaler>()?;
+    module.add_class::<table::PyTableBatch>()?;
+    module.add_class::<table::PyTableEncoder>()?;
+    module.add_function(wrap_pyfunction!(numeric::l2_normalize, module)?)?;
+    module.add_function(wrap_pyfunction!(numeric::minmax_fit, module)?)?;
+    module.add_function(wrap_pyfunction!(numeric::standard_fit, module)?)?;
+    module.add_function(wrap_pyfunction!(numeric::top_k, module)?)
 }

@@ -57,6 +57,17 @@ impl<T: Float> MinMaxFit<T> {
     }
 }
 
+impl<T> MinMaxFit<T> {
+    /// What was found elsewhere.
+    ///
+    /// # Errors
+    /// [`NumericError`] if they are not equally many, or none.
+    pub fn from_parts(min: Vec<T>, max: Vec<T>) -> Result<Self, NumericError> {
+        error::same("max", max.len(), min.len())?;
+        if min.is_empty() { Err(NumericError::Empty) } else { Ok(Self { min, max }) }
+    }
+}
+
 /// Lowers `min` and raises `max` by the rows of `data`; NaN changes nothing.
 #[multiversion(targets("x86_64+avx2+fma"))]
 fn extremes<T: Float>(data: &[T], min: &mut [T], max: &mut [T]) {
@@ -97,7 +108,7 @@ impl<T: Float> MinMaxScaler<T> {
         if !(low < high && low.is_finite() && high.is_finite()) {
             return Err(NumericError::Range { low, high });
         }
-        error::same("max", fit.max.len(), fit.min.len())?;
+        let fit = MinMaxFit::from_parts(fit.min, fit.max)?;
         let (low, high) = (T::of(low), T::of(high));
         let scale: Vec<T> = fit
             .min

@@ -84,15 +84,25 @@ impl FeatureHasher {
 
 /// Sorts the entries of a row by column and adds up those of equal columns, in their order; zeros that arise stay.
 pub(crate) fn sum_duplicates(entries: &mut Vec<(u32, f64)>, add: impl Fn(f64, f64) -> f64) {
+    let left = sum_duplicates_in(entries, add);
+    entries.truncate(left);
+}
+
+/// The same in a slice; gives how many are left, at its front.
+pub(crate) fn sum_duplicates_in(entries: &mut [(u32, f64)], add: impl Fn(f64, f64) -> f64) -> usize {
     // Stable, so that the sum does not depend on how it was sorted.
     entries.sort_by_key(|&(column, _)| column);
-    entries.dedup_by(|next, kept| {
-        let same = next.0 == kept.0;
-        if same {
-            kept.1 = add(kept.1, next.1);
+    let mut left = 0;
+    for at in 0..entries.len() {
+        let (column, value) = entries[at];
+        if left > 0 && entries[left - 1].0 == column {
+            entries[left - 1].1 = add(entries[left - 1].1, value);
+        } else {
+            entries[left] = (column, value);
+            left += 1;
         }
-        same
-    });
+    }
+    left
 }
 
 #[cfg(test)]

@@ -16,12 +16,27 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from . import _native
+from ._native import IngestError
+from ._numbers import MinMaxScaler, StandardScaler, l2_normalize, scale, top_k
+from ._tables import FeatureHasher, SparseRows, TableBatch, TableEncoder
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-__all__ = ["Tokenizer"]
+__all__ = [
+    "FeatureHasher",
+    "IngestError",
+    "MinMaxScaler",
+    "SparseRows",
+    "StandardScaler",
+    "TableBatch",
+    "TableEncoder",
+    "Tokenizer",
+    "l2_normalize",
+    "scale",
+    "top_k",
+]
 
 
 class Tokenizer:

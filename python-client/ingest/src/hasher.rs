@@ -1,0 +1,239 @@
+//! Feature hashing of Python objects: dicts, pairs and strings, as scikit-learn's `FeatureHasher` takes them.
+//!
+//! Names are hashed while the objects are looked at, which takes longer than hashing does; sorting and adding up rows is
+//! done on all cores, without the interpreter.
+
+use forebay_ingest::Work;
+use forebay_ingest::table::{FeatureHasher, HashInput, HashedRows};
+use pyo3::{
+    exceptions::{PyTypeError, PyValueError},
+    prelude::*,
+    types::{PyBytes, PyDict, PyFloat, PyList, PyString, PyTuple},
+};
+
+use crate::array::Array;
+use crate::errors::{item_error, value_error};
+use crate::work::released;
+
+/// Rows between two looks for signals.
+const LOOK_EVERY_ROWS: usize = 1024;
+
+/// Hashes names into columns.
+#[pyclass(name = "_FeatureHasher", module = "forebay_ingest", frozen)]
+#[derive(Debug)]
+pub(crate) struct PyFeatureHasher {
+    hasher: FeatureHasher,
+    input: HashInput,
+    single: bool,
+}
+
+/// Hashed rows, sorted and added up.
+#[pyclass(name = "_HashedRows", module = "forebay_ingest", frozen)]
+#[derive(Debug)]
+pub(crate) struct PyHashedRows(HashedRows);
+
+/// What is wrong with one sample.
+enum Wrong {
+    Said(String),
+    Raised(PyErr),
+}
+
+impl From<PyErr> for Wrong {
+    fn from(error: PyErr) -> Self {
+        Self::Raised(error)
+    }
+}
+
+/// The rows of one call.
+struct Rows<'a> {
+    hasher: &'a PyFeatureHasher,
+    rows: HashedRows,
+    /// For `name=value`.
+    joined: Vec<u8>,
+}
+
+fn name_bytes<'a>(name: &'a Bound<'_, PyAny>) -> Result<&'a [u8], Wrong> {
+    if let Ok(name) = name.cast::<PyString>() {
+        return Ok(name.to_str()?.as_bytes());
+    }
+    if let Ok(name) = name.cast::<PyBytes>() {
+        return Ok(name.as_bytes());
+    }
+    let found = name.get_type().name()?.to_string();
+    Err(Wrong::Said(format!("a feature name is a {found}, expected str or bytes")))
+}
+
+impl Rows<'_> {
+    fn put(&mut self, name: &[u8], value: f64) {
+        if value != 0.0 {
+            self.rows.push(self.hasher.hasher, name, value);
+        }
+    }
+
+    fn pair(&mut self, name: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> Result<(), Wrong> {
+        let number = if let Ok(number) = value.cast_exact::<PyFloat>() {
+            number.value()
+        } else if let Ok(label) = value.cast::<PyString>() {
+            let mut joined = std::mem::take(&mut self.joined);
+            joined.clear();
+            joined.extend_from_slice(name_bytes(name)?);
+            joined.push(b'=');
+            joined.extend_from_slice(label.to_str()?.as_bytes());
+            self.put(&joined, 1.0);
+            self.joined = joined;
+            return Ok(());
+        } else {
+            value.extract::<f64>()?
+        };
+        if !number.is_finite() {
+            return Err(Wrong::Said(format!("a value is {number}, expected a finite number")));
+        }
+        let name = name_bytes(name)?;
+        self.put(name, number);
+        Ok(())
+    }
+
+    fn any_pair(&mut self, item: &Bound<'_, PyAny>) -> Result<(), Wrong> {
+        if let Ok(pair) = item.cast::<PyTuple>()
+            && pair.len() == 2
+        {
+            return self.pair(&pair.get_item(0)?, &pair.get_item(1)?);
+        }
+        let (name, value): (Bound<'_, PyAny>, Bound<'_, PyAny>) = item.extract()?;
+        self.pair(&name, &value)
+    }
+
+    fn sample(&mut self, sample: &Bound<'_, PyAny>) -> Result<(), Wrong> {
+        match self.hasher.input {
+            HashInput::Dict => {
+                if let Ok(dict) = sample.cast_exact::<PyDict>() {
+                    for (name, value) in dict.iter() {
+                        self.pair(&name, &value)?;
+                    }
+                } else {
+                    for item in sample.call_method0("items")?.try_iter()? {
+                        self.any_pair(&item?)?;
+                    }
+                }
+            }
+            HashInput::Pair => {
+                if let Ok(list) = sample.cast_exact::<PyList>() {
+                    for item in list.iter() {
+                        self.any_pair(&item)?;
+                    }
+                } else {
+                    for item in sample.try_iter()? {
+                        self.any_pair(&item?)?;
+                    }
+                }
+            }
+            HashInput::String => {
+                if sample.is_instance_of::<PyString>() || sample.is_instance_of::<PyBytes>() {
+                    return Err(Wrong::Said("the sample is one string, expected an iterable of strings".to_owned()));
+                }
+                if let Ok(list) = sample.cast_exact::<PyList>() {
+                    for name in list.iter() {
+                        self.put(name_bytes(&name)?, 1.0);
+                    }
+                } else {
+                    for name in sample.try_iter()? {
+                        self.put(name_bytes(&name?)?, 1.0);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[pymethods]
+impl PyFeatureHasher {
+    #[new]
+    fn new(features: u32, input: &str, alternate_sign: bool, single: bool) -> PyResult<Self> {
+        let hasher = FeatureHasher::new(features, alternate_sign)
+            .ok_or_else(|| PyValueError::new_err(format!("n_features is {features}, expected 1 to 2147483647")))?;
+        let input = match input {
+            "dict" => HashInput::Dict,
+            "pair" => HashInput::Pair,
+            "string" => HashInput::String,
+            _ => {
+                return Err(PyValueError::new_err(format!(
+                    "input_type is {input:?}, expected \"dict\", \"pair\" or \"string\""
+                )));
+            }
+        };
+        Ok(Self { hasher, input, single })
+    }
+
+    /// Hash samples into rows.
+    #[pyo3(signature = (samples, threads=None))]
+    fn transform(&self, py: Python<'_>, samples: &Bound<'_, PyAny>, threads: Option<usize>) -> PyResult<PyHashedRows> {
+        let mut rows = Rows { hasher: self, rows: HashedRows::new(self.single), joined: Vec::new() };
+        for (index, sample) in samples.try_iter()?.enumerate() {
+            let done = rows.sample(&sample?);
+            done.map_err(|wrong| {
+                let text = match wrong {
+                    Wrong::Said(text) => text,
+                    // What the objects themselves raised, unless it is not about them.
+                    Wrong::Raised(error)
+                        if error.is_instance_of::<PyTypeError>(py) || error.is_instance_of::<PyValueError>(py) =>
+                    {
+                        error.value(py).to_string()
+                    }
+                    Wrong::Raised(error) => return error,
+                };
+                item_error(py, index, format!("sample {index}: {text}"))
+            })?;
+            rows.rows.end_row();
+            if index % LOOK_EVERY_ROWS == LOOK_EVERY_ROWS - 1 {
+                py.check_signals()?;
+            }
+        }
+        let unsorted = rows.rows;
+        let sorted = released(py, threads, |work: &Work<'_>| unsorted.finish(work))?;
+        sorted.map(PyHashedRows).map_err(value_error)
+    }
+}
+
+#[pymethods]
+impl PyHashedRows {
+    #[getter]
+    fn rows(&self) -> usize {
+        self.0.rows()
+    }
+
+    #[getter]
+    fn entries(&self) -> usize {
+        self.0.entries()
+    }
+
+    /// Write offsets, columns and values; offsets and columns are both int32 or both int64.
+    fn write_into(
+        &self,
+        indptr: &Bound<'_, PyAny>,
+        indices: &Bound<'_, PyAny>,
+        values: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let mut indptr = Array::of(indptr, "indptr")?;
+        let (mut indices, mut values) = (Array::of(indices, "indices")?, Array::of(values, "values")?);
+        indptr.apart(&indices)?;
+        indptr.apart(&values)?;
+        indices.apart(&values)?;
+        let (single, double) = (values.is::<f32>(), indptr.is::<i64>());
+        match (double, single) {
+            (false, true) => {
+                self.0.write(indptr.elements_mut::<i32>()?, indices.elements_mut()?, values.elements_mut::<f32>()?)
+            }
+            (false, false) => {
+                self.0.write(indptr.elements_mut::<i32>()?, indices.elements_mut()?, values.elements_mut::<f64>()?)
+            }
+            (true, true) => {
+                self.0.write(indptr.elements_mut::<i64>()?, indices.elements_mut()?, values.elements_mut::<f32>()?)
+            }
+            (true, false) => {
+                self.0.write(indptr.elements_mut::<i64>()?, indices.elements_mut()?, values.elements_mut::<f64>()?)
+            }
+        }
+        .map_err(value_error)
+    }
+}
