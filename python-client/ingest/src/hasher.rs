@@ -8,11 +8,12 @@ use forebay_ingest::table::{FeatureHasher, HashInput, HashedRows};
 use pyo3::{
     exceptions::{PyTypeError, PyValueError},
     prelude::*,
-    types::{PyBytes, PyDict, PyFloat, PyList, PyString, PyTuple},
+    types::{PyBytes, PyString},
 };
 
 use crate::array::Array;
 use crate::errors::{item_error, value_error};
+use crate::objects::{self, Looked, Worth};
 use crate::work::released;
 
 /// Rows between two looks for signals.
@@ -71,22 +72,16 @@ impl Rows<'_> {
     }
 
     fn pair(&mut self, name: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> Result<(), Wrong> {
-        let number = if let Ok(number) = value.cast_exact::<PyFloat>() {
-            number.value()
-        } else if let Ok(label) = value.cast::<PyString>() {
+        if let Ok(label) = value.cast::<PyString>() {
             let mut joined = std::mem::take(&mut self.joined);
-            joined.clear();
-            joined.extend_from_slice(name_bytes(name)?);
-            joined.push(b'=');
-            joined.extend_from_slice(label.to_str()?.as_bytes());
+            join(&mut joined, name_bytes(name)?, label.to_str()?.as_bytes());
             self.put(&joined, 1.0);
             self.joined = joined;
             return Ok(());
-        } else {
-            value.extract::<f64>()?
-        };
+        }
+        let number = value.extract::<f64>()?;
         if !number.is_finite() {
-            return Err(Wrong::Said(format!("a value is {number}, expected a finite number")));
+            return Err(not_finite(number));
         }
         let name = name_bytes(name)?;
         self.put(name, number);
@@ -94,56 +89,78 @@ impl Rows<'_> {
     }
 
     fn any_pair(&mut self, item: &Bound<'_, PyAny>) -> Result<(), Wrong> {
-        if let Ok(pair) = item.cast::<PyTuple>()
-            && pair.len() == 2
-        {
-            return self.pair(&pair.get_item(0)?, &pair.get_item(1)?);
-        }
         let (name, value): (Bound<'_, PyAny>, Bound<'_, PyAny>) = item.extract()?;
         self.pair(&name, &value)
     }
 
+    /// The way of plain lists, dicts, strings and numbers. False if there was something else: nothing was added then.
+    fn plain(&mut self, sample: &Bound<'_, PyAny>) -> Result<bool, Wrong> {
+        let (input, mut bad, mut joined) = (self.hasher.input, None, std::mem::take(&mut self.joined));
+        let mut put = |name: &[u8], worth: Worth<'_>| match worth {
+            Worth::Number(number) if number.is_finite() => self.put(name, number),
+            Worth::Number(number) => bad = Some(number),
+            Worth::Label(label) => {
+                join(&mut joined, name, label);
+                self.put(&joined, 1.0);
+            }
+        };
+        let looked = match input {
+            HashInput::Dict => sample.cast_exact().map(|dict| objects::entries(dict, put)).ok(),
+            HashInput::Pair => sample.cast_exact().map(|list| objects::pairs(list, put)).ok(),
+            HashInput::String => {
+                sample.cast_exact().map(|list| objects::names(list, |name| put(name, Worth::Number(1.0)))).ok()
+            }
+        };
+        self.joined = joined;
+        match (looked, bad) {
+            (Some(Looked::Raised(error)), _) => Err(Wrong::Raised(error)),
+            (Some(Looked::All), Some(number)) => Err(not_finite(number)),
+            (Some(Looked::All), None) => Ok(true),
+            (Some(Looked::Other) | None, _) => {
+                self.rows.restart_row();
+                Ok(false)
+            }
+        }
+    }
+
     fn sample(&mut self, sample: &Bound<'_, PyAny>) -> Result<(), Wrong> {
+        if self.plain(sample)? {
+            return Ok(());
+        }
         match self.hasher.input {
             HashInput::Dict => {
-                if let Ok(dict) = sample.cast_exact::<PyDict>() {
-                    for (name, value) in dict.iter() {
-                        self.pair(&name, &value)?;
-                    }
-                } else {
-                    for item in sample.call_method0("items")?.try_iter()? {
-                        self.any_pair(&item?)?;
-                    }
+                for item in sample.call_method0("items")?.try_iter()? {
+                    self.any_pair(&item?)?;
                 }
             }
             HashInput::Pair => {
-                if let Ok(list) = sample.cast_exact::<PyList>() {
-                    for item in list.iter() {
-                        self.any_pair(&item)?;
-                    }
-                } else {
-                    for item in sample.try_iter()? {
-                        self.any_pair(&item?)?;
-                    }
+                for item in sample.try_iter()? {
+                    self.any_pair(&item?)?;
                 }
             }
             HashInput::String => {
                 if sample.is_instance_of::<PyString>() || sample.is_instance_of::<PyBytes>() {
                     return Err(Wrong::Said("the sample is one string, expected an iterable of strings".to_owned()));
                 }
-                if let Ok(list) = sample.cast_exact::<PyList>() {
-                    for name in list.iter() {
-                        self.put(name_bytes(&name)?, 1.0);
-                    }
-                } else {
-                    for name in sample.try_iter()? {
-                        self.put(name_bytes(&name?)?, 1.0);
-                    }
+                for name in sample.try_iter()? {
+                    self.put(name_bytes(&name?)?, 1.0);
                 }
             }
         }
         Ok(())
     }
+}
+
+fn not_finite(number: f64) -> Wrong {
+    Wrong::Said(format!("a value is {number}, expected a finite number"))
+}
+
+/// `name=label`
+fn join(joined: &mut Vec<u8>, name: &[u8], label: &[u8]) {
+    joined.clear();
+    joined.extend_from_slice(name);
+    joined.push(b'=');
+    joined.extend_from_slice(label);
 }
 
 #[pymethods]

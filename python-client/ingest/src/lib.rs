@@ -7,6 +7,7 @@ mod array;
 mod errors;
 mod hasher;
 mod numeric;
+mod objects;
 mod pools;
 mod table;
 mod work;

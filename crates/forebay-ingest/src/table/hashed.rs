@@ -76,6 +76,11 @@ impl HashedRows {
         self.entries.push((column, sign * value));
     }
 
+    /// Forgets what was added since the last row ended.
+    pub fn restart_row(&mut self) {
+        self.entries.truncate(self.ends.last().copied().unwrap_or(0));
+    }
+
     /// Ends a row.
     pub fn end_row(&mut self) {
         self.ends.push(self.entries.len());
