@@ -6,7 +6,7 @@
 use forebay_ingest::Work;
 use forebay_ingest::table::{FeatureHasher, HashInput, HashedRows};
 use pyo3::{
-    exceptions::{PyTypeError, PyValueError},
+    exceptions::{PyOverflowError, PyTypeError, PyValueError},
     prelude::*,
     types::{PyBytes, PyString},
 };
@@ -89,7 +89,11 @@ impl Rows<'_> {
     }
 
     fn any_pair(&mut self, item: &Bound<'_, PyAny>) -> Result<(), Wrong> {
-        let (name, value): (Bound<'_, PyAny>, Bound<'_, PyAny>) = item.extract()?;
+        let mut parts = item.try_iter()?;
+        let (Some(name), Some(value), None) = (parts.next(), parts.next(), parts.next()) else {
+            return Err(Wrong::Said("something has another length than a pair of name and value".to_owned()));
+        };
+        let (name, value) = (name?, value?);
         self.pair(&name, &value)
     }
 
@@ -163,6 +167,13 @@ fn join(joined: &mut Vec<u8>, name: &[u8], label: &[u8]) {
     joined.extend_from_slice(label);
 }
 
+/// Whether what an object raised says that it is not what was expected.
+fn about_the_sample(py: Python<'_>, error: &PyErr) -> bool {
+    error.is_instance_of::<PyTypeError>(py)
+        || error.is_instance_of::<PyValueError>(py)
+        || error.is_instance_of::<PyOverflowError>(py)
+}
+
 #[pymethods]
 impl PyFeatureHasher {
     #[new]
@@ -189,17 +200,14 @@ impl PyFeatureHasher {
         for (index, sample) in samples.try_iter()?.enumerate() {
             let done = rows.sample(&sample?);
             done.map_err(|wrong| {
-                let text = match wrong {
-                    Wrong::Said(text) => text,
-                    // What the objects themselves raised, unless it is not about them.
-                    Wrong::Raised(error)
-                        if error.is_instance_of::<PyTypeError>(py) || error.is_instance_of::<PyValueError>(py) =>
-                    {
-                        error.value(py).to_string()
-                    }
+                let (text, cause) = match wrong {
+                    Wrong::Said(text) => (text, None),
+                    Wrong::Raised(error) if about_the_sample(py, &error) => (error.value(py).to_string(), Some(error)),
                     Wrong::Raised(error) => return error,
                 };
-                item_error(py, index, format!("sample {index}: {text}"))
+                let error = item_error(py, index, format!("sample {index}: {text}"));
+                error.set_cause(py, cause);
+                error
             })?;
             rows.rows.end_row();
             if index % LOOK_EVERY_ROWS == LOOK_EVERY_ROWS - 1 {

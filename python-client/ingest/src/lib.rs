@@ -187,6 +187,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<table::PyTableEncoder>()?;
     module.add_function(wrap_pyfunction!(numeric::l2_normalize, module)?)?;
     module.add_function(wrap_pyfunction!(numeric::minmax_fit, module)?)?;
+    module.add_function(wrap_pyfunction!(numeric::minmax_scale, module)?)?;
     module.add_function(wrap_pyfunction!(numeric::standard_fit, module)?)?;
+    module.add_function(wrap_pyfunction!(numeric::standard_scale, module)?)?;
     module.add_function(wrap_pyfunction!(numeric::top_k, module)?)
 }

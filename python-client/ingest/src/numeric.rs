@@ -196,6 +196,43 @@ impl PyMinMaxScaler {
     }
 }
 
+/// Fit a standard scaler to x and write x scaled into out, which may be x itself.
+#[pyfunction]
+#[pyo3(signature = (x, out, columns, threads=None))]
+pub(crate) fn standard_scale(
+    py: Python<'_>,
+    x: &Bound<'_, PyAny>,
+    out: &Bound<'_, PyAny>,
+    columns: usize,
+    threads: Option<usize>,
+) -> PyResult<()> {
+    let (x, mut out) = (Array::of(x, "x")?, Array::of(out, "out")?);
+    of_floats!(x, T => {
+        let data = x.elements::<T>()?;
+        let fitted = released(py, threads, |work| StandardScaler::fit(data, columns, work))?;
+        scale::<T>(py, &fitted.map_err(|e| numeric_error(py, &e))?, &x, &mut out, threads)
+    })
+}
+
+/// Fit a min-max scaler to x and write x scaled into out, which may be x itself.
+#[pyfunction]
+#[pyo3(signature = (x, out, columns, range, threads=None))]
+pub(crate) fn minmax_scale(
+    py: Python<'_>,
+    x: &Bound<'_, PyAny>,
+    out: &Bound<'_, PyAny>,
+    columns: usize,
+    range: (f64, f64),
+    threads: Option<usize>,
+) -> PyResult<()> {
+    let (x, mut out) = (Array::of(x, "x")?, Array::of(out, "out")?);
+    of_floats!(x, T => {
+        let data = x.elements::<T>()?;
+        let fitted = released(py, threads, |work| MinMaxScaler::fit(data, columns, range, work))?;
+        scale::<T>(py, &fitted.map_err(|e| numeric_error(py, &e))?, &x, &mut out, threads)
+    })
+}
+
 /// Divide each row of `columns` elements by its length, in place.
 #[pyfunction]
 #[pyo3(signature = (x, columns, threads=None))]

@@ -6,6 +6,7 @@
 //!   attach     a ring's objects with words that lie: attached to, looked at, taken over, through the crate `forebay`
 //!   image      the ring protocol on memory in which a peer changes words at any moment
 //!   machine    the ring protocol, sequences of operations and deaths, against an account of every message
+//!   table      JSON lines as features, and schemas of tables
 //!   feed       the lines of `forebay feed`: cut, decoded, tokenized, resumed
 //! ```
 //!
@@ -25,16 +26,18 @@ pub mod machine;
 mod memory;
 pub mod schema;
 mod server;
+pub mod table;
 
 /// A target's function.
 pub type Body = fn(&[u8]);
 
 /// Every target by its name, which is that of its folder in `corpus/`.
-pub const TARGETS: [(&str, Body); 6] = [
+pub const TARGETS: [(&str, Body); 7] = [
     ("attach", attach::run),
     ("control", control::run),
     ("feed", feed::run),
     ("image", image::run),
     ("machine", machine::run),
     ("schema", schema::run),
+    ("table", table::run),
 ];

@@ -62,6 +62,11 @@ fn schema() {
 }
 
 #[test]
+fn table() {
+    replay("table");
+}
+
+#[test]
 fn the_corpus_is_small() {
     let bytes: usize = TARGETS.iter().flat_map(|(name, _)| inputs(name)).map(|(_, bytes)| bytes.len()).sum();
     assert!(bytes <= MOST_BYTES, "{bytes} bytes");

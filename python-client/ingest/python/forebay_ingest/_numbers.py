@@ -66,23 +66,23 @@ class _Scaler:
 
         if self._native is None:
             raise ValueError("this scaler is not fitted; call fit first")
-        given, x = x, _floats(x)
-        columns = _columns(x)
+        rows = _floats(x)
+        columns = _columns(rows)
         if columns != self._width:
             raise ValueError(f"x has {columns} columns, the scaler was fitted to {self._width}; pass such rows")
         if out is None:
             # What was copied anyway is written over.
-            out = np.empty_like(x) if x is given else x
-        self._native.transform(x, out, self._threads)
+            out = np.empty_like(rows) if rows is x else rows
+        self._native.transform(rows, out, self._threads)
         return out
 
     def fit_transform(self, x: npt.ArrayLike, out: Floats | None = None) -> Floats:
         """Fit to x, then scale it."""
-        given, x = x, _floats(x)
-        self._fit(x)
-        if out is None and x is not given:
-            out = x
-        return self.transform(x, out)
+        rows = _floats(x)
+        self._fit(rows)
+        if out is None and rows is not x:
+            out = rows
+        return self.transform(rows, out)
 
 
 class StandardScaler(_Scaler):
@@ -91,23 +91,41 @@ class StandardScaler(_Scaler):
     Shared between threads freely once it is fitted.
     """
 
-    mean_: npt.NDArray[np.float64]
-    """Mean of each column."""
-    var_: npt.NDArray[np.float64]
-    """Variance of each column, of the population."""
-    scale_: npt.NDArray[np.float64]
-    """What each column is divided by: the root of the variance; 1 for a column of one value."""
-    n_samples_seen_: npt.NDArray[np.int64]
-    """Numbers in each column that are not NaN."""
+    _found: tuple[list[float], list[float], list[float], list[float]]
 
     def _fit(self, x: Floats) -> None:
+        columns = _columns(x)
+        self._found = _native.standard_fit(x, columns, self._threads)
+        _, mean, _, scale = self._found
+        self._native, self._width = _native._StandardScaler(mean, scale), columns
+
+    @property
+    def n_samples_seen_(self) -> npt.NDArray[np.int64]:
+        """Numbers in each column that are not NaN."""
         import numpy as np
 
-        columns = _columns(x)
-        count, mean, var, scale = _native.standard_fit(x, columns, self._threads)
-        self.mean_, self.var_, self.scale_ = np.array(mean), np.array(var), np.array(scale)
-        self.n_samples_seen_ = np.array(count).astype(np.int64)
-        self._native, self._width = _native._StandardScaler(mean, scale), columns
+        return np.array(self._found[0]).astype(np.int64)
+
+    @property
+    def mean_(self) -> npt.NDArray[np.float64]:
+        """Mean of each column."""
+        import numpy as np
+
+        return np.array(self._found[1])
+
+    @property
+    def var_(self) -> npt.NDArray[np.float64]:
+        """Variance of each column, of the population."""
+        import numpy as np
+
+        return np.array(self._found[2])
+
+    @property
+    def scale_(self) -> npt.NDArray[np.float64]:
+        """What each column is divided by: the root of the variance; 1 for a column of one value."""
+        import numpy as np
+
+        return np.array(self._found[3])
 
 
 class MinMaxScaler(_Scaler):
@@ -116,29 +134,47 @@ class MinMaxScaler(_Scaler):
     Shared between threads freely once it is fitted.
     """
 
-    data_min_: Floats
-    """Smallest number of each column."""
-    data_max_: Floats
-    """Largest number of each column."""
-    scale_: Floats
-    """What each column is multiplied by."""
-    min_: Floats
-    """What is then added to it."""
+    _found: tuple[list[float], list[float]]
+    _dtype: np.dtype[Any]
 
     def __init__(self, feature_range: tuple[float, float] = (0.0, 1.0), *, threads: int | None = None) -> None:
         super().__init__(threads=threads)
         self.feature_range = feature_range
 
     def _fit(self, x: Floats) -> None:
+        columns = _columns(x)
+        self._found, self._dtype = _native.minmax_fit(x, columns, self._threads), x.dtype
+        low, high = self._found
+        self._native, self._width = _native._MinMaxScaler(low, high, self.feature_range), columns
+
+    def _part(self, which: int) -> Floats:
         import numpy as np
 
-        columns = _columns(x)
-        low, high = _native.minmax_fit(x, columns, self._threads)
-        native = _native._MinMaxScaler(low, high, self.feature_range)
-        scale, shift = native.parts(x.dtype == np.float64)
-        self.data_min_, self.data_max_ = np.array(low, x.dtype), np.array(high, x.dtype)
-        self.scale_, self.min_ = np.array(scale, x.dtype), np.array(shift, x.dtype)
-        self._native, self._width = native, columns
+        return np.array(self._native.parts(self._dtype == np.float64)[which], self._dtype)
+
+    @property
+    def data_min_(self) -> Floats:
+        """Smallest number of each column."""
+        import numpy as np
+
+        return np.array(self._found[0], self._dtype)
+
+    @property
+    def data_max_(self) -> Floats:
+        """Largest number of each column."""
+        import numpy as np
+
+        return np.array(self._found[1], self._dtype)
+
+    @property
+    def scale_(self) -> Floats:
+        """What each column is multiplied by."""
+        return self._part(0)
+
+    @property
+    def min_(self) -> Floats:
+        """What is then added to it."""
+        return self._part(1)
 
 
 def scale(
@@ -161,11 +197,18 @@ def scale(
     Raises:
         IngestError: a number is infinite; `index` is its row.
     """
+    import numpy as np
+
+    rows = _floats(x)
+    if out is None:
+        out = np.empty_like(rows) if rows is x else rows
     if method == "standard":
-        return StandardScaler(threads=threads).fit_transform(x, out)
-    if method == "minmax":
-        return MinMaxScaler(feature_range, threads=threads).fit_transform(x, out)
-    raise ValueError(f'method is {method!r}, expected "standard" or "minmax"')
+        _native.standard_scale(rows, out, _columns(rows), threads)
+    elif method == "minmax":
+        _native.minmax_scale(rows, out, _columns(rows), feature_range, threads)
+    else:
+        raise ValueError(f'method is {method!r}, expected "standard" or "minmax"')
+    return out
 
 
 def l2_normalize(x: npt.ArrayLike, *, out: Floats | None = None, threads: int | None = None) -> Floats:
@@ -181,12 +224,12 @@ def l2_normalize(x: npt.ArrayLike, *, out: Floats | None = None, threads: int | 
     """
     import numpy as np
 
-    given, x = x, _floats(x)
-    columns = int(x.shape[-1]) if x.ndim in (1, 2) else _columns(x)
+    rows = _floats(x)
+    columns = int(rows.shape[-1]) if rows.ndim in (1, 2) else _columns(rows)
     if out is None:
-        out = x.copy() if x is given else x
+        out = rows.copy() if rows is x else rows
     elif out is not x:
-        np.copyto(out, x, casting="no")
+        np.copyto(out, rows, casting="no")
     if columns:
         _native.l2_normalize(out, columns, threads)
     return out

@@ -18,7 +18,7 @@ _I32_MAX = 2**31 - 1
 
 
 class SparseRows(NamedTuple):
-    """Compressed sparse rows, in the order that ``scipy.sparse.csr_matrix((values, indices, indptr), shape)`` takes them."""
+    """Compressed sparse rows, as ``scipy.sparse.csr_matrix((values, indices, indptr), shape)`` takes them."""
 
     values: npt.NDArray[Any]
     """Of each element that is stored."""
@@ -31,7 +31,7 @@ class SparseRows(NamedTuple):
 
     def scipy(self) -> Any:
         """Return a ``scipy.sparse.csr_matrix`` over these arrays, without a copy."""
-        from scipy.sparse import csr_matrix
+        from scipy.sparse import csr_matrix  # type: ignore[import-untyped,unused-ignore]
 
         matrix = csr_matrix((self.values, self.indices, self.indptr), shape=self.shape)
         # Known, and dear to find out.
@@ -44,8 +44,8 @@ class FeatureHasher:
 
     Args:
         n_features: number of columns, 1 to 2³¹ - 1.
-        input_type: what a sample is: a ``"dict"`` of names and values, an iterable of ``"pair"``s of them, or an iterable
-            of ``"string"``s, each worth 1. A value that is a str makes the name ``name=value``, worth 1.
+        input_type: what a sample is: a ``"dict"`` of names and values, an iterable of ``"pair"``s of them, or an
+            iterable of ``"string"``s, each worth 1. A value that is a str makes the name ``name=value``, worth 1.
         alternate_sign: whether half of the names count negative.
         dtype: float64 or float32.
         threads: how many threads sort; None for one a core, 1 for the calling thread.
@@ -156,8 +156,8 @@ class TableBatch:
             if indices is None:
                 made[name] = flat[name]
             else:
-                parts = (flat[f"{name}.{part}"] for part in ("values", "indices", "indptr"))
-                made[name] = SparseRows(*parts, (len(self), columns))
+                values, numbers, offsets = (flat[f"{name}.{part}"] for part in ("values", "indices", "indptr"))
+                made[name] = SparseRows(values, numbers, offsets, (len(self), columns))
         return made
 
 
