@@ -431,3 +431,20 @@ proptest! {
         prop_assert_eq!(out[0].to_bits(), value.to_bits());
     }
 }
+
+#[test]
+fn a_name_twice_is_found_among_many_and_after_an_object_that_was_cut_off() {
+    let encoder = encoder_of(CLICKS);
+    let many: Vec<String> = (0..5000).map(|i| format!("\"n{i}\": 1")).collect();
+    let object = |last: &str| format!("{{\"dict\": {{{}, {last}}}}}", many.join(", "));
+    let lines = [
+        object("\"other\": 2"),
+        object("\"n4321\": 2"),
+        "{\"dict\": {\"a\": 1, \"b\": [".to_owned(),
+        "{\"dict\": {\"a\": 1, \"b\": 2}}".to_owned(),
+    ];
+    let lines: Vec<&[u8]> = lines.iter().map(|line| line.as_bytes()).collect();
+    let batch = encoder.encode(&lines, &Work::here()).unwrap();
+    assert_eq!(batch.items().collect::<Vec<_>>(), [0, 3]);
+    assert_eq!(batch.bad()[0].reason, RowError::Duplicate { path: "dict.n4321".into() });
+}

@@ -45,8 +45,24 @@ pub(crate) struct Cells {
     pub(crate) features: Vec<(i32, f64)>,
     /// Hash and place in the text of each name of the object being read.
     names: Vec<(i32, Range<usize>)>,
+    /// One bit for each hash of them, taken modulo their number.
+    met: Met,
+    /// Whether a bit was set twice.
+    meets: bool,
     /// What ended the reading, if it was not the JSON.
     pub(crate) problem: Option<RowError>,
+}
+
+/// Number of bits: few enough to clear, and enough that the names of most objects do not meet.
+const MET_BITS: usize = 4096;
+
+#[derive(Debug)]
+struct Met([u64; MET_BITS / 64]);
+
+impl Default for Met {
+    fn default() -> Self {
+        Self([0; MET_BITS / 64])
+    }
 }
 
 /// Memory that is kept for the next line; a huge line gives back what it took.
@@ -62,7 +78,11 @@ impl Cells {
         self.text.shrink_to(KEPT_BYTES);
         self.features.clear();
         self.features.shrink_to(KEPT_BYTES / 16);
-        self.names.clear();
+        if !self.names.is_empty() {
+            // An object that did not end.
+            self.names.clear();
+            (self.met, self.meets) = (Met::default(), false);
+        }
         self.names.shrink_to(KEPT_BYTES / 16);
         self.problem = None;
     }
@@ -86,11 +106,16 @@ impl Cells {
         }
     }
 
-    /// Adds the name at `name`, which counts `value`.
-    pub(crate) fn add_kept(&mut self, name: Range<usize>, value: f64) {
+    /// Adds the name of this hash, which counts `value`.
+    pub(crate) fn add_hash(&mut self, hash: i32, value: f64) {
         if value != 0.0 {
-            self.features.push((murmur3_32(&self.text.as_bytes()[name]), value));
+            self.features.push((hash, value));
         }
+    }
+
+    /// The hash of a name that was kept.
+    pub(crate) fn hash(&self, name: Range<usize>) -> i32 {
+        murmur3_32(&self.text.as_bytes()[name])
     }
 
     /// Adds `name=label`, which counts 1; `name` is what was kept last.
@@ -102,13 +127,22 @@ impl Cells {
         self.text.truncate(name.end);
     }
 
-    /// Remembers a name of an object, to find duplicates.
-    pub(crate) fn remember(&mut self, name: Range<usize>) {
-        self.names.push((murmur3_32(&self.text.as_bytes()[name.clone()]), name));
+    /// Remembers a name of an object and its hash, to find duplicates.
+    pub(crate) fn remember(&mut self, hash: i32, name: Range<usize>) {
+        let bit = hash.cast_unsigned() as usize % MET_BITS;
+        let word = &mut self.met.0[bit / 64];
+        self.meets |= *word >> (bit % 64) & 1 == 1;
+        *word |= 1 << (bit % 64);
+        self.names.push((hash, name));
     }
 
     /// A name that was remembered twice, if there is one; forgets all.
     pub(crate) fn duplicate(&mut self) -> Option<String> {
+        self.met = Met::default();
+        if !std::mem::take(&mut self.meets) {
+            self.names.clear();
+            return None;
+        }
         self.names.sort_unstable_by_key(|(hash, name)| (*hash, name.start));
         let text = &self.text;
         let mut twice = None;

@@ -212,8 +212,9 @@ fn dict<'de, A: MapAccess<'de>>(mut entries: A, cell: usize, plan: &Plan, cells:
     let path = &plan.cells[cell].path;
     let mut name = 0..0;
     while entries.next_key_seed(Name { path, cells: &mut *cells, keep: Some(&mut name) })?.is_some() {
-        cells.remember(name.clone());
-        entries.next_value_seed(Worth { path, cells: &mut *cells, name: name.clone() })?;
+        let hash = cells.hash(name.clone());
+        cells.remember(hash, name.clone());
+        entries.next_value_seed(Worth { path, cells: &mut *cells, name: name.clone(), hash })?;
     }
     if let Some(name) = cells.duplicate() {
         return Err(cells.fail(RowError::Duplicate { path: format!("{path}.{name}") }));
@@ -275,6 +276,8 @@ struct Worth<'a> {
     path: &'a str,
     cells: &'a mut Cells,
     name: Range<usize>,
+    /// The name's.
+    hash: i32,
 }
 
 const WORTH: &str = "a number, a string, true or false";
@@ -282,8 +285,8 @@ const WORTH: &str = "a number, a string, true or false";
 impl Worth<'_> {
     fn scalar<E: Error>(self, value: Scalar<'_>) -> Result<(), E> {
         match value {
-            Scalar::Number(number) => self.cells.add_kept(self.name, number.to_f64()),
-            Scalar::Bool(value) => self.cells.add_kept(self.name, f64::from(u8::from(value))),
+            Scalar::Number(number) => self.cells.add_hash(self.hash, number.to_f64()),
+            Scalar::Bool(value) => self.cells.add_hash(self.hash, f64::from(u8::from(value))),
             Scalar::Text(label) => self.cells.add_label(self.name, label),
             Scalar::Null => return Err(not_in(self.cells, self.path, "null", WORTH)),
         }
@@ -352,7 +355,10 @@ impl<'de> Visitor<'de> for Pair<'_> {
         let (path, cells) = (self.path, self.cells);
         let mut name = 0..0;
         let whole = items.next_element_seed(Name { path, cells: &mut *cells, keep: Some(&mut name) })?.is_some()
-            && items.next_element_seed(Worth { path, cells: &mut *cells, name })?.is_some()
+            && {
+                let hash = cells.hash(name.clone());
+                items.next_element_seed(Worth { path, cells: &mut *cells, name, hash })?.is_some()
+            }
             && items.next_element::<IgnoredAny>()?.is_none();
         if whole { Ok(()) } else { Err(not_in(cells, path, "an array of another length", PAIR)) }
     }
