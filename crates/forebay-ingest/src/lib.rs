@@ -60,6 +60,8 @@
 mod error;
 #[cfg(feature = "text")]
 mod feed;
+#[cfg(feature = "images")]
+pub mod image;
 #[cfg(feature = "numbers")]
 pub mod numeric;
 mod pool;

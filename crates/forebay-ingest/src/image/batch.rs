@@ -1,0 +1,149 @@
+//! Many images at a time: planned from their headers, then written side by side into one buffer, on a pool.
+
+use rayon::prelude::*;
+
+use super::error::{ImageError, ImageFailure, ImageOutputError};
+use super::processor::ImageProcessor;
+use super::recipe::Pad;
+use crate::pool::Pool;
+
+/// The size of a batch, and which images cannot be in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageBatchPlan {
+    images: usize,
+    height: u32,
+    width: u32,
+    failures: Vec<ImageFailure>,
+}
+
+impl ImageBatchPlan {
+    /// Images in the batch, those included that cannot be prepared.
+    #[must_use]
+    pub fn images(&self) -> usize {
+        self.images
+    }
+
+    /// Rows and columns of each tensor; 0 × 0 if no image decided it.
+    #[must_use]
+    pub fn size(&self) -> (u32, u32) {
+        (self.height, self.width)
+    }
+
+    /// The images whose headers were refused. Empty where the size is fixed: headers were not looked at.
+    #[must_use]
+    pub fn failures(&self) -> &[ImageFailure] {
+        &self.failures
+    }
+
+    /// Dimensions of the whole batch, in the processor's order.
+    #[must_use]
+    pub fn shape(&self, processor: &ImageProcessor) -> [usize; 4] {
+        let [a, b, c] = processor.shape(self.height, self.width);
+        [self.images, a, b, c]
+    }
+
+    /// Dimensions of the mask: images × rows × columns.
+    #[must_use]
+    pub fn mask_shape(&self) -> [usize; 3] {
+        [self.images, self.height as usize, self.width as usize]
+    }
+
+    /// Bytes of the whole batch.
+    #[must_use]
+    pub fn bytes(&self, processor: &ImageProcessor) -> usize {
+        processor.tensor_bytes(self.height, self.width) * self.images
+    }
+}
+
+impl ImageProcessor {
+    /// Finds the size of a batch. Headers are read only if it depends on them: without a crop, a fixed size or a padding
+    /// to one.
+    ///
+    /// Without padding the first good image decides, and others of another size will be failures.
+    #[must_use]
+    pub fn plan<B: AsRef<[u8]> + Sync>(&self, items: &[B], pool: &Pool) -> ImageBatchPlan {
+        let images = items.len();
+        if let Some((height, width)) = self.recipe().fixed_size() {
+            return ImageBatchPlan { images, height, width, failures: Vec::new() };
+        }
+        let size_of = |bytes: &[u8]| self.header(bytes).and_then(|header| self.size(&header));
+        let sizes: Vec<Result<(u32, u32), ImageError>> =
+            pool.install(|| items.par_iter().map(|item| size_of(item.as_ref())).collect());
+        let mut failures = Vec::new();
+        let mut size = None;
+        for (index, found) in sizes.into_iter().enumerate() {
+            match (found, size) {
+                (Err(error), _) => failures.push(ImageFailure { index, error }),
+                (Ok(found), None) => size = Some(found),
+                (Ok(found), Some(largest)) if self.recipe().pad == Some(Pad::Largest) => {
+                    size = Some((found.0.max(largest.0), found.1.max(largest.1)));
+                }
+                (Ok(_), Some(_)) => {}
+            }
+        }
+        let (height, width) = size.unwrap_or((0, 0));
+        ImageBatchPlan { images, height, width, failures }
+    }
+
+    /// Prepares the images of a plan into `out`, one after the other in the order given, and says which failed.
+    ///
+    /// `out` has exactly [`ImageBatchPlan::bytes`] bytes. `mask`, if there is one, has images × rows × columns elements:
+    /// 1 where the image is, 0 where its padding is. The place of an image that failed is zero in both. Blocks until all
+    /// are done, on the threads of `pool`.
+    ///
+    /// # Errors
+    /// [`ImageOutputError`] if a buffer or the list does not fit the plan: then nothing was written. Images that cannot
+    /// be prepared are no error here.
+    pub fn run<B: AsRef<[u8]> + Sync>(
+        &self,
+        plan: &ImageBatchPlan,
+        items: &[B],
+        out: &mut [u8],
+        mask: Option<&mut [i64]>,
+        pool: &Pool,
+    ) -> Result<Vec<ImageFailure>, ImageOutputError> {
+        let &ImageBatchPlan { images, height, width, .. } = plan;
+        if items.len() != images {
+            return Err(ImageOutputError::Items { planned: images, given: items.len() });
+        }
+        let expected_bytes = plan.bytes(self);
+        if out.len() != expected_bytes {
+            return Err(ImageOutputError::Pixels { found_bytes: out.len(), expected_bytes });
+        }
+        let mask_elements = height as usize * width as usize;
+        let (found, expected) = (mask.as_ref().map(|mask| mask.len()), mask_elements * images);
+        if let Some(found) = found.filter(|&found| found != expected) {
+            return Err(ImageOutputError::Mask { found, expected });
+        }
+        if out.is_empty() {
+            return Ok(plan.failures.clone());
+        }
+        let one = |index: usize, item: &[u8], out: &mut [u8], mask: Option<&mut [i64]>| {
+            let done = self.prepare(item, index, (height, width), out);
+            if done.is_err() {
+                out.fill(0);
+            }
+            if let Some(mask) = mask {
+                fill_mask(mask, width as usize, *done.as_ref().unwrap_or(&(0, 0)));
+            }
+            done.err()
+        };
+        let outs = out.par_chunks_exact_mut(expected_bytes / images);
+        let work = items.par_iter().zip(outs).enumerate();
+        Ok(pool.install(|| match mask {
+            None => work.filter_map(|(index, (item, out))| one(index, item.as_ref(), out, None)).collect(),
+            Some(mask) => work
+                .zip(mask.par_chunks_exact_mut(mask_elements))
+                .filter_map(|((index, (item, out)), mask)| one(index, item.as_ref(), out, Some(mask)))
+                .collect(),
+        }))
+    }
+}
+
+fn fill_mask(mask: &mut [i64], width: usize, (rows, columns): (u32, u32)) {
+    for (y, row) in mask.chunks_exact_mut(width).enumerate() {
+        let inside = if y < rows as usize { columns as usize } else { 0 };
+        row[..inside].fill(1);
+        row[inside..].fill(0);
+    }
+}
