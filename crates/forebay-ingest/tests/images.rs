@@ -113,8 +113,11 @@ fn what_is_refused_on_purpose_is_named() {
     }
 }
 
-/// The cases of `resize.bin`: filter, source size, size, source, Pillow's result.
-fn resizes() -> Vec<(Filter, (u32, u32), (u32, u32), Vec<u8>, Vec<u8>)> {
+/// Filter, source size, size, source, Pillow's result.
+type Case = (Filter, (u32, u32), (u32, u32), Vec<u8>, Vec<u8>);
+
+/// The cases of `resize.bin`.
+fn resizes() -> Vec<Case> {
     let bytes = read("resize.bin");
     let mut rest = &bytes[..];
     let mut cases = Vec::new();
@@ -174,8 +177,8 @@ fn fast_resizes_differ_by_one_level_where_no_weight_is_negative() {
 #[test]
 fn fast_resizes_of_a_photograph_are_nearly_exact() {
     let bytes = read("coffee.jpg");
-    for filter in [Filter::Lanczos, Filter::Bilinear, Filter::Bicubic, Filter::Box, Filter::Hamming] {
-        for to in [(224, 224), (299, 224), (40, 30), (700, 525)] {
+    for filter in [Filter::Lanczos, Filter::Bilinear, Filter::Bicubic] {
+        for to in [(224, 224), (40, 30)] {
             let (_, exact) = prepare(&resizer(filter, to, Resampling::Exact, None), &bytes).unwrap();
             let (_, fast) = prepare(&resizer(filter, to, Resampling::Fast, None), &bytes).unwrap();
             let off = worst(&fast, &exact);
@@ -205,7 +208,7 @@ fn a_crop_is_the_middle_of_the_whole_resize() {
 #[test]
 fn a_batch_is_the_same_as_each_image_alone_on_any_number_of_threads() {
     let names = ["coffee.jpg", "rgba.png", "lossy.webp", "gray.jpg", "palette.png"];
-    let items: Vec<Vec<u8>> = names.iter().cycle().take(23).map(|name| read(name)).collect();
+    let items: Vec<Vec<u8>> = names.iter().cycle().take(7).map(|name| read(name)).collect();
     let recipe = Recipe::from_config(r#"{"image_processor_type": "CLIPImageProcessor"}"#).unwrap();
     for (dtype, order) in [(Dtype::F32, ChannelOrder::First), (Dtype::Bf16, ChannelOrder::Last)] {
         let mut options = ImageOptions::default();

@@ -394,3 +394,107 @@ impl<'a> Config<'a> {
 fn unknown_key(key: &str, value: &Value, processor: &str) -> ImageConfigError {
     ImageConfigError::UnknownKey { key: key.to_owned(), value: value.to_string(), processor: processor.to_owned() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recipe(json: &str) -> Recipe {
+        Recipe::from_config(json).unwrap()
+    }
+
+    fn why(json: &str) -> String {
+        Recipe::from_config(json).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_name_alone_has_the_defaults_of_its_kind() {
+        let clip = recipe(r#"{"image_processor_type": "CLIPImageProcessor"}"#);
+        assert_eq!(clip.resize, Some((Size::ShortestEdge { edge: 224, longest: None }, Filter::Bicubic)));
+        assert_eq!(clip.crop, Some((224, 224)));
+        assert_eq!((clip.rescale, clip.pad, clip.fixed_size()), (Some(1.0 / 255.0), None, Some((224, 224))));
+        assert_eq!(clip, recipe(r#"{"feature_extractor_type": "CLIPFeatureExtractor"}"#));
+        assert_eq!(clip, recipe(r#"{"image_processor_type": "CLIPImageProcessorFast"}"#));
+        let detr = recipe(r#"{"image_processor_type": "DetrImageProcessor"}"#);
+        assert_eq!(detr.resize.unwrap().0, Size::ShortestEdge { edge: 800, longest: Some(1333) });
+        assert_eq!((detr.pad, detr.fixed_size()), (Some(Pad::Largest), None));
+    }
+
+    #[test]
+    fn a_size_has_many_forms() {
+        let size = |kind: &str, size: &str| {
+            let json = format!(r#"{{"image_processor_type": "{kind}ImageProcessor", "size": {size}}}"#);
+            recipe(&json).resize.unwrap().0
+        };
+        let fixed = |height, width| Size::Fixed { height, width };
+        assert_eq!(size("ViT", "32"), fixed(32, 32));
+        assert_eq!(size("ViT", "[32, 48]"), fixed(32, 48));
+        assert_eq!(size("ViT", r#"{"width": 48, "height": 32, "shortest_edge": null}"#), fixed(32, 48));
+        assert_eq!(size("CLIP", "32"), Size::ShortestEdge { edge: 32, longest: None });
+        assert_eq!(size("Detr", "32"), Size::ShortestEdge { edge: 32, longest: Some(1333) });
+        assert_eq!(size("ViT", r#"{"max_height": 5, "max_width": 6}"#), Size::Within { height: 5, width: 6 });
+        assert_eq!(size("ViT", r#"{"longest_edge": 6}"#), Size::Within { height: 6, width: 6 });
+    }
+
+    #[test]
+    fn convnext_crops_by_its_percentage() {
+        let small = recipe(r#"{"image_processor_type": "ConvNextFeatureExtractor", "size": 224, "crop_pct": 0.875}"#);
+        assert_eq!(small.resize.unwrap().0, Size::ShortestEdge { edge: 256, longest: None });
+        assert_eq!(small.crop, Some((224, 224)));
+        let large = recipe(r#"{"image_processor_type": "ConvNextFeatureExtractor", "size": 384}"#);
+        assert_eq!((large.resize.unwrap().0, large.crop), (Size::Fixed { height: 384, width: 384 }, None));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_named() {
+        for (json, words) in [
+            ("[]", ["not an object", "JSON"]),
+            ("{\"a\": 1", ["not a preprocessor_config.json", "EOF"]),
+            ("{}", ["image_processor_type", "ViTImageProcessor"]),
+            (r#"{"image_processor_type": "Qwen2VLImageProcessor"}"#, ["Qwen2VLImageProcessor", "CLIPImageProcessor"]),
+            (r#"{"image_processor_type": "ViTImageProcessor", "do_sharpen": true}"#, ["do_sharpen", "true"]),
+            (r#"{"image_processor_type": "ViTImageProcessor", "rescale_offset": 1}"#, ["rescale_offset", "ViTImage"]),
+            (r#"{"image_processor_type": "ViTImageProcessor", "crop_pct": 0.9}"#, ["crop_pct", "0.9"]),
+            (r#"{"image_processor_type": "ViTImageProcessor", "resample": 6}"#, ["resample is 6", "0 to 5"]),
+            (r#"{"image_processor_type": "ViTImageProcessor", "size": 0}"#, ["size is 0", "65535"]),
+            (r#"{"image_processor_type": "ViTImageProcessor", "size": {"height": 3}}"#, ["size is", "a width"]),
+            (r#"{"image_processor_type": "ViTImageProcessor", "do_resize": 1}"#, ["do_resize is 1", "true or false"]),
+            (r#"{"image_processor_type": "ViTImageProcessor", "image_std": [1, 1, 0]}"#, ["image_std", "other than 0"]),
+            (r#"{"image_processor_type": "ViTImageProcessor", "image_mean": [1, 1]}"#, ["image_mean", "three"]),
+            (r#"{"image_processor_type": "ViTImageProcessor", "image_mean": 1e300}"#, ["image_mean", "single"]),
+            (
+                r#"{"image_processor_type": "ViTImageProcessor", "do_center_crop": true}"#,
+                ["crop_size is missing", "width"],
+            ),
+            (
+                r#"{"image_processor_type": "ViTImageProcessor", "data_format": "channels_last"}"#,
+                ["data_format", "options"],
+            ),
+        ] {
+            let why = why(json);
+            assert!(words.iter().all(|word| why.contains(word)), "{json}: {why}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_change_a_tensor_is_let_pass() {
+        let plain = recipe(r#"{"image_processor_type": "ViTImageProcessor"}"#);
+        let more = r#"{"image_processor_type": "ViTImageProcessor", "do_flip": false, "patches": null,
+            "transformers_version": "5", "do_reduce_labels": true, "default_to_square": true, "device": null}"#;
+        assert_eq!(recipe(more), plain);
+        assert_eq!(
+            recipe(r#"{"image_processor": {"image_processor_type": "ViTImageProcessor"}, "tokenizer": 3}"#),
+            plain
+        );
+    }
+
+    #[test]
+    fn a_folder_is_looked_into_and_a_missing_file_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = Recipe::from_file(folder.path()).unwrap_err().to_string();
+        assert!(missing.contains("preprocessor_config.json"), "{missing}");
+        let config = r#"{"image_processor_type": "ViTImageProcessor"}"#;
+        std::fs::write(folder.path().join("preprocessor_config.json"), config).unwrap();
+        assert_eq!(Recipe::from_file(folder.path()).unwrap(), recipe(config));
+    }
+}

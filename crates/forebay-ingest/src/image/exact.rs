@@ -2,11 +2,19 @@
 //!
 //! The same sums in the same order: filter weights in double precision, rounded to 22 bits behind the point; a pass over
 //! the rows, rounded to 8 bits; then one over the columns. Only the part of the result that is asked for is computed,
-//! with weights as for the whole. There is nothing platform-specific here: the result is the same everywhere.
+//! with weights as for the whole. All sums are of whole numbers: the result is the same on every processor.
+
+use std::array;
+
+use multiversion::multiversion;
 
 use super::geometry::Rect;
 
 const CHANNELS: usize = 3;
+/// Channels, and one that fills up a vector.
+const LANES: usize = 4;
+/// Bytes of a row that are summed up at a time.
+const BLOCK: usize = 32;
 /// Bits behind the point of a weight: 32, less 8 for the level and 2 for overshoot.
 const PRECISION: u32 = 32 - 8 - 2;
 const HALF: i32 = 1 << (PRECISION - 1);
@@ -135,6 +143,7 @@ pub(super) struct Exact {
     across: Weights,
     down: Weights,
     rows: Vec<u8>,
+    wide: Wide,
 }
 
 impl Exact {
@@ -163,18 +172,17 @@ impl Exact {
             from
         } else {
             self.across.compute(kernel, size.0, to.0, window.left, window.width);
-            self.rows.resize((end_row - first_row) * out_stride, 0);
-            pass_across(&self.across, from, stride, &mut self.rows, out_stride);
-            &self.rows
+            let len = (end_row - first_row) * out_stride;
+            self.rows.resize(len + 1, 0);
+            self.wide.prepare(&self.across);
+            pass_across(&mut self.wide, from, stride, &mut self.rows, out_stride);
+            &self.rows[..len]
         };
         if same_rows {
             out.copy_from_slice(rows);
             return;
         }
-        for (pixel, out) in out.chunks_exact_mut(out_stride).enumerate() {
-            let (first, weights) = self.down.of(pixel);
-            pass_down(weights, &rows[(first - first_row) * out_stride..], out_stride, out);
-        }
+        pass_down(&self.down, rows, first_row, out, out_stride);
     }
 
     pub(super) fn trim(&mut self) {
@@ -184,59 +192,93 @@ impl Exact {
     }
 }
 
-/// Every row gets the columns wanted. Two rows at a time, which keeps twice as many sums going.
-fn pass_across(weights: &Weights, from: &[u8], stride: usize, to: &mut [u8], to_stride: usize) {
-    let mut from = from.chunks_exact(stride);
-    let mut to = to.chunks_exact_mut(to_stride);
-    while let (Some(a), Some(to_a)) = (from.next(), to.next()) {
-        match (from.next(), to.next()) {
-            (Some(b), Some(to_b)) => row_across(weights, [a, b], [to_a, to_b]),
-            _ => row_across(weights, [a], [to_a]),
+/// Two pixels, each with a lane that is not used, or their weights.
+type Pair = [i32; 2 * LANES];
+
+/// Memory of the pass over the rows.
+#[derive(Debug, Default)]
+struct Wide {
+    /// A row, each channel as wide as a sum.
+    row: Vec<i32>,
+    /// For each pixel wanted its weights in pairs, and where they begin and end.
+    weights: Vec<Pair>,
+    spans: Vec<(usize, usize, usize)>,
+}
+
+impl Wide {
+    /// Weights as the sums want them: one for each lane, an odd one followed by none.
+    fn prepare(&mut self, weights: &Weights) {
+        self.weights.clear();
+        self.spans.clear();
+        for pixel in 0..weights.spans.len() {
+            let (first, weights) = weights.of(pixel);
+            let begin = self.weights.len();
+            self.weights.extend(weights.chunks(2).map(|pair| {
+                let (left, right) = (pair[0], pair.get(1).copied().unwrap_or(0));
+                [left, left, left, left, right, right, right, right]
+            }));
+            self.spans.push((first * LANES, begin, self.weights.len()));
         }
     }
 }
 
-fn row_across<const ROWS: usize>(weights: &Weights, from: [&[u8]; ROWS], mut to: [&mut [u8]; ROWS]) {
-    for pixel in 0..weights.spans.len() {
-        let (first, weights) = weights.of(pixel);
-        let mut sums = [[HALF; CHANNELS]; ROWS];
-        let taps = from.map(|row| &row[first * CHANNELS..(first + weights.len()) * CHANNELS]);
-        for (tap, &weight) in weights.iter().enumerate() {
-            for (sums, row) in sums.iter_mut().zip(taps) {
-                for (channel, sum) in sums.iter_mut().enumerate() {
-                    *sum = sum.wrapping_add(i32::from(row[tap * CHANNELS + channel]).wrapping_mul(weight));
+/// Every row gets the columns wanted: the row is first widened, then two source pixels are summed up at a time. `to` has
+/// one byte more than its rows.
+#[multiversion(targets("x86_64+avx2"))]
+fn pass_across(wide: &mut Wide, from: &[u8], stride: usize, to: &mut [u8], to_stride: usize) {
+    let Wide { row, weights, spans } = wide;
+    row.clear();
+    // One pixel more than there are: a span that ends with the row may be filled up by one without weight.
+    row.resize((stride / CHANNELS + 1) * LANES, 0);
+    for (y, from) in from.chunks_exact(stride).enumerate() {
+        for (wide, pixel) in row.chunks_exact_mut(LANES).zip(from.chunks_exact(CHANNELS)) {
+            wide.copy_from_slice(&[i32::from(pixel[0]), i32::from(pixel[1]), i32::from(pixel[2]), 0]);
+        }
+        let to = &mut to[y * to_stride..(y + 1) * to_stride + 1];
+        for (x, &(first, begin, end)) in spans.iter().enumerate() {
+            let mut sums: Pair = [0; 2 * LANES];
+            for (levels, weights) in row[first..].chunks_exact(2 * LANES).zip(&weights[begin..end]) {
+                for ((sum, &level), &weight) in sums.iter_mut().zip(levels).zip(weights) {
+                    *sum = sum.wrapping_add(level.wrapping_mul(weight));
                 }
             }
-        }
-        for (to, sums) in to.iter_mut().zip(sums) {
-            to[pixel * CHANNELS..(pixel + 1) * CHANNELS].copy_from_slice(&sums.map(level));
+            let (left, right) = sums.split_at(LANES);
+            let levels: [u8; LANES] =
+                array::from_fn(|lane| level(HALF.wrapping_add(left[lane]).wrapping_add(right[lane])));
+            // All lanes, or the compiler takes the vectors apart; the next pixel is written over the last one.
+            to[x * CHANNELS..x * CHANNELS + LANES].copy_from_slice(&levels);
         }
     }
 }
 
-/// One row of the result from the rows that count. In blocks whose sums stay in registers.
-fn pass_down(weights: &[i32], rows: &[u8], stride: usize, out: &mut [u8]) {
-    const BLOCK: usize = 32;
-    let mut blocks = out.chunks_exact_mut(BLOCK);
-    let mut at = 0;
-    for block in &mut blocks {
-        let mut sums = [HALF; BLOCK];
-        for (row, &weight) in weights.iter().enumerate() {
-            let from = &rows[row * stride + at..][..BLOCK];
-            for (sum, &level) in sums.iter_mut().zip(from) {
-                *sum = sum.wrapping_add(i32::from(level).wrapping_mul(weight));
+/// Every row of the result from the rows that count, of which `rows` begins with `first_row`. In blocks whose sums stay
+/// in registers.
+#[multiversion(targets("x86_64+avx2"))]
+fn pass_down(weights: &Weights, rows: &[u8], first_row: usize, out: &mut [u8], stride: usize) {
+    for (pixel, out) in out.chunks_exact_mut(stride).enumerate() {
+        let (first, weights) = weights.of(pixel);
+        let rows = &rows[(first - first_row) * stride..];
+        let mut blocks = out.chunks_exact_mut(BLOCK);
+        let mut at = 0;
+        for block in &mut blocks {
+            let mut sums = [HALF; BLOCK];
+            for (row, &weight) in weights.iter().enumerate() {
+                let from = &rows[row * stride + at..][..BLOCK];
+                for (sum, &level) in sums.iter_mut().zip(from) {
+                    *sum = sum.wrapping_add(i32::from(level).wrapping_mul(weight));
+                }
             }
+            for (out, sum) in block.iter_mut().zip(sums) {
+                *out = level(sum);
+            }
+            at += BLOCK;
         }
-        for (out, sum) in block.iter_mut().zip(sums) {
+        for (column, out) in blocks.into_remainder().iter_mut().enumerate() {
+            let sum = weights.iter().enumerate().fold(HALF, |sum, (row, &weight)| {
+                sum.wrapping_add(i32::from(rows[row * stride + at + column]).wrapping_mul(weight))
+            });
             *out = level(sum);
         }
-        at += BLOCK;
-    }
-    for (column, out) in blocks.into_remainder().iter_mut().enumerate() {
-        let sum = weights.iter().enumerate().fold(HALF, |sum, (row, &weight)| {
-            sum.wrapping_add(i32::from(rows[row * stride + at + column]).wrapping_mul(weight))
-        });
-        *out = level(sum);
     }
 }
 

@@ -19,7 +19,7 @@ pub struct ImageOptions {
     pub dtype: Dtype,
     /// Order of the dimensions. Default: channels first.
     pub order: ChannelOrder,
-    /// How a resize is computed. Default: fast.
+    /// How a resize is computed. Default: exactly as Pillow.
     pub resampling: Resampling,
     /// What becomes of transparent pixels. Default: over white.
     pub transparency: Transparency,

@@ -52,7 +52,7 @@ pub(super) struct DecodeOptions {
 
 enum Decoder<'a> {
     Jpeg(Box<jpeg::Jpeg<'a>>),
-    Png(png::Png<'a>),
+    Png(Box<png::Png<'a>>),
     WebP(webp::WebP<'a>),
 }
 
@@ -98,7 +98,7 @@ pub(super) fn open<'a>(bytes: &'a [u8], options: &DecodeOptions) -> Result<Opene
             }
             ImageFormat::Png => {
                 let (png, header) = png::Png::open(bytes, &options.limits)?;
-                (Decoder::Png(png), header)
+                (Decoder::Png(Box::new(png)), header)
             }
             ImageFormat::WebP => {
                 let (webp, header) = webp::WebP::open(bytes, &options.limits)?;
