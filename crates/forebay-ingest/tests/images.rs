@@ -5,11 +5,11 @@
 use std::fs;
 use std::path::PathBuf;
 
-use forebay_ingest::Pool;
 use forebay_ingest::image::{
-    ChannelOrder, Damage, Dtype, Filter, ImageError, ImageOptions, ImageOutputError, ImageProcessor, Orientation, Pad,
+    ChannelOrder, Damage, Dtype, Filter, ImageBatchError, ImageError, ImageOptions, ImageProcessor, Orientation, Pad,
     Recipe, Resampling, Size, Transparency,
 };
+use forebay_ingest::{Pool, Work};
 
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/images")
@@ -216,10 +216,11 @@ fn a_batch_is_the_same_as_each_image_alone_on_any_number_of_threads() {
         let processor = ImageProcessor::new(recipe, options).unwrap();
         let alone: Vec<u8> = items.iter().flat_map(|bytes| prepare(&processor, bytes).unwrap().1).collect();
         for threads in [1, 3] {
-            let pool = Pool::new(threads).unwrap();
-            let plan = processor.plan(&items, &pool);
+            let own = Pool::new(threads).unwrap();
+            let work = Work::on(&own);
+            let plan = processor.plan(&items, &work).unwrap();
             let mut out = vec![0x55; plan.bytes(&processor)];
-            assert_eq!(processor.run(&plan, &items, &mut out, None, &pool).unwrap(), []);
+            assert_eq!(processor.run(&plan, &items, &mut out, None, &work).unwrap(), []);
             assert!(out == alone, "{threads} threads");
         }
     }
@@ -231,11 +232,12 @@ fn a_bad_image_is_a_failure_of_its_own() {
     let items = [&good[..], &cut, b"", &good, b"<html>"];
     let recipe = Recipe::from_config(r#"{"image_processor_type": "ViTFeatureExtractor", "size": 32}"#).unwrap();
     let processor = ImageProcessor::new(recipe, ImageOptions::default()).unwrap();
-    let pool = Pool::new(2).unwrap();
-    let plan = processor.plan(&items, &pool);
+    let two = Pool::new(2).unwrap();
+    let work = Work::on(&two);
+    let plan = processor.plan(&items, &work).unwrap();
     assert_eq!((plan.size(), plan.failures()), ((32, 32), &[][..]));
     let mut out = vec![0x55; plan.bytes(&processor)];
-    let failures = processor.run(&plan, &items, &mut out, None, &pool).unwrap();
+    let failures = processor.run(&plan, &items, &mut out, None, &work).unwrap();
     assert_eq!(failures.iter().map(|failure| failure.index).collect::<Vec<_>>(), [1, 2, 4]);
     assert!(failures[0].to_string().starts_with("image 1: the JPEG image is damaged"), "{}", failures[0]);
     let tensors: Vec<&[u8]> = out.chunks_exact(3 * 32 * 32 * 4).collect();
@@ -262,12 +264,13 @@ fn detection_processors_pad_to_the_largest_and_tell_where() {
     let config = r#"{"image_processor_type": "DetrImageProcessor", "size": {"shortest_edge": 20, "longest_edge": 40}}"#;
     let processor = ImageProcessor::new(Recipe::from_config(config).unwrap(), ImageOptions::default()).unwrap();
     let items = [read("coffee.jpg"), read("not-read.gif"), read("orientation-6.jpg")];
-    let pool = Pool::new(2).unwrap();
-    let plan = processor.plan(&items, &pool);
+    let two = Pool::new(2).unwrap();
+    let work = Work::on(&two);
+    let plan = processor.plan(&items, &work).unwrap();
     assert_eq!((plan.size(), plan.shape(&processor), plan.mask_shape()), ((26, 26), [3, 3, 26, 26], [3, 26, 26]));
     assert_eq!(plan.failures().len(), 1);
     let (mut out, mut mask) = (vec![0x55; plan.bytes(&processor)], vec![7i64; 3 * 26 * 26]);
-    let failures = processor.run(&plan, &items, &mut out, Some(&mut mask), &pool).unwrap();
+    let failures = processor.run(&plan, &items, &mut out, Some(&mut mask), &work).unwrap();
     assert_eq!(failures, plan.failures());
     let masks: Vec<&[i64]> = mask.chunks_exact(26 * 26).collect();
     for (mask, (rows, columns)) in masks.iter().zip([(20, 26), (0, 0), (26, 20)]) {
@@ -287,10 +290,10 @@ fn images_of_several_sizes_without_padding_are_failures_after_the_first() {
     recipe.pad = None;
     let processor = ImageProcessor::new(recipe, ImageOptions::default()).unwrap();
     let items = [read("orientation-1.jpg"), read("coffee.jpg"), read("orientation-3.jpg")];
-    let pool = Pool::new(1).unwrap();
-    let plan = processor.plan(&items, &pool);
+    let work = Work::here();
+    let plan = processor.plan(&items, &work).unwrap();
     let mut out = vec![0; plan.bytes(&processor)];
-    let failures = processor.run(&plan, &items, &mut out, None, &pool).unwrap();
+    let failures = processor.run(&plan, &items, &mut out, None, &work).unwrap();
     assert_eq!(failures.len(), 1);
     let why = failures[0].to_string();
     assert!(why.contains("375 × 500") && why.contains("12 × 16") && why.contains("do_pad"), "{why}");
@@ -311,16 +314,16 @@ fn a_padding_that_is_too_small_is_a_failure() {
 fn buffers_that_do_not_fit_are_refused_before_anything_is_written() {
     let recipe = Recipe::from_config(r#"{"image_processor_type": "ViTImageProcessor"}"#).unwrap();
     let processor = ImageProcessor::new(recipe, ImageOptions::default()).unwrap();
-    let (items, pool) = ([read("coffee.jpg")], Pool::new(1).unwrap());
-    let plan = processor.plan(&items, &pool);
+    let (items, work) = ([read("coffee.jpg")], Work::here());
+    let plan = processor.plan(&items, &work).unwrap();
     let mut out = vec![1; plan.bytes(&processor)];
     let short = out.len() - 1;
-    let error = processor.run(&plan, &items, &mut out[..short], None, &pool).unwrap_err();
-    assert!(matches!(error, ImageOutputError::Pixels { .. }));
-    let error = processor.run(&plan, &items, &mut out, Some(&mut [0]), &pool).unwrap_err();
-    assert_eq!(error, ImageOutputError::Mask { found: 1, expected: 224 * 224 });
-    let error = processor.run(&plan, &items[..0], &mut out, None, &pool).unwrap_err();
-    assert_eq!(error, ImageOutputError::Items { planned: 1, given: 0 });
+    let error = processor.run(&plan, &items, &mut out[..short], None, &work).unwrap_err();
+    assert!(matches!(error, ImageBatchError::Pixels { .. }));
+    let error = processor.run(&plan, &items, &mut out, Some(&mut [0]), &work).unwrap_err();
+    assert!(matches!(error, ImageBatchError::Mask { found: 1, expected: 50_176 }));
+    let error = processor.run(&plan, &items[..0], &mut out, None, &work).unwrap_err();
+    assert!(matches!(error, ImageBatchError::Items { planned: 1, given: 0 }));
     assert!(out.iter().all(|&byte| byte == 1));
 }
 
@@ -328,8 +331,8 @@ fn buffers_that_do_not_fit_are_refused_before_anything_is_written() {
 fn an_empty_batch_is_nothing() {
     let recipe = Recipe::from_config(r#"{"image_processor_type": "DetrImageProcessor"}"#).unwrap();
     let processor = ImageProcessor::new(recipe, ImageOptions::default()).unwrap();
-    let (items, pool): ([&[u8]; 0], _) = ([], Pool::new(1).unwrap());
-    let plan = processor.plan(&items, &pool);
+    let (items, work): ([&[u8]; 0], _) = ([], Work::here());
+    let plan = processor.plan(&items, &work).unwrap();
     assert_eq!(plan.shape(&processor), [0, 3, 0, 0]);
-    assert_eq!(processor.run(&plan, &items, &mut [], Some(&mut []), &pool).unwrap(), []);
+    assert_eq!(processor.run(&plan, &items, &mut [], Some(&mut []), &work).unwrap(), []);
 }

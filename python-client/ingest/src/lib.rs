@@ -6,6 +6,7 @@
 mod array;
 mod errors;
 mod hasher;
+mod image;
 mod numeric;
 mod objects;
 mod pools;
@@ -181,6 +182,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("IngestError", error)?;
     module.add_class::<hasher::PyFeatureHasher>()?;
     module.add_class::<hasher::PyHashedRows>()?;
+    module.add_class::<image::PyImageBatch>()?;
+    module.add_class::<image::PyImageProcessor>()?;
     module.add_class::<numeric::PyMinMaxScaler>()?;
     module.add_class::<numeric::PyStandardScaler>()?;
     module.add_class::<table::PyTableBatch>()?;

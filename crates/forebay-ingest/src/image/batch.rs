@@ -1,11 +1,12 @@
-//! Many images at a time: planned from their headers, then written side by side into one buffer, on a pool.
+//! Many images at a time: planned from their headers, then written side by side into one buffer, on all cores.
 
-use rayon::prelude::*;
-
-use super::error::{ImageError, ImageFailure, ImageOutputError};
+use super::error::{ImageBatchError, ImageFailure};
 use super::processor::ImageProcessor;
 use super::recipe::Pad;
-use crate::pool::Pool;
+use crate::work::{Work, WorkError};
+
+/// Headers that are read one after the other by one thread.
+const HEADERS_A_JOB: usize = 32;
 
 /// The size of a batch, and which images cannot be in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,18 +61,21 @@ impl ImageProcessor {
     /// to one.
     ///
     /// Without padding the first good image decides, and others of another size will be failures.
-    #[must_use]
-    pub fn plan<B: AsRef<[u8]> + Sync>(&self, items: &[B], pool: &Pool) -> ImageBatchPlan {
+    ///
+    /// # Errors
+    /// [`WorkError`] if it was stopped or there are no threads.
+    pub fn plan<B: AsRef<[u8]> + Sync>(&self, items: &[B], work: &Work<'_>) -> Result<ImageBatchPlan, WorkError> {
         let images = items.len();
         if let Some((height, width)) = self.recipe().fixed_size() {
-            return ImageBatchPlan { images, height, width, failures: Vec::new() };
+            return Ok(ImageBatchPlan { images, height, width, failures: Vec::new() });
         }
         let size_of = |bytes: &[u8]| self.header(bytes).and_then(|header| self.size(&header));
-        let sizes: Vec<Result<(u32, u32), ImageError>> =
-            pool.install(|| items.par_iter().map(|item| size_of(item.as_ref())).collect());
+        // A header is read in some 5 µs: a job is many of them.
+        let jobs = items.chunks(HEADERS_A_JOB);
+        let sizes = work.map(jobs, |items| items.iter().map(|item| size_of(item.as_ref())).collect::<Vec<_>>())?;
         let mut failures = Vec::new();
         let mut size = None;
-        for (index, found) in sizes.into_iter().enumerate() {
+        for (index, found) in sizes.into_iter().flatten().enumerate() {
             match (found, size) {
                 (Err(error), _) => failures.push(ImageFailure { index, error }),
                 (Ok(found), None) => size = Some(found),
@@ -82,38 +86,38 @@ impl ImageProcessor {
             }
         }
         let (height, width) = size.unwrap_or((0, 0));
-        ImageBatchPlan { images, height, width, failures }
+        Ok(ImageBatchPlan { images, height, width, failures })
     }
 
     /// Prepares the images of a plan into `out`, one after the other in the order given, and says which failed.
     ///
     /// `out` has exactly [`ImageBatchPlan::bytes`] bytes. `mask`, if there is one, has images × rows × columns elements:
     /// 1 where the image is, 0 where its padding is. The place of an image that failed is zero in both. Blocks until all
-    /// are done, on the threads of `pool`.
+    /// are done, on the threads of `work`.
     ///
     /// # Errors
-    /// [`ImageOutputError`] if a buffer or the list does not fit the plan: then nothing was written. Images that cannot
-    /// be prepared are no error here.
+    /// [`ImageBatchError`] if a buffer or the list does not fit the plan (then nothing was written), or the work was
+    /// stopped. Images that cannot be prepared are no error here.
     pub fn run<B: AsRef<[u8]> + Sync>(
         &self,
         plan: &ImageBatchPlan,
         items: &[B],
         out: &mut [u8],
         mask: Option<&mut [i64]>,
-        pool: &Pool,
-    ) -> Result<Vec<ImageFailure>, ImageOutputError> {
+        work: &Work<'_>,
+    ) -> Result<Vec<ImageFailure>, ImageBatchError> {
         let &ImageBatchPlan { images, height, width, .. } = plan;
         if items.len() != images {
-            return Err(ImageOutputError::Items { planned: images, given: items.len() });
+            return Err(ImageBatchError::Items { planned: images, given: items.len() });
         }
         let expected_bytes = plan.bytes(self);
         if out.len() != expected_bytes {
-            return Err(ImageOutputError::Pixels { found_bytes: out.len(), expected_bytes });
+            return Err(ImageBatchError::Pixels { found_bytes: out.len(), expected_bytes });
         }
         let mask_elements = height as usize * width as usize;
         let (found, expected) = (mask.as_ref().map(|mask| mask.len()), mask_elements * images);
         if let Some(found) = found.filter(|&found| found != expected) {
-            return Err(ImageOutputError::Mask { found, expected });
+            return Err(ImageBatchError::Mask { found, expected });
         }
         if out.is_empty() {
             return Ok(plan.failures.clone());
@@ -128,15 +132,16 @@ impl ImageProcessor {
             }
             done.err()
         };
-        let outs = out.par_chunks_exact_mut(expected_bytes / images);
-        let work = items.par_iter().zip(outs).enumerate();
-        Ok(pool.install(|| match mask {
-            None => work.filter_map(|(index, (item, out))| one(index, item.as_ref(), out, None)).collect(),
-            Some(mask) => work
-                .zip(mask.par_chunks_exact_mut(mask_elements))
-                .filter_map(|((index, (item, out)), mask)| one(index, item.as_ref(), out, Some(mask)))
-                .collect(),
-        }))
+        let outs = out.chunks_exact_mut(expected_bytes / images);
+        let jobs = items.iter().zip(outs).enumerate();
+        let failures = match mask {
+            None => work.map(jobs, |(index, (item, out))| one(index, item.as_ref(), out, None))?,
+            Some(mask) => {
+                let jobs = jobs.zip(mask.chunks_exact_mut(mask_elements));
+                work.map(jobs, |((index, (item, out)), mask)| one(index, item.as_ref(), out, Some(mask)))?
+            }
+        };
+        Ok(failures.into_iter().flatten().collect())
     }
 }
 

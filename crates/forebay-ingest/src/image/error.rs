@@ -3,6 +3,7 @@
 //! An [`ImageError`] is about one item and never about its neighbours; an [`ImageFailure`] adds which item it was.
 
 use super::header::ImageFormat;
+use crate::work::WorkError;
 
 /// Why one image became no tensor. Retrying the same bytes does not help.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -112,10 +113,10 @@ pub struct ImageFailure {
     pub error: ImageError,
 }
 
-/// Buffers that cannot take what a batch gives. Nothing was written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+/// Why a batch was not done. If it was its buffers, nothing was written.
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum ImageOutputError {
+pub enum ImageBatchError {
     /// The buffer for the pixels has another length.
     #[error(
         "the pixel buffer has {found_bytes} bytes, expected {expected_bytes}; make it of the plan's shape and dtype"
@@ -142,4 +143,7 @@ pub enum ImageOutputError {
         /// Images given.
         given: usize,
     },
+    /// The work was stopped, or there are no threads for it.
+    #[error(transparent)]
+    Work(#[from] WorkError),
 }

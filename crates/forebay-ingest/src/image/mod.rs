@@ -6,23 +6,23 @@
 //! ```
 //!
 //! - [`Recipe`] is what is done, read from a Hugging Face `preprocessor_config.json` ([`Recipe::from_config`]).
-//! - [`ImageProcessor`] does it: one image ([`ImageProcessor::prepare`]), or a batch on a [`Pool`](crate::Pool)
+//! - [`ImageProcessor`] does it: one image ([`ImageProcessor::prepare`]), or a batch on many cores
 //!   ([`ImageProcessor::plan`], [`ImageProcessor::run`]) in which a bad image is a failure of its own.
 //!
 //! ```
-//! use forebay_ingest::Pool;
+//! use forebay_ingest::Work;
 //! use forebay_ingest::image::{ImageOptions, ImageProcessor, Recipe};
 //!
 //! let recipe = Recipe::from_config(r#"{"image_processor_type": "CLIPImageProcessor"}"#)?;
 //! let processor = ImageProcessor::new(recipe, ImageOptions::default())?;
 //! # let photograph: &[u8] = include_bytes!("../../tests/data/images/gradient.png");
 //! let images = [photograph, b"no image"];
-//! let pool = Pool::new(2)?;
-//! let plan = processor.plan(&images, &pool);
+//! let work = Work::shared();
+//! let plan = processor.plan(&images, &work)?;
 //! // In a feeder: a slot of this shape is loaned, and `out` is its bytes.
 //! assert_eq!(plan.shape(&processor), [2, 3, 224, 224]);
 //! let mut out = vec![0; plan.bytes(&processor)];
-//! let failures = processor.run(&plan, &images, &mut out, None, &pool)?;
+//! let failures = processor.run(&plan, &images, &mut out, None, &work)?;
 //! assert_eq!(failures.len(), 1);
 //! assert!(failures[0].to_string().starts_with("image 1: not an image"));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -57,7 +57,7 @@ mod tensor;
 pub use batch::ImageBatchPlan;
 pub use config::ImageConfigError;
 pub use decode::{Damage, Transparency};
-pub use error::{ImageError, ImageFailure, ImageOutputError};
+pub use error::{ImageBatchError, ImageError, ImageFailure};
 pub use geometry::Size;
 pub use header::{ImageFormat, ImageHeader, ImageLimits, Orientation};
 pub use processor::{ImageOptions, ImageProcessor};

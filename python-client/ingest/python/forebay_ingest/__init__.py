@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from . import _native
+from ._images import ImageFailure, ImageProcessor, PaddedImages
 from ._native import IngestError
 from ._numbers import MinMaxScaler, StandardScaler, l2_normalize, scale, top_k
 from ._tables import FeatureHasher, SparseRows, TableBatch, TableEncoder
@@ -26,8 +27,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FeatureHasher",
+    "ImageFailure",
+    "ImageProcessor",
     "IngestError",
     "MinMaxScaler",
+    "PaddedImages",
     "SparseRows",
     "StandardScaler",
     "TableBatch",

@@ -104,3 +104,34 @@ def standard_scale(x: _Array, out: _Array, columns: int, threads: int | None = N
 def top_k(
     matrix: _Array, queries: _Array, metric: str, indices: _Array, scores: _Array, threads: int | None = None
 ) -> None: ...
+
+@final
+class ImageProcessor:
+    @staticmethod
+    def from_config(
+        config: str | None,
+        path: str | None,
+        *,
+        dtype: str,
+        layout: str,
+        resampling: str,
+        transparency: str,
+        damaged: str,
+        upright: bool,
+        max_bytes: int | None,
+        max_pixels: int | None,
+        max_side: int | None,
+    ) -> ImageProcessor: ...
+    @property
+    def size(self) -> tuple[int, int] | None: ...
+    @property
+    def pads(self) -> bool: ...
+    def plan(self, images: Iterable[Buffer], threads: int | None) -> ImageBatch: ...
+
+@final
+class ImageBatch:
+    @property
+    def shape(self) -> tuple[int, int, int, int]: ...
+    @property
+    def mask_shape(self) -> tuple[int, int, int]: ...
+    def write(self, out: Buffer, mask: Buffer | None, threads: int | None) -> list[tuple[int, str]]: ...
