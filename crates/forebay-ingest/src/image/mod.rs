@@ -8,6 +8,7 @@
 //! - [`Recipe`] is what is done, read from a Hugging Face `preprocessor_config.json` ([`Recipe::from_config`]).
 //! - [`ImageProcessor`] does it: one image ([`ImageProcessor::prepare`]), or a batch on many cores
 //!   ([`ImageProcessor::plan`], [`ImageProcessor::run`]) in which a bad image is a failure of its own.
+//! - [`ImageSource`] reads images from files and from tar shards, and knows where it stands.
 //!
 //! ```
 //! use forebay_ingest::Work;
@@ -52,6 +53,7 @@ mod orient;
 mod processor;
 mod recipe;
 mod resize;
+mod source;
 mod tensor;
 
 pub use batch::ImageBatchPlan;
@@ -63,4 +65,5 @@ pub use header::{ImageFormat, ImageHeader, ImageLimits, Orientation};
 pub use processor::{ImageOptions, ImageProcessor};
 pub use recipe::{Pad, Recipe};
 pub use resize::{Filter, Resampling};
+pub use source::{ImagePosition, ImageSource, ImageSourceError, ImageSourceOptions, Sample, SampleError};
 pub use tensor::{ChannelOrder, Dtype, Normalize};
