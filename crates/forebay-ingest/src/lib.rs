@@ -81,7 +81,9 @@ pub use feed::{
 pub use pool::{MAX_THREADS, Pool, PoolError};
 #[cfg(feature = "text")]
 pub use text::{
-    EncodeError, PadSide, PadSource, Tokenizer, TokenizerError, TokenizerOptions, Tokens, Width, WriteError, Written,
+    DecodeError, DetokenizeStream, EncodeError, OffsetUnit, PadSide, PadSource, Plan, PlanOptions, PlannedBatch,
+    RowOptions, Side, Text, TiktokenOptions, Tokenizer, TokenizerError, TokenizerOptions, Tokens, Truncate,
+    UnicodeForm, Width, WriteError, Written,
 };
 #[cfg(any(feature = "numbers", feature = "tables"))]
 pub use work::{Work, WorkError};

@@ -60,6 +60,7 @@ fn options_win_over_the_file() {
         pad_id: Some(9),
         pad_side: Some(PadSide::Left),
         add_special_tokens: false,
+        ..no_options()
     };
     let tokenizer = bundled(&options);
     assert_eq!((tokenizer.max_length(), tokenizer.max_cols()), (Some(5), Some(8)));

@@ -137,19 +137,20 @@ impl TextBatch {
         on_error: OnError,
         stop: impl Fn() -> bool,
     ) -> Option<Result<TokenBatch, (LineId, ItemError)>> {
+        let mut worker = tokenizer.worker();
         let mut tokens = tokenizer.start_batch();
         let mut lines = Vec::with_capacity(self.lines.len());
         for (row, &id) in self.lines.iter().enumerate() {
             if stop() {
                 return None;
             }
-            match tokenizer.encode_row(&self.text[self.range(row)], &mut tokens) {
+            match worker.row(self.text[self.range(row)].into(), tokenizer.rows(), &mut tokens) {
                 Ok(()) => lines.push(id),
                 Err(reason) if on_error == OnError::Fail => return Some(Err((id, reason))),
                 Err(reason) => self.skipped.add(SkippedLine { file: id.file, line: id.line, reason }),
             }
         }
-        tokenizer.finish_batch(&mut tokens);
+        tokens.finish();
         Some(Ok(TokenBatch {
             tokens,
             lines,

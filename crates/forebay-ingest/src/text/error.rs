@@ -86,13 +86,52 @@ pub enum TokenizerError {
         /// The width asked for, in tokens.
         width: usize,
     },
+    /// Overflowing rows would repeat all that the one before had, and never come to an end.
+    #[error(
+        "the overlap of {stride} tokens is too large: a row has room for {room} tokens of text; pass an overlap below \
+         that, or a larger max_length"
+    )]
+    StrideTooLarge {
+        /// Tokens that a row repeats.
+        stride: usize,
+        /// Tokens of text that a row has room for.
+        room: usize,
+    },
+    /// The tokenizers library cannot run what the file says.
+    #[error(
+        "this tokenizer cannot be used: {detail}; expected one that the Python package tokenizers runs; save it anew"
+    )]
+    Unusable {
+        /// What it said.
+        detail: String,
+    },
+    /// A line of a tiktoken vocabulary is not a token and its rank.
+    #[error(
+        "{} is not a tiktoken vocabulary: line {line} {found}; expected a token in base64, a space and its rank; look \
+         for the .tiktoken file",
+        path.display()
+    )]
+    NotTiktoken {
+        /// The file read.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What stands there.
+        found: String,
+    },
+    /// A pattern is not a regular expression that this build can run.
+    #[error("the pattern cannot be used: {detail}; expected a regular expression as tiktoken has them; correct it")]
+    BadPattern {
+        /// What the library said.
+        detail: String,
+    },
     /// The multiple that widths are rounded up to is zero.
     #[error("pad_to_multiple_of is 0; expected 1 or more; leave it out to round nothing")]
     MultipleOfZero,
 }
 
 /// A text that the tokenizer refused, in [`Tokenizer::encode_batch`](crate::Tokenizer::encode_batch).
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("text {row} of the batch could not be tokenized: {reason}; repair the text or leave it out")]
 #[non_exhaustive]
 pub struct EncodeError {
@@ -119,4 +158,13 @@ pub struct WriteError {
     pub rows: usize,
     /// Columns of the batch.
     pub cols: usize,
+}
+
+/// Ids that could not be turned back into text.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("these ids have no text: {detail}; expected ids that this tokenizer gives; check which tokenizer made them")]
+#[non_exhaustive]
+pub struct DecodeError {
+    /// What the tokenizer said.
+    pub detail: String,
 }

@@ -1,29 +1,23 @@
-//! A Hugging Face tokenizer, with one answer to how long rows are and what they are filled up with.
+//! A tokenizer: loaded once, shared between threads, and the rows that it makes of texts.
 //!
-//! Wraps the `tokenizers` crate: texts go in, [`Tokens`] come out. Padding and batching are ours, because the crate
-//! would pad by copying and run a thread pool of its own; only its single-text call is used, which starts no thread,
-//! so the caller alone decides how many run. Loading is in `load.rs`.
+//! Wraps the `tokenizers` crate. What happens to one text is in `engine/`, what a batch is in `tokens.rs`; loading is in
+//! `load.rs` and `tiktoken.rs`. This file puts them together and cuts batches over the threads of a pool.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
-use tokenizers::{TruncationDirection, TruncationParams};
+use rayon::prelude::*;
+use tokenizers::normalizers::{NFC, NFKC, Sequence};
+use tokenizers::{NormalizerWrapper, PaddingDirection, TruncationDirection, TruncationStrategy};
 
+use super::engine::{Encoder, Engine, Text};
 use super::error::{EncodeError, TokenizerError};
 use super::load;
-use super::tokens::{PadSide, Tokens};
+use super::options::{PadSide, RowOptions, Side, Truncate, UnicodeForm, Width};
+use super::tokens::Tokens;
 use crate::error::ItemError;
-
-/// How wide the rows of a batch are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Width {
-    /// As the longest row of the batch.
-    #[default]
-    Longest,
-    /// Always this many tokens; texts are truncated to it.
-    Fixed(usize),
-}
+use crate::pool::Pool;
 
 /// Where a tokenizer's padding id came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,12 +47,16 @@ impl fmt::Display for PadSource {
     }
 }
 
-/// How texts become rows.
+/// How a tokenizer is set up. What is about rows can be changed for each call, see [`RowOptions`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenizerOptions {
     /// Longest row in tokens, special tokens included. Default: what tokenizer.json says in `truncation`, else the
     /// width if that is fixed, else no limit.
     pub max_length: Option<usize>,
+    /// Which text of a pair gives way. Default: what tokenizer.json says, else the longer one.
+    pub truncate: Option<Truncate>,
+    /// The side on which texts lose tokens. Default: what tokenizer.json says, else the right.
+    pub truncate_side: Option<Side>,
     /// Width of the rows; the `padding` strategy in tokenizer.json is not followed.
     pub width: Width,
     /// Rounds the width up to a multiple of this, also past `max_length`. Default: not.
@@ -69,50 +67,57 @@ pub struct TokenizerOptions {
     pub pad_side: Option<PadSide>,
     /// Whether the tokenizer's own special tokens (`[CLS]`, `<s>`, …) are added; default yes.
     pub add_special_tokens: bool,
+    /// A Unicode normalization before that of the tokenizer. Default: only the tokenizer's own.
+    pub normalize: Option<UnicodeForm>,
+    /// Whether special tokens that stand in a text (`"[MASK]"`) are those tokens, as in Python; default yes. Switch it off
+    /// for texts that others wrote.
+    pub special_in_text: bool,
 }
 
 impl Default for TokenizerOptions {
     fn default() -> Self {
         Self {
             max_length: None,
+            truncate: None,
+            truncate_side: None,
             width: Width::default(),
             pad_to_multiple_of: None,
             pad_id: None,
             pad_side: None,
             add_special_tokens: true,
+            normalize: None,
+            special_in_text: true,
         }
     }
 }
 
 /// Turns texts into rows of token ids, the same as the Python package `tokenizers` gives.
 ///
-/// Shared between threads by reference; encoding locks nothing.
+/// Shared between threads by reference; encoding takes a lock twice a batch, to fetch its working memory and to put it
+/// back.
 ///
 /// # Costs
-/// While a text is tokenized it takes 60 to 150 times its bytes in memory, depending on the model; a batch keeps 4 bytes
-/// a token.
+/// Words that came before are looked up: each thread that has encoded keeps up to 4 MB of them. A text, or with most
+/// tokenizers a piece of one without cuts (see `engine/cut.rs`), takes 60 to 150 times its bytes in memory while it is
+/// tokenized; a batch keeps 4 bytes a token.
 ///
 /// # Exactness
 /// Regular expressions run in `fancy-regex`, which gives up after a million steps, and the crate then treats the rest of
 /// the text as one word without saying so. Runs of white space are what gets there, so a text with more than half a
 /// million white-space characters in a row is refused.
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
-    width: Width,
-    multiple_of: usize,
-    pad_id: u32,
+    engine: Engine,
+    rows: RowOptions,
     pad_source: PadSource,
-    pad_side: PadSide,
-    add_special_tokens: bool,
+    /// Encoders that no thread uses now.
+    spare: Mutex<Vec<Encoder>>,
 }
 
 impl fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tokenizer")
             .field("vocab_size", &self.vocab_size())
-            .field("max_length", &self.max_length())
-            .field("width", &self.width)
-            .field("pad_id", &self.pad_id)
+            .field("rows", &self.rows)
             .finish_non_exhaustive()
     }
 }
@@ -136,110 +141,133 @@ impl Tokenizer {
         Self::build(load::parse(json, name.as_ref())?, options, None)
     }
 
-    fn build(
+    pub(super) fn build(
         mut inner: tokenizers::Tokenizer,
         options: &TokenizerOptions,
         configured_pad: Option<String>,
     ) -> Result<Self, TokenizerError> {
-        let padding = inner.get_padding().cloned();
-        let file_side = padding.as_ref().map(|p| match p.direction {
-            tokenizers::PaddingDirection::Left => PadSide::Left,
-            tokenizers::PaddingDirection::Right => PadSide::Right,
-        });
-        let (pad_id, pad_source) = match (options.pad_id, padding) {
+        let (pad_id, pad_source) = match (options.pad_id, inner.get_padding()) {
             (Some(id), _) => (id, PadSource::Option),
             (None, Some(padding)) => (padding.pad_id, PadSource::PaddingConfig),
             (None, None) => load::guess_pad(&inner, configured_pad),
         };
+        let rows = rows(&inner, options, pad_id)?;
         inner.with_padding(None);
-        let max_length = max_length(&inner, options)?;
-        set_max_length(&mut inner, max_length, options.add_special_tokens)?;
-        let multiple_of = options.pad_to_multiple_of.unwrap_or(1);
-        if multiple_of == 0 {
-            return Err(TokenizerError::MultipleOfZero);
+        // Only switching it on can fail.
+        inner.with_truncation(None).map(drop).ok();
+        inner.set_encode_special_tokens(!options.special_in_text);
+        if let Some(form) = options.normalize {
+            normalize_first(&mut inner, form).map_err(|detail| TokenizerError::Unusable { detail })?;
         }
-        Ok(Self {
-            inner,
-            width: options.width,
-            multiple_of,
-            pad_id,
-            pad_source,
-            pad_side: options.pad_side.or(file_side).unwrap_or_default(),
-            add_special_tokens: options.add_special_tokens,
-        })
+        let engine = Engine::new(inner).map_err(|detail| TokenizerError::Unusable { detail })?;
+        rows.check(engine.templates.added(false, rows.add_special_tokens))?;
+        Ok(Self { engine, rows, pad_source, spare: Mutex::default() })
     }
 
-    /// The rows of `texts`, in their order, padded to one width.
+    /// The rows of `texts`, in their order, as [`rows`](Self::rows) says, on this thread.
     ///
     /// # Errors
     /// [`EncodeError`] for the first text that the tokenizer refuses (rare: a vocabulary without an unknown token, an
     /// error in the crate).
     pub fn encode_batch<'t>(&self, texts: impl IntoIterator<Item = &'t str>) -> Result<Tokens, EncodeError> {
+        let mut worker = self.worker();
         let mut tokens = self.start_batch();
         for (row, text) in texts.into_iter().enumerate() {
-            self.encode_row(text, &mut tokens).map_err(|reason| EncodeError { row, reason })?;
+            worker.row(text.into(), &self.rows, &mut tokens).map_err(|reason| EncodeError { row, reason })?;
         }
-        self.finish_batch(&mut tokens);
+        tokens.finish();
         Ok(tokens)
     }
 
-    pub(crate) fn start_batch(&self) -> Tokens {
-        Tokens::new(self.pad_id, self.pad_side)
-    }
-
-    /// Appends the row of `text`; on an error the batch is as before.
-    pub(crate) fn encode_row(&self, text: &str, tokens: &mut Tokens) -> Result<(), ItemError> {
-        if text.len() > MAX_BLANK_RUN {
-            check_blank_run(text)?;
-        }
-        // The crate indexes and unwraps in places; one text must not take the whole run down. Nothing of ours is
-        // changed inside, and what the crate shares (a cache of words) is written whole or not at all.
-        let encoded = catch_unwind(AssertUnwindSafe(|| self.inner.encode_fast(text, self.add_special_tokens)));
-        let refused = |detail: String| ItemError::Refused { detail };
-        match encoded {
-            Ok(Ok(encoding)) => {
-                let ids = encoding.get_ids();
-                // A post-processor that adds more than it announces would overrun the width.
-                if let Some(limit) = self.max_length().filter(|&limit| ids.len() > limit) {
-                    let found = ids.len();
-                    return Err(refused(format!("it gave {found} tokens, at most {limit} were asked for")));
-                }
-                tokens.push_row(ids);
+    /// The rows of `texts`, in their order, as `options` say; on the threads of `pool`, or on this one.
+    ///
+    /// A text that is refused gets an empty row and stands in [`Tokens::errors`]; [`Tokens::complete`] turns the first
+    /// of them into an error. The rows do not depend on the number of threads.
+    ///
+    /// ```
+    /// use forebay_ingest::{Pool, RowOptions, Tokenizer, TokenizerOptions};
+    ///
+    /// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/data/tokenizer.json");
+    /// let tokenizer = Tokenizer::from_file(path, &TokenizerOptions::default())?;
+    /// let options = RowOptions { max_length: Some(9), type_ids: true, ..tokenizer.rows().clone() };
+    /// let pairs = [("Who made the heaven?", "In the beginning God created the heaven").into()];
+    /// let tokens = tokenizer.encode(&pairs, &options, Some(Pool::shared()?))?.complete()?;
+    /// assert_eq!(tokens.row(0), [101, 2040, 2081, 1996, 102, 1999, 1996, 2927, 102]);
+    /// assert_eq!(tokens.type_ids(), Some(&[0, 0, 0, 0, 0, 1, 1, 1, 1][..]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`TokenizerError`] if the options leave no room for text.
+    pub fn encode(
+        &self,
+        texts: &[Text<'_>],
+        options: &RowOptions,
+        pool: Option<&Pool>,
+    ) -> Result<Tokens, TokenizerError> {
+        let pairs = texts.iter().any(Text::is_pair);
+        options.check(self.engine.templates.added(pairs, options.add_special_tokens))?;
+        let bytes: usize = texts.iter().map(Text::bytes).sum();
+        let mut tokens = match pool {
+            Some(pool) if pool.threads() > 1 && bytes > 2 * MIN_CHUNK_BYTES => {
+                let chunks = chunks(texts, (bytes / (pool.threads() * CHUNKS_A_THREAD)).max(MIN_CHUNK_BYTES));
+                let parts: Vec<Tokens> =
+                    pool.install(|| chunks.into_par_iter().map(|(at, texts)| self.chunk(at, texts, options)).collect());
+                let mut parts = parts.into_iter();
+                let mut all = parts.next().unwrap_or_else(|| Tokens::new(options));
+                parts.for_each(|part| all.append(part));
+                all
             }
-            Ok(Err(error)) => return Err(refused(error.to_string())),
-            Err(_) => return Err(refused("the tokenizers crate panicked".into())),
-        }
-        Ok(())
+            _ => self.chunk(0, texts, options),
+        };
+        tokens.finish();
+        Ok(tokens)
     }
 
-    pub(crate) fn finish_batch(&self, tokens: &mut Tokens) {
-        let cols = match self.width {
-            Width::Longest => tokens.longest(),
-            Width::Fixed(width) => width,
-        };
-        tokens.set_cols(cols.next_multiple_of(self.multiple_of));
+    /// The rows of `texts`, the first of which is item `at`.
+    fn chunk(&self, at: usize, texts: &[Text<'_>], options: &RowOptions) -> Tokens {
+        let mut worker = self.worker();
+        let mut tokens = Tokens::new(options);
+        for (index, &text) in texts.iter().enumerate() {
+            if let Err(reason) = worker.row(text, options, &mut tokens) {
+                tokens.push_error(EncodeError { row: at + index, reason });
+            }
+        }
+        tokens
+    }
+
+    pub(crate) fn start_batch(&self) -> Tokens {
+        Tokens::new(&self.rows)
+    }
+
+    /// Working memory for one thread, given back when dropped.
+    pub(crate) fn worker(&self) -> Worker<'_> {
+        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        Worker { tokenizer: self, encoder: spare.unwrap_or_default() }
+    }
+
+    /// How rows are made unless a call says otherwise.
+    #[must_use]
+    pub fn rows(&self) -> &RowOptions {
+        &self.rows
     }
 
     /// Longest row in tokens before padding, if there is a limit.
     #[must_use]
     pub fn max_length(&self) -> Option<usize> {
-        self.inner.get_truncation().map(|truncation| truncation.max_length)
+        self.rows.limit()
     }
 
     /// Widest row in tokens after padding, if there is a limit: what slots must have room for.
     #[must_use]
     pub fn max_cols(&self) -> Option<usize> {
-        let widest = match self.width {
-            Width::Longest => self.max_length()?,
-            Width::Fixed(width) => width,
-        };
-        Some(widest.next_multiple_of(self.multiple_of))
+        self.rows.max_cols()
     }
 
     /// The id that short rows are filled up with.
     #[must_use]
     pub fn pad_id(&self) -> u32 {
-        self.pad_id
+        self.rows.pad_id
     }
 
     /// Where that id came from.
@@ -251,70 +279,113 @@ impl Tokenizer {
     /// The side that is filled up.
     #[must_use]
     pub fn pad_side(&self) -> PadSide {
-        self.pad_side
+        self.rows.pad_side
     }
 
     /// Tokens in the vocabulary, added ones included.
     #[must_use]
     pub fn vocab_size(&self) -> usize {
-        self.inner.get_vocab_size(true)
+        self.engine.inner.get_vocab_size(true)
+    }
+
+    /// The id of a token, written as in the vocabulary.
+    #[must_use]
+    pub fn token_to_id(&self, token: &str) -> Option<u32> {
+        self.engine.inner.token_to_id(token)
+    }
+
+    /// Special tokens that each row gets.
+    #[must_use]
+    pub fn special_tokens(&self, pair: bool) -> usize {
+        self.engine.templates.added(pair, true)
+    }
+
+    pub(super) fn inner(&self) -> &tokenizers::Tokenizer {
+        &self.engine.inner
     }
 }
 
-/// Most white-space characters in a row: half of the steps after which the regex engine gives up.
-const MAX_BLANK_RUN: usize = 500_000;
+/// Less than this is not worth handing to another thread.
+const MIN_CHUNK_BYTES: usize = 8 << 10;
+/// Small enough pieces that no thread waits long for the last one.
+const CHUNKS_A_THREAD: usize = 8;
 
-/// Refuses a text for which the regex engine might silently give other ids; see [`Tokenizer`].
-fn check_blank_run(text: &str) -> Result<(), ItemError> {
-    let mut run = 0;
-    for character in text.chars() {
-        run = if character.is_whitespace() { run + 1 } else { 0 };
-        if run > MAX_BLANK_RUN {
-            let detail = format!("more than {MAX_BLANK_RUN} white-space characters in a row, whose ids might be wrong");
-            return Err(ItemError::Refused { detail });
+/// `texts` in runs of about `bytes`, each with the index of its first.
+fn chunks<'s, 't>(texts: &'s [Text<'t>], bytes: usize) -> Vec<(usize, &'s [Text<'t>])> {
+    let mut chunks = Vec::new();
+    let (mut start, mut held) = (0, 0);
+    for (index, text) in texts.iter().enumerate() {
+        held += text.bytes();
+        if held >= bytes || index + 1 == texts.len() {
+            chunks.push((start, &texts[start..=index]));
+            (start, held) = (index + 1, 0);
         }
     }
-    Ok(())
+    chunks
 }
 
-/// The limit that options and file ask for together.
-fn max_length(inner: &tokenizers::Tokenizer, options: &TokenizerOptions) -> Result<Option<usize>, TokenizerError> {
-    let from_file = inner.get_truncation().map(|t| t.max_length);
-    match (options.max_length, options.width) {
-        (Some(max_length), Width::Fixed(width)) if max_length > width => {
-            Err(TokenizerError::WidthBelowMaxLength { max_length, width })
-        }
-        (Some(max_length), _) => Ok(Some(max_length)),
-        (None, Width::Fixed(width)) => Ok(Some(from_file.unwrap_or(width).min(width))),
-        (None, Width::Longest) => Ok(from_file),
+/// A tokenizer with working memory of its own.
+pub(crate) struct Worker<'t> {
+    tokenizer: &'t Tokenizer,
+    encoder: Encoder,
+}
+
+impl Worker<'_> {
+    /// Appends the row of `text`; on an error the batch is as before.
+    pub(crate) fn row(&mut self, text: Text<'_>, options: &RowOptions, tokens: &mut Tokens) -> Result<(), ItemError> {
+        self.encoder.row(&self.tokenizer.engine, text, options, tokens)
     }
 }
 
-/// Truncates to `max_length`, on the side that the file says.
-fn set_max_length(
-    inner: &mut tokenizers::Tokenizer,
-    max_length: Option<usize>,
-    add_special_tokens: bool,
-) -> Result<(), TokenizerError> {
-    let direction = inner.get_truncation().map_or(TruncationDirection::Right, |t| t.direction);
-    let Some(max_length) = max_length else {
-        // Without this, a file's own limit would stay.
-        inner.with_truncation(None).map(drop).ok();
-        return Ok(());
+impl Drop for Worker<'_> {
+    fn drop(&mut self) {
+        let encoder = std::mem::take(&mut self.encoder);
+        self.tokenizer.spare.lock().unwrap_or_else(PoisonError::into_inner).push(encoder);
+    }
+}
+
+/// Rows as options and file say.
+fn rows(inner: &tokenizers::Tokenizer, options: &TokenizerOptions, pad_id: u32) -> Result<RowOptions, TokenizerError> {
+    let (truncation, padding) = (inner.get_truncation(), inner.get_padding());
+    if let (Some(max_length), Width::Fixed(width)) = (options.max_length, options.width)
+        && max_length > width
+    {
+        return Err(TokenizerError::WidthBelowMaxLength { max_length, width });
+    }
+    let side = truncation.map(|t| match t.direction {
+        TruncationDirection::Left => Side::Left,
+        TruncationDirection::Right => Side::Right,
+    });
+    let strategy = truncation.map(|t| match t.strategy {
+        TruncationStrategy::LongestFirst => Truncate::LongestFirst,
+        TruncationStrategy::OnlyFirst => Truncate::OnlyFirst,
+        TruncationStrategy::OnlySecond => Truncate::OnlySecond,
+    });
+    let pad_side = padding.map(|p| match p.direction {
+        PaddingDirection::Left => Side::Left,
+        PaddingDirection::Right => Side::Right,
+    });
+    Ok(RowOptions {
+        max_length: options.max_length.or(truncation.map(|t| t.max_length)),
+        truncate: options.truncate.or(strategy).unwrap_or_default(),
+        truncate_side: options.truncate_side.or(side).unwrap_or_default(),
+        overflow: None,
+        width: options.width,
+        pad_to_multiple_of: options.pad_to_multiple_of.unwrap_or(1),
+        pad_side: options.pad_side.or(pad_side).unwrap_or_default(),
+        pad_id,
+        add_special_tokens: options.add_special_tokens,
+        type_ids: false,
+        offsets: None,
+    })
+}
+
+/// Puts a normalization before that of the tokenizer; offsets still count in the text as given.
+fn normalize_first(inner: &mut tokenizers::Tokenizer, form: UnicodeForm) -> Result<(), String> {
+    let first: NormalizerWrapper = match form {
+        UnicodeForm::Nfc => NFC.into(),
+        UnicodeForm::Nfkc => NFKC.into(),
     };
-    let special_tokens = special_tokens(inner);
-    let needed = if add_special_tokens { special_tokens + 1 } else { 1 };
-    let too_small = TokenizerError::MaxLengthTooSmall { max_length, special_tokens: needed - 1 };
-    // The crate subtracts unchecked, also where no special tokens are added.
-    if max_length < needed || max_length < special_tokens {
-        return Err(too_small);
-    }
-    let truncation = TruncationParams { max_length, direction, stride: 0, ..TruncationParams::default() };
-    inner.with_truncation(Some(truncation)).map(drop).map_err(|_| too_small)
-}
-
-/// Special tokens that the tokenizer adds to a single text.
-fn special_tokens(inner: &tokenizers::Tokenizer) -> usize {
-    use tokenizers::PostProcessor;
-    inner.get_post_processor().map_or(0, |processor| processor.added_tokens(false))
+    let all = std::iter::once(first).chain(inner.get_normalizer().cloned()).collect();
+    inner.with_normalizer(Some(Sequence::new(all))).map(drop).map_err(|e| e.to_string())
 }

@@ -1,19 +1,11 @@
-//! The tokens of one batch: flat, unpadded, ready to be written into a slot.
+//! The tokens of one batch: flat, unpadded, ready to be written where the tensors shall live.
 //!
-//! A batch keeps four bytes a token and one offset a row. Padding and widening to `i64` happen once, in
-//! [`Tokens::write_into`], in the memory where the tensor shall live. This file knows no tokenizer.
+//! A batch keeps four bytes a token and one offset a row. Padding and widening to `i64` happen once, in the `write_…`
+//! methods, in the memory of a slot or an array. The ragged form is the flat one as it is, with `cu_seqlens`. This file
+//! knows no tokenizer.
 
-use super::error::WriteError;
-
-/// The side on which short rows are filled up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum PadSide {
-    /// After the text.
-    #[default]
-    Right,
-    /// Before the text, as generating models want it.
-    Left,
-}
+use super::error::{EncodeError, WriteError};
+use super::options::{PadSide, RowOptions, Side, Width};
 
 /// How many tokens were written: the shape of the tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,25 +22,148 @@ pub struct Tokens {
     ids: Vec<u32>,
     /// Where each row ends in `ids`.
     ends: Vec<usize>,
+    /// As long as `ids`, if asked for.
+    type_ids: Option<Vec<u32>>,
+    /// As long as `ids`, if asked for.
+    offsets: Option<Vec<[u64; 2]>>,
+    /// The item of each row, if an item may have several.
+    items: Option<Vec<usize>>,
+    /// Items begun.
+    item_count: usize,
+    errors: Vec<EncodeError>,
     cols: usize,
+    multiple_of: usize,
+    width: Width,
     pad_id: u32,
     pad_side: PadSide,
 }
 
+/// A row being made; [`end`](Row::end) makes it part of the batch.
+pub(crate) struct Row<'t> {
+    tokens: &'t mut Tokens,
+}
+
+impl Row<'_> {
+    pub(crate) fn push(&mut self, ids: &[u32], type_id: u32) {
+        self.tokens.ids.extend_from_slice(ids);
+        if let Some(type_ids) = &mut self.tokens.type_ids {
+            type_ids.resize(self.tokens.ids.len(), type_id);
+        }
+    }
+
+    /// The place of the one token pushed last.
+    pub(crate) fn offset(&mut self, offset: [u64; 2]) {
+        if let Some(offsets) = &mut self.tokens.offsets {
+            offsets.push(offset);
+        }
+    }
+
+    pub(crate) fn end(self) {
+        let tokens = self.tokens;
+        tokens.ends.push(tokens.ids.len());
+        if let Some(items) = &mut tokens.items {
+            items.push(tokens.item_count.saturating_sub(1));
+        }
+    }
+}
+
 impl Tokens {
-    pub(crate) fn new(pad_id: u32, pad_side: PadSide) -> Self {
-        Self { ids: Vec::new(), ends: Vec::new(), cols: 0, pad_id, pad_side }
+    /// An empty batch with room for what `options` ask for.
+    pub(crate) fn new(options: &RowOptions) -> Self {
+        Self {
+            ids: Vec::new(),
+            ends: Vec::new(),
+            type_ids: options.type_ids.then(Vec::new),
+            offsets: options.offsets.map(|_| Vec::new()),
+            items: options.overflow.map(|_| Vec::new()),
+            item_count: 0,
+            errors: Vec::new(),
+            cols: 0,
+            multiple_of: options.pad_to_multiple_of.max(1),
+            width: options.width,
+            pad_id: options.pad_id,
+            pad_side: options.pad_side,
+        }
     }
 
-    pub(crate) fn push_row(&mut self, ids: &[u32]) {
-        self.ids.extend_from_slice(ids);
-        self.ends.push(self.ids.len());
+    /// The first row of the next item.
+    pub(crate) fn start_row(&mut self) -> Row<'_> {
+        self.item_count += 1;
+        Row { tokens: self }
     }
 
-    /// Sets the width, which is at least the longest row's.
-    pub(crate) fn set_cols(&mut self, cols: usize) {
-        assert!(cols >= self.longest(), "a row does not fit {cols} columns: max_length is capped by the width");
-        self.cols = cols;
+    /// One more row of the same item.
+    pub(crate) fn start_further_row(&mut self) -> Row<'_> {
+        Row { tokens: self }
+    }
+
+    /// An item that could not be tokenized: an empty row, so that rows stay beside their items.
+    pub(crate) fn push_error(&mut self, error: EncodeError) {
+        self.errors.push(error);
+        self.start_row().end();
+    }
+
+    /// Appends what was made of the items behind.
+    pub(crate) fn append(&mut self, mut later: Self) {
+        let (tokens, items) = (self.ids.len(), self.item_count);
+        self.ids.append(&mut later.ids);
+        self.ends.extend(later.ends.iter().map(|end| end + tokens));
+        if let (Some(all), Some(mut more)) = (&mut self.type_ids, later.type_ids) {
+            all.append(&mut more);
+        }
+        if let (Some(all), Some(mut more)) = (&mut self.offsets, later.offsets) {
+            all.append(&mut more);
+        }
+        if let (Some(all), Some(more)) = (&mut self.items, later.items) {
+            all.extend(more.iter().map(|item| item + items));
+        }
+        self.errors.append(&mut later.errors);
+        self.item_count += later.item_count;
+    }
+
+    /// Sets the width that the options ask for, now that all rows are there.
+    pub(crate) fn finish(&mut self) {
+        let longest = self.longest();
+        let cols = match self.width {
+            Width::Longest => longest,
+            Width::Fixed(width) => width,
+        };
+        assert!(cols >= longest, "a row does not fit {cols} columns: the limit is capped by the width");
+        self.cols = cols.next_multiple_of(self.multiple_of);
+    }
+
+    /// The batch of these rows, in this order, as wide as they need: what a plan is carried out with.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    #[must_use]
+    pub fn pick(&self, rows: &[usize]) -> Self {
+        let count = rows.iter().map(|&row| self.row(row).len()).sum();
+        let mut picked = Self {
+            ids: Vec::with_capacity(count),
+            ends: Vec::with_capacity(rows.len()),
+            type_ids: self.type_ids.as_ref().map(|_| Vec::with_capacity(count)),
+            offsets: self.offsets.as_ref().map(|_| Vec::with_capacity(count)),
+            items: Some(rows.iter().map(|&row| self.item(row)).collect()),
+            item_count: self.item_count,
+            errors: Vec::new(),
+            ..*self
+        };
+        for &row in rows {
+            let range = self.range(row);
+            picked.ids.extend_from_slice(&self.ids[range.clone()]);
+            picked.ends.push(picked.ids.len());
+            if let (Some(to), Some(from)) = (&mut picked.type_ids, &self.type_ids) {
+                to.extend_from_slice(&from[range.clone()]);
+            }
+            if let (Some(to), Some(from)) = (&mut picked.offsets, &self.offsets) {
+                to.extend_from_slice(&from[range]);
+            }
+        }
+        picked.errors =
+            self.errors.iter().filter(|e| rows.iter().any(|&row| self.item(row) == e.row)).cloned().collect();
+        picked.finish();
+        picked
     }
 
     /// Tokens in the longest row.
@@ -56,7 +171,7 @@ impl Tokens {
         self.iter().map(<[u32]>::len).max().unwrap_or(0)
     }
 
-    /// Number of rows: texts in the batch.
+    /// Number of rows: texts in the batch, and with overflow their further rows.
     #[must_use]
     pub fn rows(&self) -> usize {
         self.ends.len()
@@ -74,6 +189,18 @@ impl Tokens {
         self.ids.len()
     }
 
+    /// Tokens that padded rows have: rows × cols.
+    #[must_use]
+    pub fn padded_count(&self) -> usize {
+        self.rows() * self.cols
+    }
+
+    /// Share of the padded tokens that is padding, 0 to 1.
+    #[must_use]
+    pub fn waste(&self) -> f64 {
+        waste(self.token_count(), self.padded_count())
+    }
+
     /// The unpadded rows.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &[u32]> {
         (0..self.rows()).map(|row| self.row(row))
@@ -85,8 +212,94 @@ impl Tokens {
     /// If there is no such row.
     #[must_use]
     pub fn row(&self, row: usize) -> &[u32] {
+        &self.ids[self.range(row)]
+    }
+
+    fn range(&self, row: usize) -> std::ops::Range<usize> {
         let start = row.checked_sub(1).map_or(0, |before| self.ends[before]);
-        &self.ids[start..self.ends[row]]
+        start..self.ends[row]
+    }
+
+    /// The item that `row` belongs to: the row itself, unless overflowing rows were asked for or rows were picked.
+    #[must_use]
+    pub fn item(&self, row: usize) -> usize {
+        self.items.as_ref().map_or(row, |items| items[row])
+    }
+
+    /// The items of all rows.
+    pub fn items(&self) -> impl ExactSizeIterator<Item = usize> {
+        (0..self.rows()).map(|row| self.item(row))
+    }
+
+    /// The items that could not be tokenized, in their order; each has an empty row. Only
+    /// [`Tokenizer::encode`](super::Tokenizer::encode) leaves any.
+    #[must_use]
+    pub fn errors(&self) -> &[EncodeError] {
+        &self.errors
+    }
+
+    /// The batch itself if every item was tokenized.
+    ///
+    /// # Errors
+    /// The first of [`errors`](Self::errors).
+    pub fn complete(self) -> Result<Self, EncodeError> {
+        match self.errors.first() {
+            Some(error) => Err(error.clone()),
+            None => Ok(self),
+        }
+    }
+
+    /// Where each token stands in its text, `[start, end)`; `None` unless asked for. Special tokens have `[0, 0]`.
+    #[must_use]
+    pub fn offsets(&self) -> Option<&[[u64; 2]]> {
+        self.offsets.as_deref()
+    }
+
+    /// The number of the text, 0 or 1, that each token belongs to, as the tokenizer numbers them; `None` unless asked for.
+    #[must_use]
+    pub fn type_ids(&self) -> Option<&[u32]> {
+        self.type_ids.as_deref()
+    }
+
+    /// All ids, row after row without padding: the ragged form.
+    #[must_use]
+    pub fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+
+    /// Where each row begins in the ragged form, and where the last one ends: `rows + 1` numbers, the `cu_seqlens` of
+    /// varlen attention.
+    ///
+    /// # Errors
+    /// [`WriteError`] if `into` has another length; nothing was written then.
+    ///
+    /// # Panics
+    /// With more than `i32::MAX` tokens, which is what the kernels can count.
+    pub fn write_cu_seqlens(&self, into: &mut [i32]) -> Result<(), WriteError> {
+        let (rows, room) = (self.rows() + 1, into.len());
+        if room != rows {
+            return Err(WriteError { which: "cu_seqlens", room, rows, cols: 1 });
+        }
+        let ends = std::iter::once(&0).chain(&self.ends);
+        for (place, &end) in into.iter_mut().zip(ends) {
+            *place = i32::try_from(end).expect("no batch has 2^31 tokens");
+        }
+        Ok(())
+    }
+
+    /// Writes the ragged form, widened, into the first [`token_count`](Self::token_count) places of `input_ids`.
+    ///
+    /// # Errors
+    /// [`WriteError`] if it is shorter; nothing was written then.
+    pub fn write_ragged(&self, input_ids: &mut [i64]) -> Result<(), WriteError> {
+        let room = input_ids.len();
+        if room < self.ids.len() {
+            return Err(WriteError { which: "input_ids", room, rows: 1, cols: self.ids.len() });
+        }
+        for (place, &id) in input_ids.iter_mut().zip(&self.ids) {
+            *place = i64::from(id);
+        }
+        Ok(())
     }
 
     /// Writes rows × cols tokens and their mask (1 for a token, 0 for padding), row after row without gaps, and says
@@ -109,34 +322,84 @@ impl Tokens {
     /// # Errors
     /// [`WriteError`] if a slice is shorter than rows × cols; nothing was written then.
     pub fn write_into(&self, input_ids: &mut [i64], attention_mask: &mut [i64]) -> Result<Written, WriteError> {
+        self.check_room("input_ids", input_ids.len())?;
+        self.check_room("attention_mask", attention_mask.len())?;
+        self.write_rows(&self.ids, i64::from(self.pad_id), input_ids, |&id| i64::from(id));
+        let mut rows = self.padded(attention_mask);
+        for row in 0..self.rows() {
+            let Some(mask) = rows.next() else { break };
+            let (at, length) = (self.at(row), self.row(row).len());
+            fill(mask, at, length, 0);
+            mask[at..at + length].fill(1);
+        }
+        Ok(Written { rows: self.rows(), cols: self.cols })
+    }
+
+    /// Writes rows × cols type ids, 0 for padding; all 0 unless they were asked for.
+    ///
+    /// # Errors
+    /// [`WriteError`] if the slice is shorter; nothing was written then.
+    pub fn write_type_ids(&self, token_type_ids: &mut [i64]) -> Result<(), WriteError> {
+        self.check_room("token_type_ids", token_type_ids.len())?;
+        match &self.type_ids {
+            Some(type_ids) => self.write_rows(type_ids, 0, token_type_ids, |&id| i64::from(id)),
+            None => token_type_ids[..self.padded_count()].fill(0),
+        }
+        Ok(())
+    }
+
+    /// Writes rows × cols offsets as pairs, `[0, 0]` for padding; all that unless they were asked for.
+    ///
+    /// # Errors
+    /// [`WriteError`] if the slice is shorter; nothing was written then.
+    pub fn write_offsets(&self, offset_mapping: &mut [[i64; 2]]) -> Result<(), WriteError> {
+        self.check_room("offset_mapping", offset_mapping.len())?;
+        match &self.offsets {
+            Some(offsets) => {
+                self.write_rows(offsets, [0; 2], offset_mapping, |&[start, end]| [start as i64, end as i64]);
+            }
+            None => offset_mapping[..self.padded_count()].fill([0; 2]),
+        }
+        Ok(())
+    }
+
+    fn check_room(&self, which: &'static str, room: usize) -> Result<(), WriteError> {
         let (rows, cols) = (self.rows(), self.cols);
-        let needed = rows * cols;
-        for (which, room) in [("input_ids", input_ids.len()), ("attention_mask", attention_mask.len())] {
-            if room < needed {
-                return Err(WriteError { which, room, rows, cols });
+        if room < rows * cols { Err(WriteError { which, room, rows, cols }) } else { Ok(()) }
+    }
+
+    /// The rows of a padded slice. With no column there is nothing to write, and chunks of zero do not exist.
+    fn padded<'s, T>(&self, slice: &'s mut [T]) -> std::slice::ChunksExactMut<'s, T> {
+        slice[..self.padded_count()].chunks_exact_mut(self.cols.max(1))
+    }
+
+    /// Where the tokens of `row` begin in its padded row.
+    fn at(&self, row: usize) -> usize {
+        match self.pad_side {
+            Side::Right => 0,
+            Side::Left => self.cols - self.row(row).len(),
+        }
+    }
+
+    /// Writes one of the flat tables, as long as `ids`, padded.
+    fn write_rows<F, T: Copy>(&self, flat: &[F], padding: T, into: &mut [T], widen: impl Fn(&F) -> T) {
+        for (row, places) in self.padded(into).enumerate() {
+            let (at, range) = (self.at(row), self.range(row));
+            fill(places, at, range.len(), padding);
+            for (place, value) in places[at..].iter_mut().zip(&flat[range]) {
+                *place = widen(value);
             }
         }
-        // With no column there is nothing to write, and chunks of zero do not exist.
-        let id_rows = input_ids[..needed].chunks_exact_mut(cols.max(1));
-        let mask_rows = attention_mask[..needed].chunks_exact_mut(cols.max(1));
-        for ((row, ids), mask) in self.iter().zip(id_rows).zip(mask_rows) {
-            let at = match self.pad_side {
-                PadSide::Right => 0,
-                PadSide::Left => cols - row.len(),
-            };
-            fill(ids, at, row.len(), i64::from(self.pad_id));
-            fill(mask, at, row.len(), 0);
-            for (slot, &id) in ids[at..].iter_mut().zip(row) {
-                *slot = i64::from(id);
-            }
-            mask[at..at + row.len()].fill(1);
-        }
-        Ok(Written { rows, cols })
     }
 }
 
+/// Share of `padded` tokens that is not `real`.
+pub(super) fn waste(real: usize, padded: usize) -> f64 {
+    if padded == 0 { 0.0 } else { 1.0 - real as f64 / padded as f64 }
+}
+
 /// Fills `row` with `padding` except for the `length` places from `at` on.
-fn fill(row: &mut [i64], at: usize, length: usize, padding: i64) {
+fn fill<T: Copy>(row: &mut [T], at: usize, length: usize, padding: T) {
     row[..at].fill(padding);
     row[at + length..].fill(padding);
 }
@@ -144,14 +407,35 @@ fn fill(row: &mut [i64], at: usize, length: usize, padding: i64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::text::Truncate;
     use proptest::prelude::*;
 
-    fn tokens(rows: &[Vec<u32>], cols: usize, side: PadSide) -> Tokens {
-        let mut tokens = Tokens::new(9, side);
-        for row in rows {
-            tokens.push_row(row);
+    fn options() -> RowOptions {
+        RowOptions {
+            max_length: None,
+            truncate: Truncate::default(),
+            truncate_side: Side::Right,
+            overflow: None,
+            width: Width::Longest,
+            pad_to_multiple_of: 1,
+            pad_side: Side::Right,
+            pad_id: 0,
+            add_special_tokens: true,
+            type_ids: true,
+            offsets: None,
         }
-        tokens.set_cols(cols.max(tokens.longest()));
+    }
+
+    fn tokens(rows: &[Vec<u32>], cols: usize, side: PadSide) -> Tokens {
+        let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
+        let options = RowOptions { pad_id: 9, pad_side: side, width: Width::Fixed(cols.max(longest)), ..options() };
+        let mut tokens = Tokens::new(&options);
+        for ids in rows {
+            let mut row = tokens.start_row();
+            row.push(ids, 1);
+            row.end();
+        }
+        tokens.finish();
         tokens
     }
 
@@ -174,6 +458,38 @@ mod tests {
             let written = tokens.write_into(&mut [], &mut []).unwrap();
             assert_eq!(written.rows, count);
         }
+    }
+
+    #[test]
+    fn the_ragged_form_has_every_row_and_its_ends() {
+        let tokens = tokens(&[vec![1, 2], vec![], vec![3]], 0, PadSide::Right);
+        let (mut ids, mut ends) = ([0; 3], [9; 4]);
+        tokens.write_ragged(&mut ids).unwrap();
+        tokens.write_cu_seqlens(&mut ends).unwrap();
+        assert_eq!((ids, ends), ([1, 2, 3], [0, 2, 2, 3]));
+        assert_eq!(tokens.write_ragged(&mut [0; 2]).unwrap_err().room, 2);
+        assert_eq!(tokens.write_cu_seqlens(&mut [0; 5]).unwrap_err().which, "cu_seqlens");
+        let mut types = [9; 6];
+        tokens.write_type_ids(&mut types).unwrap();
+        assert_eq!(types, [1, 1, 0, 0, 1, 0]);
+    }
+
+    #[test]
+    fn picked_rows_are_as_wide_as_they_need_and_remember_their_items() {
+        let mut options = options();
+        options.pad_to_multiple_of = 2;
+        let mut tokens = Tokens::new(&options);
+        for ids in [&[1, 2, 3, 4, 5][..], &[6], &[7, 8, 9]] {
+            let mut row = tokens.start_row();
+            row.push(ids, 0);
+            row.end();
+        }
+        tokens.finish();
+        assert_eq!((tokens.cols(), tokens.token_count(), tokens.padded_count()), (6, 9, 18));
+        assert_eq!(tokens.waste(), 0.5);
+        let picked = tokens.pick(&[2, 1]);
+        assert_eq!((picked.rows(), picked.cols(), picked.row(0)), (2, 4, &[7, 8, 9][..]));
+        assert_eq!(picked.items().collect::<Vec<_>>(), [2, 1]);
     }
 
     proptest! {
