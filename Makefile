@@ -23,7 +23,7 @@ PACKAGES    := python-client python-client/ingest
 export PYO3_PYTHON := $(PY)
 export FOREBAY_BIN := $(FOREBAY)
 
-.PHONY: help setup build binary python examples demo test check rust-test fence-test fences python-test docs-test model model-short cargo-mutants crash fuzz tsan mutants conformance faults bench dist docs clean hostile soak instructions compare aims
+.PHONY: help setup build binary python examples demo test check rust-test fence-test fences python-test docs-test model model-short cargo-mutants crash fuzz tsan mutants conformance faults bench dist docs clean hostile soak instructions compare aims compare-ingest
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -135,6 +135,13 @@ compare: ## forebay and its rivals side by side, into docs/performance.md; COMPA
 	@CARGO_TARGET_DIR=$(COMPARE)/client PYO3_PYTHON=$(COMPARE)/venv/bin/python ci/develop.sh $(COMPARE)/venv $(CURDIR)/python-client
 	cargo build $(CARGO_FLAGS) --release --manifest-path benches/compare/rust/Cargo.toml --target-dir $(COMPARE)/rust
 	$(COMPARE)/venv/bin/python benches/compare/run.py $(COMPARE_FLAGS)
+
+INGEST      := $(TARGET)/compare-ingest
+compare-ingest: ## ingest through forebay and through what users have now, into docs/ingest/README.md; INGEST_FLAGS="--quick", "--only NAME"
+	@ci/venv.sh $(INGEST)/venv benches/ingest/requirements.txt
+	@CARGO_TARGET_DIR=$(INGEST)/client PYO3_PYTHON=$(INGEST)/venv/bin/python ci/develop.sh $(INGEST)/venv $(CURDIR)/python-client/ingest
+	cargo build $(CARGO_FLAGS) --release -p forebay-ingest --example bare_loop
+	FOREBAY_BARE_LOOP=$(TARGET)/release/examples/bare_loop $(INGEST)/venv/bin/python benches/ingest/run.py $(INGEST_FLAGS)
 
 docs: ## API documentation of the published crates
 	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --no-deps -p forebay -p forebay-ring -p forebay-layout -p forebay-os -p forebay-ingest

@@ -23,3 +23,5 @@ class Job:
     aims: dict[str, float]
     # Why a figure is what it is, where the table alone would mislead.
     note: str = ""
+    # Ours must do at least so many units a second, where the aim is no ratio.
+    at_least: float = 0.0

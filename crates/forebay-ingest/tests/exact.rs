@@ -1,4 +1,4 @@
-//! Ids, offsets, pairs and decoded text of five kinds of tokenizers are those of the Python package.
+//! Ids, offsets, pairs and decoded text of six kinds of tokenizers are those of the Python package.
 //!
 //! `data/make.py` wrote what is expected; `python-client/ingest/tests` compares with the package itself, on the
 //! tokenizers that people use.
@@ -12,7 +12,7 @@ use forebay_ingest::{OffsetUnit, Pool, RowOptions, Text, Tokenizer, TokenizerOpt
 use proptest::prelude::*;
 use serde_json::Value;
 
-const KINDS: [&str; 5] = ["byte_level", "split", "unigram", "byte_fallback", "word_piece"];
+const KINDS: [&str; 6] = ["byte_level", "split", "unigram", "byte_fallback", "words", "word_piece"];
 
 fn path(kind: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -45,4 +45,15 @@ impl Threads {
             Self::Own(pool) => Some(pool),
         }
     }
+
+    /// Does `work` over so many elements: on the pool if it is worth waking.
+    pub(crate) fn run<R: Send>(&self, elements: usize, work: impl FnOnce() -> R + Send) -> R {
+        match self.pool() {
+            Some(pool) if elements > WORTH_WAKING => pool.install(work),
+            _ => work(),
+        }
+    }
 }
+
+/// Elements that one thread writes in about 100 µs.
+const WORTH_WAKING: usize = 100_000;

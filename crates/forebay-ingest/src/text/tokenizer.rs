@@ -205,23 +205,45 @@ impl Tokenizer {
         options: &RowOptions,
         pool: Option<&Pool>,
     ) -> Result<Tokens, TokenizerError> {
+        let all = self.encode_while(texts, options, pool, || true)?;
+        Ok(all.unwrap_or_else(|| self.start_batch()))
+    }
+
+    /// As [`encode`](Self::encode), but asks `go_on` after every 2 MiB of text a thread, on the calling thread; `None` if it
+    /// said no.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_while(
+        &self,
+        texts: &[Text<'_>],
+        options: &RowOptions,
+        pool: Option<&Pool>,
+        mut go_on: impl FnMut() -> bool,
+    ) -> Result<Option<Tokens>, TokenizerError> {
         let pairs = texts.iter().any(Text::is_pair);
         options.check(self.engine.templates.added(pairs, options.add_special_tokens))?;
-        let bytes: usize = texts.iter().map(Text::bytes).sum();
-        let mut tokens = match pool {
-            Some(pool) if pool.threads() > 1 && bytes > 2 * MIN_CHUNK_BYTES => {
-                let chunks = chunks(texts, (bytes / (pool.threads() * CHUNKS_A_THREAD)).max(MIN_CHUNK_BYTES));
-                let parts: Vec<Tokens> =
-                    pool.install(|| chunks.into_par_iter().map(|(at, texts)| self.chunk(at, texts, options)).collect());
-                let mut parts = parts.into_iter();
-                let mut all = parts.next().unwrap_or_else(|| Tokens::new(options));
-                parts.for_each(|part| all.append(part));
-                all
+        let pool = pool.filter(|pool| pool.threads() > 1);
+        let mut all = Tokens::new(options);
+        for (at, texts) in chunks(0, texts, SLAB_BYTES * pool.map_or(1, Pool::threads)) {
+            if at > 0 && !go_on() {
+                return Ok(None);
             }
-            _ => self.chunk(0, texts, options),
-        };
-        tokens.finish();
-        Ok(tokens)
+            let bytes: usize = texts.iter().map(Text::bytes).sum();
+            match pool {
+                Some(pool) if bytes > 2 * MIN_CHUNK_BYTES => {
+                    let size = (bytes / (pool.threads() * CHUNKS_A_THREAD)).max(MIN_CHUNK_BYTES);
+                    let work =
+                        || chunks(at, texts, size).into_par_iter().map(|(at, texts)| self.chunk(at, texts, options));
+                    let parts: Vec<Tokens> = pool.install(|| work().collect());
+                    all.reserve(texts.len(), parts.iter().map(Tokens::token_count).sum());
+                    parts.into_iter().for_each(|part| all.append(part));
+                }
+                _ => all.append(self.chunk(at, texts, options)),
+            }
+        }
+        all.finish();
+        Ok(Some(all))
     }
 
     /// The rows of `texts`, the first of which is item `at`.
@@ -308,16 +330,19 @@ impl Tokenizer {
 /// Less than this is not worth handing to another thread.
 const MIN_CHUNK_BYTES: usize = 8 << 10;
 /// Small enough pieces that no thread waits long for the last one.
-const CHUNKS_A_THREAD: usize = 8;
+const CHUNKS_A_THREAD: usize = 32;
 
-/// `texts` in runs of about `bytes`, each with the index of its first.
-fn chunks<'s, 't>(texts: &'s [Text<'t>], bytes: usize) -> Vec<(usize, &'s [Text<'t>])> {
+/// Between two of these a run can be given up.
+const SLAB_BYTES: usize = 2 << 20;
+
+/// `texts` in runs of about `bytes`, each with the index of its first; the first of all is item `at`.
+fn chunks<'s, 't>(at: usize, texts: &'s [Text<'t>], bytes: usize) -> Vec<(usize, &'s [Text<'t>])> {
     let mut chunks = Vec::new();
     let (mut start, mut held) = (0, 0);
     for (index, text) in texts.iter().enumerate() {
         held += text.bytes();
         if held >= bytes || index + 1 == texts.len() {
-            chunks.push((start, &texts[start..=index]));
+            chunks.push((at + start, &texts[start..=index]));
             (start, held) = (index + 1, 0);
         }
     }

@@ -1,8 +1,12 @@
 //! The tokens of one batch: flat, unpadded, ready to be written where the tensors shall live.
 //!
 //! A batch keeps four bytes a token and one offset a row. Padding and widening to `i64` happen once, in the `write_…`
-//! methods, in the memory of a slot or an array. The ragged form is the flat one as it is, with `cu_seqlens`. This file
-//! knows no tokenizer.
+//! methods, in the memory of a slot or an array; called from within a pool's `install`, large batches are written by all
+//! of its threads. The ragged form is the flat one as it is, with `cu_seqlens`. This file knows no tokenizer.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
 
 use super::error::{EncodeError, WriteError};
 use super::options::{PadSide, RowOptions, Side, Width};
@@ -105,6 +109,11 @@ impl Tokens {
 
     /// Appends what was made of the items behind.
     pub(crate) fn append(&mut self, mut later: Self) {
+        if self.ends.is_empty() && self.ids.capacity() == 0 {
+            // The only one most times: nothing to copy.
+            *self = later;
+            return;
+        }
         let (tokens, items) = (self.ids.len(), self.item_count);
         self.ids.append(&mut later.ids);
         self.ends.extend(later.ends.iter().map(|end| end + tokens));
@@ -119,6 +128,12 @@ impl Tokens {
         }
         self.errors.append(&mut later.errors);
         self.item_count += later.item_count;
+    }
+
+    /// Makes room for `rows` more rows with `ids` more tokens.
+    pub(crate) fn reserve(&mut self, rows: usize, ids: usize) {
+        self.ends.reserve(rows);
+        self.ids.reserve(ids);
     }
 
     /// Sets the width that the options ask for, now that all rows are there.
@@ -215,7 +230,7 @@ impl Tokens {
         &self.ids[self.range(row)]
     }
 
-    fn range(&self, row: usize) -> std::ops::Range<usize> {
+    fn range(&self, row: usize) -> Range<usize> {
         let start = row.checked_sub(1).map_or(0, |before| self.ends[before]);
         start..self.ends[row]
     }
@@ -296,8 +311,11 @@ impl Tokens {
         if room < self.ids.len() {
             return Err(WriteError { which: "input_ids", room, rows: 1, cols: self.ids.len() });
         }
-        for (place, &id) in input_ids.iter_mut().zip(&self.ids) {
-            *place = i64::from(id);
+        if many_hands(self.ids.len()) {
+            let pieces = input_ids.par_chunks_mut(PIECE).zip(self.ids.par_chunks(PIECE));
+            pieces.for_each(|(places, ids)| widen(places, ids));
+        } else {
+            widen(input_ids, &self.ids);
         }
         Ok(())
     }
@@ -325,13 +343,10 @@ impl Tokens {
         self.check_room("input_ids", input_ids.len())?;
         self.check_room("attention_mask", attention_mask.len())?;
         self.write_rows(&self.ids, i64::from(self.pad_id), input_ids, |&id| i64::from(id));
-        let mut rows = self.padded(attention_mask);
-        for row in 0..self.rows() {
-            let Some(mask) = rows.next() else { break };
-            let (at, length) = (self.at(row), self.row(row).len());
-            fill(mask, at, length, 0);
-            mask[at..at + length].fill(1);
-        }
+        self.each_row(attention_mask, |places, at, range| {
+            fill(places, at, range.len(), 0);
+            places[at..at + range.len()].fill(1);
+        });
         Ok(Written { rows: self.rows(), cols: self.cols })
     }
 
@@ -368,9 +383,19 @@ impl Tokens {
         if room < rows * cols { Err(WriteError { which, room, rows, cols }) } else { Ok(()) }
     }
 
-    /// The rows of a padded slice. With no column there is nothing to write, and chunks of zero do not exist.
-    fn padded<'s, T>(&self, slice: &'s mut [T]) -> std::slice::ChunksExactMut<'s, T> {
-        slice[..self.padded_count()].chunks_exact_mut(self.cols.max(1))
+    /// Does `write` for each padded row of `into`: its places, where its tokens begin there, where they lie in the flat
+    /// tables.
+    fn each_row<T: Send>(&self, into: &mut [T], write: impl Fn(&mut [T], usize, Range<usize>) + Sync) {
+        let one = |row: usize, places: &mut [T]| write(places, self.at(row), self.range(row));
+        let into = &mut into[..self.padded_count()];
+        // With no column there is nothing to write, and chunks of zero do not exist.
+        let cols = self.cols.max(1);
+        if many_hands(into.len()) {
+            let least = (PIECE / cols).max(1);
+            into.par_chunks_exact_mut(cols).with_min_len(least).enumerate().for_each(|(row, places)| one(row, places));
+        } else {
+            into.chunks_exact_mut(cols).enumerate().for_each(|(row, places)| one(row, places));
+        }
     }
 
     /// Where the tokens of `row` begin in its padded row.
@@ -382,14 +407,33 @@ impl Tokens {
     }
 
     /// Writes one of the flat tables, as long as `ids`, padded.
-    fn write_rows<F, T: Copy>(&self, flat: &[F], padding: T, into: &mut [T], widen: impl Fn(&F) -> T) {
-        for (row, places) in self.padded(into).enumerate() {
-            let (at, range) = (self.at(row), self.range(row));
+    fn write_rows<F: Sync, T: Copy + Send + Sync>(
+        &self,
+        flat: &[F],
+        padding: T,
+        into: &mut [T],
+        widen: impl Fn(&F) -> T + Sync,
+    ) {
+        self.each_row(into, |places, at, range| {
             fill(places, at, range.len(), padding);
             for (place, value) in places[at..].iter_mut().zip(&flat[range]) {
                 *place = widen(value);
             }
-        }
+        });
+    }
+}
+
+/// Elements that one thread writes at least.
+const PIECE: usize = 16 << 10;
+
+/// Whether this is a thread of a pool and there is work for more than one.
+fn many_hands(elements: usize) -> bool {
+    elements > 4 * PIECE && rayon::current_thread_index().is_some()
+}
+
+fn widen(places: &mut [i64], ids: &[u32]) {
+    for (place, &id) in places.iter_mut().zip(ids) {
+        *place = i64::from(id);
     }
 }
 
@@ -490,6 +534,25 @@ mod tests {
         let picked = tokens.pick(&[2, 1]);
         assert_eq!((picked.rows(), picked.cols(), picked.row(0)), (2, 4, &[7, 8, 9][..]));
         assert_eq!(picked.items().collect::<Vec<_>>(), [2, 1]);
+    }
+
+    #[test]
+    fn the_threads_of_a_pool_write_what_one_writes() {
+        let rows: Vec<Vec<u32>> = (0..3000).map(|row| (0..row % 61).collect()).collect();
+        for side in [PadSide::Left, PadSide::Right] {
+            let tokens = tokens(&rows, 0, side);
+            let write = || {
+                let (mut ids, mut mask) = (vec![-1; tokens.padded_count()], vec![-1; tokens.padded_count()]);
+                let mut ragged = vec![-1; tokens.token_count()];
+                tokens.write_into(&mut ids, &mut mask).unwrap();
+                tokens.write_ragged(&mut ragged).unwrap();
+                (ids, mask, ragged)
+            };
+            assert!(!many_hands(tokens.padded_count()));
+            let pool = crate::Pool::new(3).unwrap();
+            assert!(pool.install(|| many_hands(tokens.padded_count())));
+            assert_eq!(pool.install(write), write());
+        }
     }
 
     proptest! {

@@ -2,6 +2,8 @@
 
     python make.py          with the packages of ci/requirements.txt
 
+Training a Unigram takes another course each time: the files of one run belong together.
+
 One tokenizer of each kind that users bring, with the parts that theirs have. `expected.json` holds for each of them the
 ids of difficult texts, with and without special tokens, alone and as pairs, and the text that they decode to.
 """
@@ -96,6 +98,16 @@ def unigram() -> Tokenizer:
     return tokenizer
 
 
+def words() -> Tokenizer:
+    """Whole words, lower case, without special tokens around them."""
+    tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFD(), normalizers.Lowercase(), normalizers.StripAccents()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.WordLevelTrainer(vocab_size=VOCAB, special_tokens=["<unk>"], show_progress=False)
+    tokenizer.train_from_iterator(corpus(), trainer)
+    return tokenizer
+
+
 def byte_fallback() -> Tokenizer:
     """As Llama 2 and Gemma: no pre-tokenizer, unknown characters as bytes."""
     trainer_of = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
@@ -137,7 +149,7 @@ def expected(tokenizer: Tokenizer) -> dict[str, object]:
 
 
 def main() -> None:
-    made = {f.__name__: f() for f in (byte_level, split, unigram, byte_fallback)}
+    made = {f.__name__: f() for f in (byte_level, split, unigram, byte_fallback, words)}
     made["word_piece"] = Tokenizer.from_file(str(BUNDLED / "tokenizer.json"))
     results = {name: expected(tokenizer) for name, tokenizer in made.items()}
     for name, tokenizer in made.items():

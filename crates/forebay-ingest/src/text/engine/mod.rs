@@ -42,6 +42,8 @@ pub enum Text<'t> {
     Single(&'t str),
     /// Two, such as a question and the passage that may answer it.
     Pair(&'t str, &'t str),
+    /// None: an item that is no text. It gets an empty row and stands among the errors.
+    Absent,
 }
 
 impl<'t> From<&'t str> for Text<'t> {
@@ -63,6 +65,7 @@ impl Text<'_> {
         match self {
             Self::Single(text) => text.len(),
             Self::Pair(first, second) => first.len() + second.len(),
+            Self::Absent => 0,
         }
     }
 
@@ -114,6 +117,7 @@ impl Encoder {
                 check_blank_run(first)?;
                 check_blank_run(second)?;
             }
+            Text::Absent => return Err(absent()),
         }
         // The crate indexes and unwraps in places; one text must not take the whole run down. Nothing of ours is
         // left half-written by it (rows are appended after it returned), and what the crate shares (a cache of words)
@@ -152,6 +156,7 @@ impl Encoder {
                 ids_of(engine, second, None, &mut self.words, &mut self.second)?;
                 (self.first.len(), Some(self.second.len()))
             }
+            Text::Absent => return Err(absent()),
         };
         let (first, second) = match room {
             Some(room) => truncate::kept(first, second, room, options.truncate)?,
@@ -264,8 +269,8 @@ fn rows_with_tables(
     tokens: &mut Tokens,
 ) -> Result<(), ItemError> {
     let unit = match options.offsets {
-        None => OffsetType::None,
-        Some(OffsetUnit::Bytes) => OffsetType::Byte,
+        // Without offsets the crate would not tell the texts of a pair apart either.
+        None | Some(OffsetUnit::Bytes) => OffsetType::Byte,
         Some(OffsetUnit::Chars) => OffsetType::Char,
     };
     let failed = |error: tokenizers::Error| refused(&error.to_string());
@@ -273,6 +278,7 @@ fn rows_with_tables(
     let (first, second) = match text {
         Text::Single(text) => (encode(text, 0)?, None),
         Text::Pair(first, second) => (encode(first, 0)?, Some(encode(second, 1)?)),
+        Text::Absent => return Err(absent()),
     };
     let added = engine.templates.added(second.is_some(), options.add_special_tokens);
     let (first, second) = match options.limit() {
@@ -317,6 +323,10 @@ fn params(max_length: usize, options: &RowOptions) -> TruncationParams {
             Truncate::OnlySecond => TruncationStrategy::OnlySecond,
         },
     }
+}
+
+fn absent() -> ItemError {
+    refused("there is none")
 }
 
 fn refused(detail: &str) -> ItemError {

@@ -58,9 +58,9 @@ impl Templates {
 }
 
 fn learn(inner: &Tokenizer, pair: bool, special: bool) -> Result<Template, String> {
-    let stand_in = |id| Encoding::from_tokens(vec![Token::new(id, "x".into(), (0, 1))], 0);
-    let second = pair.then(|| stand_in(SECOND));
-    let row = inner.post_process(stand_in(FIRST), second, special).map_err(|e| e.to_string())?;
+    let stand_in = |id, type_id| Encoding::from_tokens(vec![Token::new(id, "x".into(), (0, 1))], type_id);
+    let second = pair.then(|| stand_in(SECOND, 1));
+    let row = inner.post_process(stand_in(FIRST, 0), second, special).map_err(|e| e.to_string())?;
     let pieces = row.get_ids().iter().zip(row.get_type_ids()).map(|(&id, &type_id)| match id {
         FIRST => Piece::First { type_id },
         SECOND => Piece::Second { type_id },

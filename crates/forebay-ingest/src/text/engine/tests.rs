@@ -8,7 +8,8 @@ use super::*;
 use crate::text::{Tokenizer, TokenizerOptions, Width};
 
 /// The tokenizers of `tests/data`, and whether texts are cut for them.
-const KINDS: [(&str, bool); 5] = [
+const KINDS: [(&str, bool); 6] = [
+    ("tests/data/words.json", true),
     ("tests/data/byte_level.json", true),
     ("tests/data/split.json", true),
     ("tests/data/unigram.json", true),
@@ -24,7 +25,7 @@ fn engine(path: &str) -> Engine {
 }
 
 fn options() -> RowOptions {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(KINDS[0].0);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(KINDS[1].0);
     let tokenizer = Tokenizer::from_file(path, &TokenizerOptions::default()).unwrap();
     RowOptions { width: Width::Longest, type_ids: true, ..tokenizer.rows().clone() }
 }
