@@ -13,7 +13,8 @@ OURS = "forebay"
 class Job:
     """One row of the table. Each candidate does the whole work once when called and returns how many units it did.
 
-    What is made ready before (vocabularies, files, arrays) is not part of a call; what a user has to do for every batch is.
+    What is made ready before (vocabularies, files, arrays) is not part of a call; what a user has to do for every batch
+    is.
     """
 
     what: str

@@ -132,10 +132,9 @@ def started(part: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     command += ["--quick"] if options.quick else []
     command += ["--rounds", str(options.rounds)] if options.rounds else []
     command += [word for text in options.only for word in ("--only", text)]
-    if options.only and not any(text == part for text in options.only):
-        # Another part's name is no job of this one: do not even load it.
-        if all(text in PARTS for text in options.only):
-            return []
+    if options.only and part not in options.only and all(text in PARTS for text in options.only):
+        # Another part's name is no job of this one: it is not even loaded.
+        return []
     print(f"{part} …", flush=True)
     done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)  # noqa: S603  ourselves
     if done.returncode != 0:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import string
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # One core for each candidate; the pool of the Python package is made when it is first used.
 os.environ["RAYON_NUM_THREADS"] = "1"
@@ -16,43 +18,82 @@ import tokenizers
 import torch
 
 import forebay_ingest
-
 from job import OURS, Job
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKENIZER = ROOT / "examples/data/tokenizer.json"
+CORPUS = ROOT / "examples/data/kjv.txt"
 BATCH = 256
+CALLS = 20_000
 
 
-def batches() -> list[list[str]]:
-    """All whole batches of the bundled corpus."""
-    lines = (ROOT / "examples/data/kjv.txt").read_text(encoding="utf-8").splitlines()
+def batched(lines: list[str]) -> list[list[str]]:
+    """All whole batches."""
     return [lines[at : at + BATCH] for at in range(0, len(lines) - BATCH + 1, BATCH)]
 
 
-def python_package() -> tokenizers.Tokenizer:
-    theirs = tokenizers.Tokenizer.from_file(str(TOKENIZER))
-    theirs.no_truncation()
-    theirs.enable_padding()
-    return theirs
+def corpus() -> list[str]:
+    return CORPUS.read_text(encoding="utf-8").splitlines()
 
 
-def same(ours: Callable[[list[str]], torch.Tensor], theirs: Callable[[list[str]], torch.Tensor]) -> None:
-    """Before anything is timed: the two do the same."""
-    for texts in batches()[:3]:
-        if not torch.equal(ours(texts), theirs(texts)):
-            raise AssertionError("forebay and tokenizers give different ids")
+def new_words() -> list[str]:
+    """Lines of 25 words, none of which comes twice."""
+    dice = random.Random(1)
+    words = {"".join(dice.choices(string.ascii_lowercase, k=dice.randrange(5, 10))) for _ in range(260_000)}
+    ordered = sorted(words)
+    dice.shuffle(ordered)
+    return [" ".join(ordered[at : at + 25]) for at in range(0, len(ordered), 25)]
 
 
-def bare_loop() -> Callable[[], int]:
+OURS_LOADED = forebay_ingest.Tokenizer.from_file(TOKENIZER)
+THEIRS = tokenizers.Tokenizer.from_file(str(TOKENIZER))
+THEIRS.no_truncation()
+THEIRS.enable_padding()
+
+
+def forebay(texts: list[str]) -> dict[str, torch.Tensor]:
+    return OURS_LOADED.encode_batch(texts, truncation=False, threads=1).torch()
+
+
+def package(texts: list[str]) -> dict[str, torch.Tensor]:
+    return tensors(THEIRS.encode_batch(texts))
+
+
+def package_fast(texts: list[str]) -> dict[str, torch.Tensor]:
+    return tensors(THEIRS.encode_batch_fast(texts))
+
+
+def tensors(encoded: list[tokenizers.Encoding]) -> dict[str, torch.Tensor]:
+    return {
+        "input_ids": torch.tensor([e.ids for e in encoded]),
+        "attention_mask": torch.tensor([e.attention_mask for e in encoded]),
+    }
+
+
+def over(one: Callable[[list[str]], dict[str, torch.Tensor]], work: list[list[str]]) -> Callable[[], int]:
+    """`one` on each batch; it is checked to do what the others do before anything is timed."""
+    for texts in work[:3]:
+        ours, theirs = one(texts), package(texts)
+        if not all(torch.equal(ours[name], theirs[name]) for name in theirs):
+            raise AssertionError("forebay and tokenizers give different tensors")
+    tokens = sum(OURS_LOADED.encode_batch(texts, truncation=False).token_count for texts in work)
+
+    def all_batches() -> int:
+        for texts in work:
+            one(texts)
+        return tokens
+
+    return all_batches
+
+
+def bare_loop(file: Path) -> Callable[[], int]:
     """`encode_fast` of the crate on each line, in Rust, nothing else: a process that does it when told to."""
     program = os.environ.get("FOREBAY_BARE_LOOP", ROOT / "target/release/examples/bare_loop")
-    process = subprocess.Popen(  # noqa: S603  what `make compare-ingest` has built
-        [program, TOKENIZER, ROOT / "examples/data/kjv.txt", str(BATCH)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    command = [program, TOKENIZER, file, str(BATCH)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603  ours
 
     def once() -> int:
         assert process.stdin is not None
@@ -64,78 +105,71 @@ def bare_loop() -> Callable[[], int]:
     return once
 
 
-def jobs() -> list[Job]:
-    ours = forebay_ingest.Tokenizer.from_file(TOKENIZER)
-    theirs = python_package()
-    work = batches()
-    whole = [line for texts in work for line in texts]
+def against_all(what: str, lines: list[str], file: Path, note: str) -> Job:
+    work = batched(lines)
+    return Job(
+        what=what,
+        unit="tokens",
+        candidates={
+            OURS: over(forebay, work),
+            "tokenizers encode_batch + torch.tensor": over(package, work),
+            "tokenizers encode_batch_fast + torch.tensor": over(package_fast, work),
+            "bare encode_fast loop in Rust": bare_loop(file),
+        },
+        aims={"tokenizers encode_batch + torch.tensor": 1.5, "bare encode_fast loop in Rust": 0.95},
+        note=note,
+    )
 
-    def forebay(texts: list[str], threads: int = 1) -> torch.Tensor:
-        tensors = ours.encode_batch(texts, truncation=False, threads=threads).torch()
-        return tensors["input_ids"]
 
-    def package(texts: list[str]) -> torch.Tensor:
-        encoded = theirs.encode_batch(texts)
-        torch.tensor([e.attention_mask for e in encoded])
-        return torch.tensor([e.ids for e in encoded])
-
-    def package_fast(texts: list[str]) -> torch.Tensor:
-        encoded = theirs.encode_batch_fast(texts)
-        torch.tensor([e.attention_mask for e in encoded])
-        return torch.tensor([e.ids for e in encoded])
-
-    same(forebay, package)
-    tokens = sum(int(ours.encode_batch(texts, truncation=False).token_count) for texts in work)
-
-    def over(one: Callable[[list[str]], object]) -> Callable[[], int]:
-        def all_batches() -> int:
-            for texts in work:
-                one(texts)
-            return tokens
-
-        return all_batches
-
+def two_cores(lines: list[str]) -> Job:
     def ragged(threads: int) -> Callable[[], int]:
-        # As large a call as a dataset is: what the threads do between batches is not in it.
-        return lambda: ours.encode_batch(whole, truncation=False, ragged=True, threads=threads).token_count
+        return lambda: OURS_LOADED.encode_batch(lines, truncation=False, ragged=True, threads=threads).token_count
 
+    return Job(
+        what="text: the whole corpus in one call, on two cores",
+        unit="tokens",
+        candidates={OURS: ragged(2), "forebay on one core": ragged(1)},
+        aims={"forebay on one core": 1.9},
+    )
+
+
+def empty_calls() -> Job:
     empty: list[str] = []
 
     def calls() -> int:
-        for _ in range(20_000):
-            ours.encode_batch(empty, threads=1)["input_ids"]
-        return 20_000
+        for _ in range(CALLS):
+            OURS_LOADED.encode_batch(empty, threads=1)["input_ids"]
+        return CALLS
 
-    def no_calls() -> int:
-        for _ in range(20_000):
-            len(empty)
-        return 20_000
+    return Job(
+        what="text: a call without texts, array included",
+        unit="calls",
+        candidates={OURS: calls},
+        aims={},
+        at_least=500_000,
+        note="under 2 µs a call is over 500 k calls a second.",
+    )
 
+
+def jobs() -> list[Job]:
+    built = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "compare-ingest"
+    built.mkdir(parents=True, exist_ok=True)
+    unseen, file = new_words(), built / "new_words.txt"
+    file.write_text("\n".join(unseen) + "\n")
+    lines = corpus()
     return [
-        Job(
-            what="text: 256 lines to padded torch tensors, one core",
-            unit="tokens",
-            candidates={
-                OURS: over(forebay),
-                "tokenizers encode_batch + torch.tensor": over(package),
-                "tokenizers encode_batch_fast + torch.tensor": over(package_fast),
-                "bare encode_fast loop in Rust": bare_loop(),
-            },
-            aims={"tokenizers encode_batch + torch.tensor": 1.5, "bare encode_fast loop in Rust": 0.95},
-            note="The bare loop makes no tensors; ours reads Python strings and makes them.",
+        against_all(
+            "text: 256 lines to padded torch tensors, one core",
+            lines,
+            CORPUS,
+            "the corpus is run over again and again, so its words are known; the next job is the other extreme.",
         ),
-        Job(
-            what="text: the same lines on two cores",
-            unit="tokens",
-            candidates={OURS: ragged(2), "forebay on one core": ragged(1)},
-            aims={"forebay on one core": 1.9},
+        against_all(
+            "text: the same with words that never come twice",
+            unseen,
+            file,
+            "random letters; more pieces than are remembered, so nothing is ever found.",
         ),
-        Job(
-            what="text: an empty call, array included",
-            unit="calls",
-            candidates={OURS: calls, "an empty loop in Python": no_calls},
-            aims={},
-            at_least=500_000,
-            note="Under 2 µs a call is 500 k calls a second.",
-        ),
+        two_cores(lines),
+        empty_calls(),
     ]

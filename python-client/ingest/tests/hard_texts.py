@@ -29,7 +29,26 @@ FIXED = [
     " " * 300 + "x" + "\n" * 200,
 ]
 WORDS = sorted({word for line in CORPUS[:400] for word in line.split()})
-ODD = ["<mask>", "[SEP]", "'s", "é", "e\u0301", "日本", "👍🏽", "\u00a0", "\u3000", "\t", "\n", "  ", "\0", "½", "שלום", "▁", "…", "--"]
+ODD = [
+    "<mask>",
+    "[SEP]",
+    "'s",
+    "é",
+    "e\u0301",
+    "日本",
+    "👍🏽",
+    "\u00a0",
+    "\u3000",
+    "\t",
+    "\n",
+    "  ",
+    "\0",
+    "½",
+    "שלום",
+    "▁",
+    "…",
+    "--",
+]
 
 
 def mixed(count: int, seed: int = 1) -> list[str]:

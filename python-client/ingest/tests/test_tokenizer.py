@@ -170,7 +170,9 @@ def test_what_does_not_fit_becomes_further_rows(minilm, lines) -> None:
 
 def test_a_text_that_is_none_is_named_or_reported(minilm) -> None:
     texts = ["good", 3, "\ud800", "good"]
-    with pytest.raises(forebay_ingest.IngestError, match="text 1 cannot be tokenized: it is int, expected str") as caught:
+    with pytest.raises(
+        forebay_ingest.IngestError, match="text 1 cannot be tokenized: it is int, expected str"
+    ) as caught:
         minilm.encode_batch(texts)
     assert caught.value.index == 1
     assert isinstance(caught.value, ValueError)
@@ -247,8 +249,8 @@ INTERRUPTED = """
 import forebay_ingest, sys
 tokenizer = forebay_ingest.Tokenizer.from_file(sys.argv[1])
 texts = ["word " * 1000] * 200
-print("ready", flush=True)
 try:
+    print("ready", flush=True)
     while True:
         tokenizer.encode_batch(texts * 50, truncation=False, ragged=True, threads=THREADS)
 except KeyboardInterrupt:

@@ -8,6 +8,7 @@
 //!   machine    the ring protocol, sequences of operations and deaths, against an account of every message
 //!   table      JSON lines as features, and schemas of tables
 //!   feed       the lines of `forebay feed`: cut, decoded, tokenized, resumed
+//!   text       tokenizer files, texts and ids of any kind
 //! ```
 //!
 //! The functions live in a library so that two things run the same: the fuzzing engine (`fuzz_targets/`, feature
@@ -27,12 +28,13 @@ mod memory;
 pub mod schema;
 mod server;
 pub mod table;
+pub mod text;
 
 /// A target's function.
 pub type Body = fn(&[u8]);
 
 /// Every target by its name, which is that of its folder in `corpus/`.
-pub const TARGETS: [(&str, Body); 7] = [
+pub const TARGETS: [(&str, Body); 8] = [
     ("attach", attach::run),
     ("control", control::run),
     ("feed", feed::run),
@@ -40,4 +42,5 @@ pub const TARGETS: [(&str, Body); 7] = [
     ("machine", machine::run),
     ("schema", schema::run),
     ("table", table::run),
+    ("text", text::run),
 ];

@@ -102,3 +102,8 @@ fn long_histories_of_any_bytes() {
         }
     }
 }
+
+#[test]
+fn text() {
+    replay("text");
+}

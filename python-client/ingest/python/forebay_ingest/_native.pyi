@@ -154,9 +154,7 @@ class Tokenizer:
         The rest is as in `encode_batch`.
         """
 
-    def tokenize(
-        self, texts: Iterable[str], pairs: Iterable[str] | None = None, *, threads: int | None = 1
-    ) -> Tokens:
+    def tokenize(self, texts: Iterable[str], pairs: Iterable[str] | None = None, *, threads: int | None = 1) -> Tokens:
         """Tokenize without padding: its ``shape`` says what to loan, `Tokens.write_into` writes there.
 
         >>> tokens = tokenizer.tokenize(texts)
