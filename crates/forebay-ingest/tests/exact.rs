@@ -182,7 +182,7 @@ fn a_text_that_is_refused_leaves_the_others_alone() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
     fn a_stream_gives_what_decoding_at_once_gives_and_takes_nothing_back(
@@ -205,6 +205,10 @@ proptest! {
             assert!(first.is_none_or(|(again, fresh)| again == fresh));
         });
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(20))]
 
     #[test]
     fn rows_do_not_depend_on_the_number_of_threads(

@@ -233,13 +233,12 @@ impl Tokenizer {
             match pool {
                 Some(pool) if bytes > 2 * MIN_CHUNK_BYTES => {
                     let size = (bytes / (pool.threads() * CHUNKS_A_THREAD)).max(MIN_CHUNK_BYTES);
-                    let work =
-                        || chunks(at, texts, size).into_par_iter().map(|(at, texts)| self.chunk(at, texts, options));
-                    let parts: Vec<Tokens> = pool.install(|| work().collect());
-                    all.reserve(texts.len(), parts.iter().map(Tokens::token_count).sum());
-                    parts.into_iter().for_each(|part| all.append(part));
+                    pool.install(|| {
+                        let chunks = chunks(at, texts, size).into_par_iter();
+                        all.append(chunks.map(|(at, texts)| self.chunk(at, texts, options)).collect());
+                    });
                 }
-                _ => all.append(self.chunk(at, texts, options)),
+                _ => all.append(vec![self.chunk(at, texts, options)]),
             }
         }
         all.finish();

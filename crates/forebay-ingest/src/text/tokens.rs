@@ -107,33 +107,44 @@ impl Tokens {
         self.start_row().end();
     }
 
-    /// Appends what was made of the items behind.
-    pub(crate) fn append(&mut self, mut later: Self) {
-        if self.ends.is_empty() && self.ids.capacity() == 0 {
+    /// Appends what was made of the items behind, part after part; within a pool its threads copy.
+    pub(crate) fn append(&mut self, mut parts: Vec<Self>) {
+        if self.ends.is_empty() && parts.len() == 1 {
             // The only one most times: nothing to copy.
-            *self = later;
+            *self = parts.remove(0);
             return;
         }
-        let (tokens, items) = (self.ids.len(), self.item_count);
-        self.ids.append(&mut later.ids);
-        self.ends.extend(later.ends.iter().map(|end| end + tokens));
-        if let (Some(all), Some(mut more)) = (&mut self.type_ids, later.type_ids) {
-            all.append(&mut more);
+        let total = self.ids.len() + parts.iter().map(Self::token_count).sum::<usize>();
+        for part in &mut parts {
+            let (tokens, items) = (self.ends.last().copied().unwrap_or(0), self.item_count);
+            self.ends.extend(part.ends.iter().map(|end| end + tokens));
+            if let (Some(all), Some(more)) = (&mut self.type_ids, &mut part.type_ids) {
+                all.append(more);
+            }
+            if let (Some(all), Some(more)) = (&mut self.offsets, &mut part.offsets) {
+                all.append(more);
+            }
+            if let (Some(all), Some(more)) = (&mut self.items, &part.items) {
+                all.extend(more.iter().map(|item| item + items));
+            }
+            self.errors.append(&mut part.errors);
+            self.item_count += part.item_count;
         }
-        if let (Some(all), Some(mut more)) = (&mut self.offsets, later.offsets) {
-            all.append(&mut more);
+        // Zeroed memory comes as untouched pages, which whoever copies into them touches first.
+        let mut ids = vec![0; total];
+        let mut places = ids.as_mut_slice();
+        let mut copies = Vec::with_capacity(parts.len() + 1);
+        for from in std::iter::once(&self.ids).chain(parts.iter().map(|part| &part.ids)) {
+            let (to, rest) = places.split_at_mut(from.len());
+            copies.push((to, from));
+            places = rest;
         }
-        if let (Some(all), Some(more)) = (&mut self.items, later.items) {
-            all.extend(more.iter().map(|item| item + items));
+        if many_hands(total) {
+            copies.into_par_iter().for_each(|(to, from)| to.copy_from_slice(from));
+        } else {
+            copies.into_iter().for_each(|(to, from)| to.copy_from_slice(from));
         }
-        self.errors.append(&mut later.errors);
-        self.item_count += later.item_count;
-    }
-
-    /// Makes room for `rows` more rows with `ids` more tokens.
-    pub(crate) fn reserve(&mut self, rows: usize, ids: usize) {
-        self.ends.reserve(rows);
-        self.ids.reserve(ids);
+        self.ids = ids;
     }
 
     /// Sets the width that the options ask for, now that all rows are there.

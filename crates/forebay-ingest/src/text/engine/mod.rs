@@ -28,7 +28,7 @@ use tokenizers::{
 };
 
 use self::template::{Piece, Template};
-use self::words::{MAX_PIECE_BYTES, Words};
+use self::words::Words;
 use super::options::{OffsetUnit, RowOptions, Side, Truncate};
 use super::tokens::{Row, Tokens};
 use crate::error::ItemError;
@@ -215,24 +215,100 @@ fn ids_of(
     if !engine.cuts {
         return whole(engine, text, enough, ids);
     }
-    let mut rest = text;
-    while !rest.is_empty() {
-        if enough.is_some_and(|enough| ids.len() >= enough) {
-            return Ok(());
+    let full = |ids: &[u32]| enough.is_some_and(|enough| ids.len() >= enough);
+    let longest_run = if enough.is_some() { 256 } else { 1024 };
+    let mut run = Run::default();
+    let mut at = 0;
+    while at < text.len() && !full(ids) {
+        let end = cut::first_cut(&text[at..]).map_or(text.len(), |cut| at + cut);
+        let piece = &text[at..end];
+        if !run.is_empty() && words.get(piece).is_some() {
+            run.tokenize(engine, text, words, ids)?;
         }
-        let (piece, after) = rest.split_at(cut::first_cut(rest).unwrap_or(rest.len()));
-        rest = after;
-        if piece.len() > MAX_PIECE_BYTES {
-            whole(engine, piece, enough.map(|enough| enough - ids.len()), ids)?;
-        } else if let Some(known) = words.get(piece) {
-            ids.extend_from_slice(known);
-        } else {
-            let start = ids.len();
-            whole(engine, piece, None, ids)?;
-            words.insert(piece, &ids[start..]);
+        // Looked up again: the run may have begun a new cache.
+        match words.get(piece) {
+            Some(_) if full(ids) => {}
+            Some(known) => ids.extend_from_slice(known),
+            None => {
+                run.push(at, end);
+                if run.bytes() >= longest_run {
+                    run.tokenize(engine, text, words, ids)?;
+                }
+            }
+        }
+        at = end;
+    }
+    if full(ids) { Ok(()) } else { run.tokenize(engine, text, words, ids) }
+}
+
+/// Neighbouring pieces that were not seen before: the crate takes them in one go.
+#[derive(Debug, Default)]
+struct Run {
+    start: usize,
+    /// Where each piece ends in the text.
+    ends: Vec<usize>,
+}
+
+impl Run {
+    fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    fn bytes(&self) -> usize {
+        self.ends.last().map_or(0, |end| end - self.start)
+    }
+
+    fn push(&mut self, start: usize, end: usize) {
+        if self.ends.is_empty() {
+            self.start = start;
+        }
+        self.ends.push(end);
+    }
+
+    /// Appends the ids of its pieces, remembers each of them, and is empty.
+    fn tokenize(
+        &mut self,
+        engine: &Engine,
+        text: &str,
+        words: &mut Words,
+        ids: &mut Vec<u32>,
+    ) -> Result<(), ItemError> {
+        let Some(&end) = self.ends.last() else { return Ok(()) };
+        let split = split(engine, &text[self.start..end], None)?;
+        let mut pieces = Pieces { run: self, text, index: 0, begin: ids.len() };
+        for (_, (start, _), tokens) in split.get_splits(OffsetReferential::Original, OffsetType::Byte) {
+            // No split reaches over a cut, so it is of the piece in which it starts.
+            pieces.end_before(start, words, ids);
+            ids.extend(tokens.iter().flatten().map(|token| token.id));
+        }
+        pieces.end_before(usize::MAX, words, ids);
+        self.ends.clear();
+        Ok(())
+    }
+}
+
+/// The pieces of a run, while their ids are appended.
+struct Pieces<'r> {
+    run: &'r Run,
+    text: &'r str,
+    /// The piece that ids belong to now.
+    index: usize,
+    /// Where its ids begin.
+    begin: usize,
+}
+
+impl Pieces<'_> {
+    /// Remembers the pieces that end before `start`, counted from the start of the run.
+    fn end_before(&mut self, start: usize, words: &mut Words, ids: &[u32]) {
+        while let Some(&end) = self.run.ends.get(self.index)
+            && end - self.run.start <= start
+        {
+            let from = self.index.checked_sub(1).map_or(self.run.start, |before| self.run.ends[before]);
+            words.insert(&self.text[from..end], &ids[self.begin..]);
+            self.index += 1;
+            self.begin = ids.len();
         }
     }
-    Ok(())
 }
 
 /// The same through the crate in one go.

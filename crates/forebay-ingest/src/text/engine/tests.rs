@@ -62,7 +62,7 @@ fn made(encoder: &mut Encoder, engine: &Engine, text: Text<'_>, options: &RowOpt
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(150))]
 
     #[test]
     fn rows_are_those_of_the_crate(

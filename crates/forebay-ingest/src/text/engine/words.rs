@@ -6,7 +6,7 @@
 use ahash::AHashMap;
 
 /// Longer pieces are rarely seen twice.
-pub(super) const MAX_PIECE_BYTES: usize = 32;
+const MAX_PIECE_BYTES: usize = 32;
 /// Pieces held.
 const MAX_PIECES: usize = 1 << 15;
 
@@ -21,12 +21,18 @@ pub(super) struct Words {
 impl Words {
     /// The ids of `piece`, if it is known.
     pub(super) fn get(&self, piece: &str) -> Option<&[u32]> {
+        if piece.len() > MAX_PIECE_BYTES {
+            return None;
+        }
         let &(start, end) = self.places.get(piece)?;
         Some(&self.ids[start as usize..end as usize])
     }
 
-    /// Remembers `piece`, which has at most [`MAX_PIECE_BYTES`].
+    /// Remembers `piece` unless it is long.
     pub(super) fn insert(&mut self, piece: &str, ids: &[u32]) {
+        if piece.len() > MAX_PIECE_BYTES {
+            return;
+        }
         if self.places.len() >= MAX_PIECES {
             self.places.clear();
             self.ids.clear();
