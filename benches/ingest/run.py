@@ -26,7 +26,7 @@ import page
 from job import OURS, Job
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("text", "images", "tables", "numbers")
+PARTS = ("text", "images", "tables", "numeric")
 RESULTS = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "compare-ingest/results.json"
 FULL, QUICK = (7, 0.5), (2, 0.05)  # rounds, and seconds that a candidate runs in each
 
