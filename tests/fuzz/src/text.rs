@@ -66,7 +66,7 @@ impl Desk {
     /// A stream gives what decoding at once gives, and takes nothing back.
     fn decode(&self, mut input: Bytes<'_>) {
         let tokenizer = self.tokenizer(&mut input);
-        let skip = input.byte() % 2 == 0;
+        let skip = input.byte().is_multiple_of(2);
         let ids: Vec<u32> =
             input.rest().chunks(2).map(|pair| pair.iter().fold(0, |id, &b| id << 8 | u32::from(b)) % 1300).collect();
         let whole = tokenizer.decode(&ids, skip).unwrap();
