@@ -9,6 +9,9 @@
 //!   table      JSON lines as features, and schemas of tables
 //!   feed       the lines of `forebay feed`: cut, decoded, tokenized, resumed
 //!   text       tokenizer files, texts and ids of any kind
+//!   jpeg, png, webp    files of a format, decoded and resized, alone and in a batch
+//!   recipe     configurations of image processors
+//!   shard      tar archives of images, read and resumed
 //! ```
 //!
 //! The functions live in a library so that two things run the same: the fuzzing engine (`fuzz_targets/`, feature
@@ -23,6 +26,7 @@ mod bytes;
 pub mod control;
 pub mod feed;
 pub mod image;
+pub mod images;
 pub mod machine;
 mod memory;
 pub mod schema;
@@ -34,13 +38,18 @@ pub mod text;
 pub type Body = fn(&[u8]);
 
 /// Every target by its name, which is that of its folder in `corpus/`.
-pub const TARGETS: [(&str, Body); 8] = [
+pub const TARGETS: [(&str, Body); 13] = [
     ("attach", attach::run),
     ("control", control::run),
     ("feed", feed::run),
     ("image", image::run),
+    ("jpeg", images::jpeg),
     ("machine", machine::run),
+    ("png", images::png),
+    ("recipe", images::recipe),
     ("schema", schema::run),
+    ("shard", images::shard),
+    ("webp", images::webp),
     ("table", table::run),
     ("text", text::run),
 ];

@@ -7,7 +7,7 @@ use std::{fs, path::PathBuf};
 use forebay_fuzz::TARGETS;
 
 /// What all inputs together may take in the repository.
-const MOST_BYTES: usize = 200_000;
+const MOST_BYTES: usize = 300_000;
 
 fn inputs(target: &str) -> Vec<(PathBuf, Vec<u8>)> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
@@ -64,6 +64,31 @@ fn schema() {
 #[test]
 fn table() {
     replay("table");
+}
+
+#[test]
+fn jpeg() {
+    replay("jpeg");
+}
+
+#[test]
+fn png() {
+    replay("png");
+}
+
+#[test]
+fn recipe() {
+    replay("recipe");
+}
+
+#[test]
+fn shard() {
+    replay("shard");
+}
+
+#[test]
+fn webp() {
+    replay("webp");
 }
 
 #[test]

@@ -84,13 +84,13 @@ impl<R: Read + Seek> Shard<R> {
                 }
                 self.take(member, max_bytes, &mut sample)?;
                 self.next = self.at;
-                match self.member()? {
-                    Some(next) if next.regular && key_of(&next.name).0 == key => member = next,
-                    Some(next) => {
-                        self.seek(next.start)?;
+                match self.member() {
+                    Ok(Some(next)) if next.regular && key_of(&next.name).0 == key => member = next,
+                    // The next sample, the end, or an error: all three are found again when asked for.
+                    _ => {
+                        self.seek(self.next)?;
                         break;
                     }
-                    None => break,
                 }
             }
             match sample {
@@ -170,6 +170,8 @@ impl<R: Read + Seek> Shard<R> {
         let block: [u8; BLOCK as usize] =
             self.bytes(BLOCK)?.try_into().map_err(|_| damaged(at, "a header is too short"))?;
         if block.iter().all(|&byte| byte == 0) {
+            // Asked again, it is the end again.
+            self.seek(at)?;
             return Ok(None);
         }
         let sum = |range: std::ops::Range<usize>| block[range].iter().map(|&byte| u64::from(byte)).sum::<u64>();
@@ -234,9 +236,10 @@ struct Header {
 
 /// A number in octal digits, ended by a space or a NUL; or in base 256, as GNU writes large ones.
 fn octal(field: &[u8]) -> Option<u64> {
-    if field[0] & 0x80 != 0 {
-        let (first, rest) = field.split_at(field.len() - 8);
-        let plain = first[0] == 0x80 && first[1..].iter().all(|&byte| byte == 0);
+    if field.first()? & 0x80 != 0 {
+        let (first, rest) = field.split_last_chunk::<8>()?;
+        let plain =
+            first.split_first().is_some_and(|(mark, zeros)| *mark == 0x80 && zeros.iter().all(|&byte| byte == 0));
         return plain.then(|| rest.iter().fold(0, |number, &byte| number << 8 | u64::from(byte)));
     }
     let text = std::str::from_utf8(field).ok()?;
@@ -359,11 +362,21 @@ mod tests {
     #[test]
     fn a_cut_shard_says_where() {
         let bytes = archive();
-        for (blocks, word) in [(12, "middle of a header"), (10, "a/0002.PNG\" is 600 bytes long")] {
+        for (blocks, whole, word) in [(12, 2, "middle of a header"), (10, 1, "a/0002.PNG\" is 600 bytes long")] {
             let (samples, end) = all(&bytes[..BLOCK as usize * blocks + 100], 0, 1000);
-            assert_eq!(samples.len(), 1);
+            assert_eq!(samples.len(), whole, "what stands before the cut is given out");
             let why = end.unwrap_err();
             assert!(why.contains("damaged at byte") && why.contains(word), "{why}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_octal_or_binary() {
+        assert_eq!(octal(b"0000644\0"), Some(0o644));
+        assert_eq!(octal(b"   644 \0"), Some(0o644));
+        assert_eq!(octal(b"\x80\0\0\0\0\0\0\x02\0\0\0\x01"), Some(0x2_0000_0001));
+        for odd in [&b"\xff\0\0\0\0\0\0\x02\0\0\0\x01"[..], b"\x80\0\0\0\0\0\0\x02", b"", b"999"] {
+            assert_eq!(octal(odd), None);
         }
     }
 

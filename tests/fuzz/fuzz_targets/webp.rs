@@ -1,0 +1,4 @@
+//! The engine around [`forebay_fuzz::images::webp`].
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| forebay_fuzz::images::webp(data));
