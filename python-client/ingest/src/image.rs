@@ -144,14 +144,16 @@ fn bytes_of(image: &Bound<'_, PyAny>, index: usize) -> PyResult<PyBackedBytes> {
 impl PyImageBatch {
     /// Dimensions of the batch.
     #[getter]
-    fn shape(&self) -> [usize; 4] {
-        self.plan.shape(&self.processor)
+    fn shape(&self) -> (usize, usize, usize, usize) {
+        let [images, a, b, c] = self.plan.shape(&self.processor);
+        (images, a, b, c)
     }
 
     /// Dimensions of the mask.
     #[getter]
-    fn mask_shape(&self) -> [usize; 3] {
-        self.plan.mask_shape()
+    fn mask_shape(&self) -> (usize, usize, usize) {
+        let [images, rows, columns] = self.plan.mask_shape();
+        (images, rows, columns)
     }
 
     /// Writes the batch into `out`, any contiguous memory given as bytes, and the mask; gives the failures.

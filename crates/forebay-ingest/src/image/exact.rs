@@ -1,7 +1,7 @@
-//! Resizing as Pillow does it, to the last bit.
+//! Resizing as Pillow 13 does it, to the last bit.
 //!
 //! The same sums in the same order: filter weights in double precision, rounded to 22 bits behind the point; a pass over
-//! the rows, rounded to 8 bits; then one over the columns. Only the part of the result that is asked for is computed,
+//! the rows, rounded to 8 bits; then one over the columns; or the other way round, see [`down_first`]. Only the part of the result that is asked for is computed,
 //! with weights as for the whole. All sums are of whole numbers: the result is the same on every processor.
 
 use std::array;
@@ -137,12 +137,21 @@ fn level(sum: i32) -> u8 {
     (sum >> PRECISION).clamp(0, 255) as u8
 }
 
+/// Whether the columns are worked on first: where the height shrinks by more than twice the pixels that the width does.
+///
+/// Pillow does so since version 13; older ones always begin with the rows, which differs by a level here and there.
+fn down_first(size: (u32, u32), to: (u32, u32)) -> bool {
+    let lost = |from: u32, to: u32| i64::from(from) - i64::from(to);
+    lost(size.1, to.1) > 0 && lost(size.1, to.1) > 2 * lost(size.0, to.0)
+}
+
 /// Memory that one resize after the other works in.
 #[derive(Debug, Default)]
 pub(super) struct Exact {
     across: Weights,
     down: Weights,
     rows: Vec<u8>,
+    rows_down: Vec<u8>,
     wide: Wide,
 }
 
@@ -159,35 +168,59 @@ impl Exact {
     ) {
         let stride = size.0 as usize * CHANNELS;
         let out_stride = window.width as usize * CHANNELS;
-        // Pillow leaves out a pass that would change nothing.
-        let same_rows = size.1 == to.1;
-        let (first_row, end_row) = if same_rows {
-            (window.top as usize, (window.top + window.height) as usize)
+        // A pass that would change nothing is left out.
+        let across = size.0 != to.0 || window.width != to.0;
+        let down = size.1 != to.1;
+        let columns = if across {
+            self.across.compute(kernel, size.0, to.0, window.left, window.width);
+            self.across.range()
         } else {
+            (0, size.0 as usize)
+        };
+        let rows = if down {
             self.down.compute(kernel, size.1, to.1, window.top, window.height);
             self.down.range()
-        };
-        let from = &from[first_row * stride..end_row * stride];
-        let rows: &[u8] = if size.0 == to.0 && window.width == to.0 {
-            from
         } else {
-            self.across.compute(kernel, size.0, to.0, window.left, window.width);
-            let len = (end_row - first_row) * out_stride;
-            self.rows.resize(len + 1, 0);
-            self.wide.prepare(&self.across);
-            pass_across(&mut self.wide, from, stride, &mut self.rows, out_stride);
-            &self.rows[..len]
+            (window.top as usize, (window.top + window.height) as usize)
         };
-        if same_rows {
-            out.copy_from_slice(rows);
-            return;
+        let from = &from[rows.0 * stride..rows.1 * stride];
+        match (across, down) {
+            (false, false) => out.copy_from_slice(from),
+            (false, true) => pass_down(&self.down, from, stride, rows.0, out, out_stride),
+            (true, false) => {
+                let rows = self.rows_across(from, stride, 0, out_stride);
+                out.copy_from_slice(rows);
+            }
+            (true, true) if down_first(size, to) => {
+                let len = (columns.1 - columns.0) * CHANNELS;
+                let mut rows_down = std::mem::take(&mut self.rows_down);
+                rows_down.resize(len * window.height as usize, 0);
+                pass_down(&self.down, &from[columns.0 * CHANNELS..], stride, rows.0, &mut rows_down, len);
+                out.copy_from_slice(self.rows_across(&rows_down, len, columns.0, out_stride));
+                self.rows_down = rows_down;
+            }
+            (true, true) => {
+                self.rows_across(from, stride, 0, out_stride);
+                let len = self.rows.len() - 1;
+                pass_down(&self.down, &self.rows[..len], out_stride, rows.0, out, out_stride);
+            }
         }
-        pass_down(&self.down, rows, first_row, out, out_stride);
+    }
+
+    /// The rows `from`, which begin with column `first`, after the pass over the rows.
+    fn rows_across(&mut self, from: &[u8], stride: usize, first: usize, out_stride: usize) -> &[u8] {
+        let len = from.len() / stride * out_stride;
+        self.rows.resize(len + 1, 0);
+        self.wide.prepare(&self.across, first);
+        pass_across(&mut self.wide, from, stride, &mut self.rows, out_stride);
+        &self.rows[..len]
     }
 
     pub(super) fn trim(&mut self) {
-        if self.rows.capacity() > 16 << 20 {
-            self.rows = Vec::new();
+        for buffer in [&mut self.rows, &mut self.rows_down] {
+            if buffer.capacity() > 16 << 20 {
+                *buffer = Vec::new();
+            }
         }
     }
 }
@@ -206,8 +239,8 @@ struct Wide {
 }
 
 impl Wide {
-    /// Weights as the sums want them: one for each lane, an odd one followed by none.
-    fn prepare(&mut self, weights: &Weights) {
+    /// Weights as the sums want them: one for each lane, an odd one followed by none. Rows begin with column `column`.
+    fn prepare(&mut self, weights: &Weights, column: usize) {
         self.weights.clear();
         self.spans.clear();
         for pixel in 0..weights.spans.len() {
@@ -217,7 +250,7 @@ impl Wide {
                 let (left, right) = (pair[0], pair.get(1).copied().unwrap_or(0));
                 [left, left, left, left, right, right, right, right]
             }));
-            self.spans.push((first * LANES, begin, self.weights.len()));
+            self.spans.push(((first - column) * LANES, begin, self.weights.len()));
         }
     }
 }
@@ -254,8 +287,8 @@ fn pass_across(wide: &mut Wide, from: &[u8], stride: usize, to: &mut [u8], to_st
 /// Every row of the result from the rows that count, of which `rows` begins with `first_row`. In blocks whose sums stay
 /// in registers.
 #[multiversion(targets("x86_64+avx2"))]
-fn pass_down(weights: &Weights, rows: &[u8], first_row: usize, out: &mut [u8], stride: usize) {
-    for (pixel, out) in out.chunks_exact_mut(stride).enumerate() {
+fn pass_down(weights: &Weights, rows: &[u8], stride: usize, first_row: usize, out: &mut [u8], out_stride: usize) {
+    for (pixel, out) in out.chunks_exact_mut(out_stride).enumerate() {
         let (first, weights) = weights.of(pixel);
         let rows = &rows[(first - first_row) * stride..];
         let mut blocks = out.chunks_exact_mut(BLOCK);

@@ -53,7 +53,7 @@ impl Filter {
 /// How a resize is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Resampling {
-    /// Every level is Pillow's.
+    /// Every level is that of Pillow 13.
     #[default]
     Exact,
     /// By `fast_image_resize`, in 16-bit fixed point. Bilinear and Hamming differ from Pillow by at most one level;

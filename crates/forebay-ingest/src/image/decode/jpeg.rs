@@ -33,6 +33,29 @@ fn error(error: DecodeErrors) -> ImageError {
     }
 }
 
+/// Whether an end marker stands behind the beginning of the first scan.
+///
+/// The decoder alone does not notice every cut in the last rows. Segments before the scan are stepped over, as a preview
+/// in one of them has an end of its own; in a scan these two bytes cannot be anything else.
+fn has_end(bytes: &[u8]) -> bool {
+    let mut rest = bytes.get(2..).unwrap_or_default();
+    while let [0xff, marker, tail @ ..] = rest {
+        rest = match marker {
+            // From behind, where it stands in files that are whole.
+            0xda => return tail.windows(2).rev().any(|pair| pair == [0xff, 0xd9]),
+            // Fill bytes, and markers without a segment.
+            0xff => &rest[1..],
+            0x01 | 0xd0..=0xd7 => tail,
+            _ => {
+                let [high, low, ..] = tail else { return false };
+                tail.get(usize::from(u16::from_be_bytes([*high, *low]))..).unwrap_or_default()
+            }
+        };
+    }
+    // Something odd before the scan: the decoder will say so.
+    !rest.is_empty()
+}
+
 impl<'a> Jpeg<'a> {
     pub(super) fn open(
         bytes: &'a [u8],
@@ -45,6 +68,12 @@ impl<'a> Jpeg<'a> {
             .set_max_height(side)
             .set_strict_mode(damage == Damage::Refuse)
             .jpeg_set_out_colorspace(ColorSpace::RGB);
+        if damage == Damage::Refuse && !has_end(bytes) {
+            return Err(ImageError::Damaged {
+                format: FORMAT,
+                detail: "it is cut off: its end marker is missing".into(),
+            });
+        }
         let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
         decoder.decode_headers().map_err(error)?;
         let Some(info) = decoder.info() else {

@@ -24,6 +24,12 @@ fn error(error: DecodingError) -> ImageError {
 
 impl<'a> WebP<'a> {
     pub(super) fn open(bytes: &'a [u8], limits: &ImageLimits) -> Result<(Self, ImageHeader), ImageError> {
+        // What is missing may be the metadata behind the pixels, and with it how the image is to be turned.
+        if let Some(&[a, b, c, d]) = bytes.get(4..8).and_then(|size| size.first_chunk())
+            && u64::from(u32::from_le_bytes([a, b, c, d])) + 8 > bytes.len() as u64
+        {
+            return Err(ImageError::Damaged { format: FORMAT, detail: "it is cut off: its length says more".into() });
+        }
         let mut decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(error)?;
         decoder.set_memory_limit(METADATA_BYTES);
         if decoder.is_animated() {

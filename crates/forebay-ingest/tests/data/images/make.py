@@ -28,6 +28,8 @@ FILTERS = [
     Image.Resampling.BOX,
     Image.Resampling.HAMMING,
 ]
+# Sizes of the first cases: shrinking; growing; both; the height far more than the width, which turns the passes round.
+FIRST = [(30, 22, 13, 11), (9, 7, 23, 25), (30, 3, 5, 21), (16, 30, 12, 9), (9, 25, 14, 12)]
 
 
 def rgb(image: Image.Image) -> bytes:
@@ -54,7 +56,7 @@ def resizes(photograph: Image.Image) -> None:
     with (HERE / "resize.bin").open("wb") as out:
         for case in range(12):
             side = [chance.choice([1, 2, chance.randint(3, 9), chance.randint(10, 25)]) for _ in range(4)]
-            width, height, new_width, new_height = [(30, 22, 13, 11), (9, 7, 23, 25), (30, 3, 5, 21)][case] if case < 3 else side
+            width, height, new_width, new_height = FIRST[case] if case < len(FIRST) else side
             if case % 2 == 0:
                 image = photograph.resize((width, height))
             else:
