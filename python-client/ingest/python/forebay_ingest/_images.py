@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
-
-from typing_extensions import Buffer
 
 from . import _native
 from ._native import IngestError
@@ -15,11 +14,13 @@ from ._native import IngestError
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    from typing_extensions import Buffer
 
 OnError = Literal["raise", "report"]
 
 
-class ImageFailure(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ImageFailure:
     """An image that became no tensor."""
 
     index: int
@@ -50,7 +51,8 @@ def _dtype(name: str) -> np.dtype[Any]:
     except ImportError:
         text = "NumPy has no bfloat16 of its own, found no ml_dtypes; install ml_dtypes, or choose float16 or float32"
         raise ValueError(text) from None
-    return np.dtype(ml_dtypes.bfloat16)
+    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return dtype
 
 
 def _raise(failure: ImageFailure) -> None:
