@@ -243,8 +243,10 @@ def test_a_forked_child_has_threads_of_its_own() -> None:
 
 
 def test_ctrl_c_ends_the_work() -> None:
+    # A shell's background jobs inherit that SIGINT is ignored; then Python does not ask for it either.
     code = """
-import numpy as np, forebay_ingest, sys
+import numpy as np, forebay_ingest, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 matrix = np.ones((400_000, 64), np.float32)
 queries = np.ones((400, 64), np.float32)
 print("ready", flush=True)
@@ -254,15 +256,17 @@ try:
 except KeyboardInterrupt:
     sys.exit(7)
 """
-    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-    assert child.stdout is not None
-    assert child.stdout.readline() == b"ready\n"
-    # Inside of the call, which takes seconds, or soon there; the signal is noticed in either place.
-    with pytest.raises(subprocess.TimeoutExpired):
-        child.wait(0.2)
-    child.send_signal(signal.SIGINT)
-    assert child.wait(30) == 7
-    child.stdout.close()
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as child:
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"ready\n"
+            # Inside of the call, which takes seconds, or soon there; the signal is noticed in either place.
+            with pytest.raises(subprocess.TimeoutExpired):
+                child.wait(0.2)
+            child.send_signal(signal.SIGINT)
+            assert child.wait(30) == 7
+        finally:
+            child.kill()
 
 
 def test_the_module_documents_what_it_offers() -> None:

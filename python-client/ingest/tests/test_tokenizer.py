@@ -245,8 +245,10 @@ def test_a_tiktoken_file_that_is_none_is_told(tmp_path) -> None:
         forebay_ingest.Tokenizer.from_tiktoken(path, pattern="(")
 
 
+# A shell's background jobs inherit that SIGINT is ignored; then Python does not ask for it either.
 INTERRUPTED = """
-import forebay_ingest, sys
+import forebay_ingest, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 tokenizer = forebay_ingest.Tokenizer.from_file(sys.argv[1])
 texts = ["word " * 1000] * 200
 try:
@@ -265,5 +267,8 @@ def test_ctrl_c_ends_a_long_call(threads) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=50)[0] == "interrupted\n"
+        try:
+            assert process.communicate(timeout=50)[0] == "interrupted\n"
+        finally:
+            process.kill()
         assert process.returncode == 0
