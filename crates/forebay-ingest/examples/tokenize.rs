@@ -46,7 +46,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut pipeline = Pipeline::start(source, Arc::new(tokenizer), options)?;
     let mut out = BufWriter::new(std::io::stdout().lock());
     for batch in &mut pipeline {
-        for row in batch?.tokens.iter() {
+        for row in batch?.data.iter() {
             writeln!(out, "{row:?}")?;
         }
     }

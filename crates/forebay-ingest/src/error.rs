@@ -51,6 +51,40 @@ pub enum ItemError {
         /// What it said.
         detail: String,
     },
+    /// The line became no row of a table.
+    #[cfg(feature = "tables")]
+    #[error("{reason}")]
+    Row {
+        /// Why.
+        reason: crate::table::RowError,
+    },
+    /// A sample, or a whole shard from here on, could not be read.
+    #[cfg(feature = "images")]
+    #[error("{key}: {detail}")]
+    Sample {
+        /// Its name, as far as it is known.
+        key: String,
+        /// What was wrong and what to do.
+        detail: String,
+    },
+    /// A sample has no label, or one that is no whole number.
+    #[cfg(feature = "images")]
+    #[error("{key}: {detail}; give every image a .cls, or do without labels")]
+    Label {
+        /// Its name.
+        key: String,
+        /// What was wrong.
+        detail: String,
+    },
+    /// An image became no tensor.
+    #[cfg(feature = "images")]
+    #[error("{key}: {error}")]
+    Image {
+        /// Its name.
+        key: String,
+        /// Why.
+        error: crate::image::ImageError,
+    },
 }
 
 /// Why a stored position is not one. Retrying does not help; starting afresh does.
@@ -139,10 +173,35 @@ pub enum IngestError {
         /// The input.
         file: String,
     },
+    /// A pipe was to be shuffled.
+    #[error(
+        "cannot shuffle {file}: it is a pipe, whose beginning cannot be read again, expected files; write it to a file \
+         first, or keep the order"
+    )]
+    CannotShuffle {
+        /// The input.
+        file: String,
+    },
+    /// There is nothing to read images from.
+    #[cfg(feature = "images")]
+    #[error(transparent)]
+    Images(crate::image::ImageSourceError),
+    /// A sample is no item and the policy is to fail. Everything before it was delivered.
+    #[error("{file} sample {sample}: {reason}; repair it, or pass on_error = skip to leave such samples out")]
+    BadSample {
+        /// The input.
+        file: String,
+        /// Number of the sample in it, from 1.
+        sample: u64,
+        /// Why it is no item.
+        reason: ItemError,
+    },
     /// A whole pass over the inputs gave no item, so repeating it would never end.
-    #[error("nothing to repeat: {lines} lines read in one pass, no item among them; check the inputs or repeat once")]
+    #[error(
+        "nothing to repeat: {lines} lines or samples read in one pass, no item among them; check the inputs or repeat once"
+    )]
     NothingToRepeat {
-        /// Lines in the pass.
+        /// Lines or samples in the pass.
         lines: u64,
     },
     /// A line is no item and the policy is to fail. Everything before it was delivered.
@@ -211,7 +270,7 @@ pub enum IngestError {
     },
     /// A thread could not be started.
     #[error(
-        "cannot start thread {index} of {threads} for tokenizing: {source}; lower workers or raise the thread limit"
+        "cannot start thread {index} of {threads} of the pipeline: {source}; lower workers or raise the thread limit"
     )]
     Spawn {
         /// Which thread, from 1.

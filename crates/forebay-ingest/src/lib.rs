@@ -58,7 +58,7 @@
 //! dropout) gives other ids each time. Results are per line: no pairs, no overflowing windows, no offsets.
 
 mod error;
-#[cfg(feature = "text")]
+#[cfg(feature = "feed")]
 mod feed;
 #[cfg(feature = "images")]
 pub mod image;
@@ -69,15 +69,21 @@ mod pool;
 pub mod table;
 #[cfg(feature = "text")]
 pub mod text;
-#[cfg(any(feature = "numbers", feature = "tables"))]
+#[cfg(any(feature = "images", feature = "numbers", feature = "tables"))]
 mod work;
 
 pub use error::{IngestError, ItemError, PositionError};
-#[cfg(feature = "text")]
+#[cfg(feature = "feed")]
 pub use feed::{
-    Format, Input, Line, LineId, OnError, Pipeline, PipelineOptions, Position, Repeat, Report, Skipped, SkippedLine,
-    Source, SourceOptions, TokenBatch,
+    Ahead, Batch, BatchData, Batches, Checkpoint, Format, Input, Line, LineId, OnError, PipelineOptions, Position,
+    Repeat, Report, Shuffle, Skipped, SkippedItem, Source, SourceOptions, Unit,
 };
+#[cfg(feature = "images")]
+pub use feed::{ImageBatch, ImageFeed, ImageFeedOptions, ImagePipeline, ImageTensors};
+#[cfg(feature = "text")]
+pub use feed::{Pipeline, TokenBatch};
+#[cfg(feature = "tables")]
+pub use feed::{RowBatch, TablePipeline};
 pub use pool::{MAX_THREADS, Pool, PoolError};
 #[cfg(feature = "text")]
 pub use text::{
@@ -85,5 +91,5 @@ pub use text::{
     RowOptions, Side, Text, TiktokenOptions, Tokenizer, TokenizerError, TokenizerOptions, Tokens, Truncate,
     UnicodeForm, Width, WriteError, Written,
 };
-#[cfg(any(feature = "numbers", feature = "tables"))]
+#[cfg(any(feature = "images", feature = "numbers", feature = "tables"))]
 pub use work::{Work, WorkError};

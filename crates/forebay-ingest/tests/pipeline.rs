@@ -46,7 +46,7 @@ fn ids_of_the_corpus_are_those_of_the_python_package() {
             let batch = batch.unwrap();
             assert_eq!(batch.first_item, rows.len() as u64);
             assert_eq!(batch.first.items, rows.len() as u64);
-            rows.extend(batch.tokens.iter().map(<[u32]>::to_vec));
+            rows.extend(batch.data.iter().map(<[u32]>::to_vec));
             assert_eq!(batch.next.items, rows.len() as u64);
             assert_eq!(batch.next.line, rows.len() as u64);
         }
@@ -171,7 +171,7 @@ fn json_lines_give_their_field() {
     let json = PipelineOptions { format: Format::json_lines("a.b"), on_error: OnError::Skip, ..options() };
     let mut pipeline = start(&[input], json);
     assert_eq!(all(&mut pipeline).0, [1, 2]);
-    assert_eq!(pipeline.report().skipped.to_string(), "1 lines skipped (1 without the field), 2 blank");
+    assert_eq!(pipeline.report().skipped.to_string(), "1 skipped (1 without the field), 2 blank");
 }
 
 #[test]

@@ -223,7 +223,7 @@ proptest! {
             .enumerate()
             .map(|(index, content)| write(folder.path(), &index.to_string(), content))
             .collect();
-        let reading = SourceOptions { max_line_bytes: 32, repeat: Repeat::Times(passes) };
+        let reading = SourceOptions { max_line_bytes: 32, repeat: Repeat::Times(passes), shuffle: None };
         let options = || PipelineOptions { batch_rows: rows, workers: 2, on_error: OnError::Skip, ..Default::default() };
         let fresh = || Source::open(&inputs, reading.clone()).unwrap();
         let (whole, error) = all(&mut start_source(fresh(), options()));

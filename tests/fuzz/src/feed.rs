@@ -87,7 +87,7 @@ impl Desk {
         let passes = 1 + u64::from(input.byte() & 1);
         let resume_after = usize::from(input.byte());
         let (inputs, bytes) = self.files(input);
-        let options = SourceOptions { max_line_bytes: most, repeat: Repeat::Times(passes) };
+        let options = SourceOptions { max_line_bytes: most, repeat: Repeat::Times(passes), shuffle: None };
         let once: Vec<Found> = (0..2).flat_map(|i| reference(i as u32, &bytes[i], most)).collect();
         let expected: Vec<&Found> = (0..passes).flat_map(|_| &once).collect();
 
@@ -108,7 +108,7 @@ impl Desk {
         let odd = input.byte();
         let (line, items, check) = (input.byte(), input.byte(), input.word());
         let (inputs, _) = self.files(input);
-        let options = SourceOptions { max_line_bytes: 32, repeat: Repeat::Times(2) };
+        let options = SourceOptions { max_line_bytes: 32, repeat: Repeat::Times(2), shuffle: None };
         let honest = Source::open(&inputs, options.clone()).unwrap().position();
         let wide = |bit: u8, value: u8| if odd >> bit & 1 == 0 { value.into() } else { u64::MAX - u64::from(value) };
         let position = Position {
@@ -169,7 +169,7 @@ impl Desk {
             on_error: if bits & 0x20 == 0 { OnError::Skip } else { OnError::Fail },
             ..PipelineOptions::default()
         };
-        let how = SourceOptions { max_line_bytes: most, repeat: Repeat::default() };
+        let how = SourceOptions { max_line_bytes: most, repeat: Repeat::default(), shuffle: None };
         let (rows, positions, lines) = self.run(Source::open(&inputs, how.clone()).unwrap(), options());
         let expected: usize = (0..2).map(|i| reference(i as u32, &bytes[i], most).len()).sum();
         assert!(lines.is_none_or(|lines| lines == expected as u64), "{lines:?} lines of {expected}");

@@ -1,14 +1,24 @@
 //! What `feed` can be told, and what becomes of it.
 
-use std::{io::IsTerminal, path::PathBuf, time::Duration};
+use std::{io::IsTerminal, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Parser;
 use forebay::{
-    ANY, Backing, DEFAULT_MAX_ATTEMPTS, DEFAULT_MAX_CONSUMERS, DEFAULT_SLOTS, DType, Kind, Producer, ProducerOptions,
-    Schema, WhenFull,
+    Backing, DEFAULT_MAX_ATTEMPTS, DEFAULT_MAX_CONSUMERS, DEFAULT_SLOTS, Kind, Producer, ProducerOptions, WhenFull,
 };
-use forebay_ingest::{Format, Input, OnError, PipelineOptions, Repeat, SourceOptions, Tokenizer, TokenizerOptions};
+use forebay_ingest::{
+    Format, ImageFeedOptions, Input, OnError, PipelineOptions, Repeat, Shuffle, SourceOptions, Tokenizer,
+    TokenizerOptions,
+    image::{Dtype, ImageOptions, ImageProcessor, Recipe},
+    table::{TableEncoder, TableOptions, TableSchema},
+};
 
+use super::{
+    images::Images,
+    kind::{Feeds, schema},
+    table::Table,
+    text::Text,
+};
 use crate::{
     failure::Failure,
     stop::Stop,
@@ -16,17 +26,27 @@ use crate::{
 };
 
 const LONG_ABOUT: &str = "\
-Tokenizes text on all cores and publishes it, batch by batch, in a ring of shared memory.
+Prepares texts, images or lines of JSON on all cores and publishes them, batch by batch, in a ring of shared memory.
 
-Every line is one row. A batch becomes one message with two tensors, written in place into the ring:
+A batch becomes one message, one row an item, its tensors written in place into the ring:
 
-    input_ids       int64 [rows, columns]   token ids, short rows filled up with the tokenizer's padding id
+  --text (default): every line is one row; short rows are filled up with the tokenizer's padding id
+    input_ids       int64 [rows, columns]   token ids
     attention_mask  int64 [rows, columns]   1 for a token, 0 for padding
+
+  --images: every image of the files, folders and tar shards (WebDataset) is one row
+    pixel_values    [rows, 3, height, width]      as the processor's configuration says
+    pixel_mask      int64 [rows, height, width]   1 for the image, 0 for padding; if the configuration pads
+    labels          int64 [rows]                  with --labels
+    keys            uint8 [rows, 256]             with --keys
+
+  --jsonl: every line is one row of the tensors of the schema; a sparse one NAME becomes NAME_values, NAME_indices and
+  NAME_indptr
 
 The message's correlation id is the number of its first row over the whole run, from 0.
 
-Started again after it was killed or stopped, with the same files, it goes on after the last published line: nothing is \
-sent twice, nothing is left out (posix backing). --fresh starts over.
+Started again after it was killed or stopped, with the same files and options, it goes on after the last published item: \
+nothing is sent twice, nothing is left out (posix backing), also shuffled and with --ordered false. --fresh starts over.
 
 SIGINT and SIGTERM end it: it stops reading, waits until everything published was received, and closes the ring. A \
 second signal ends it at once.";
@@ -37,20 +57,42 @@ Examples:
   forebay feed --tokenizer models/minilm --field text --max-length 128 a.jsonl b.jsonl
   zcat corpus.gz | forebay feed --tokenizer tokenizer.json -
   forebay feed --tokenizer tokenizer.json --kind broadcast --wait-for 4 --repeat forever corpus.txt
+  forebay feed --images --processor models/clip --labels --on-error skip --repeat forever --shuffle 1 train-*.tar
+  forebay feed --jsonl --schema features.toml --batch 1024 events.jsonl
 
 Sizes are bytes or carry KiB, MiB, GiB. Times are seconds or carry ms, s, m, h.";
 
-/// Tokenize text into a ring
+/// What is fed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum What {
+    Text,
+    Images,
+    Table,
+}
+
+/// Feed texts, images or JSON lines into a ring
 #[derive(Debug, Parser)]
 #[command(long_about = LONG_ABOUT, after_help = AFTER_HELP)]
 pub(crate) struct Args {
-    /// Files to read, in this order; `-` is standard input
+    /// Files to read, in this order; `-` is standard input. Of images also folders, tar shards and patterns (`'a/*.tar'`)
     #[arg(value_name = "FILE", default_value = "-")]
     files: Vec<std::ffi::OsString>,
 
-    /// Name of the ring
-    #[arg(long, default_value = "tokens", help_heading = "Ring")]
-    pub(super) ring: String,
+    /// Lines of text (the default)
+    #[arg(long, conflicts_with_all = ["images", "jsonl"], help_heading = "What")]
+    text: bool,
+
+    /// Images of files, folders and tar shards
+    #[arg(long, conflicts_with = "jsonl", requires = "processor", help_heading = "What")]
+    images: bool,
+
+    /// Lines of JSON, by a schema
+    #[arg(long, requires = "schema", help_heading = "What")]
+    jsonl: bool,
+
+    /// Name of the ring [default: tokens, images or rows]
+    #[arg(long, help_heading = "Ring")]
+    ring: Option<String>,
 
     /// Who gets a message: queue (one consumer; it comes back if that one dies) or broadcast (every consumer)
     #[arg(long, default_value_t = Kind::Queue, help_heading = "Ring")]
@@ -65,7 +107,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = DEFAULT_SLOTS, help_heading = "Ring")]
     slots: u32,
 
-    /// Bytes of a slot, the largest message [default: what batch and max-length need, else 1 MiB]
+    /// Bytes of a slot, the largest message [default: what a batch of the largest rows needs; 1 MiB if nothing bounds them]
     #[arg(long, value_name = "BYTES", help_heading = "Ring")]
     slot_bytes: Option<Bytes>,
 
@@ -85,7 +127,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_ATTEMPTS, help_heading = "Ring")]
     max_attempts: u32,
 
-    /// Discard what an earlier feed of this name left, and start with the first line
+    /// Discard what an earlier feed of this name left, and start with the first item
     #[arg(long, help_heading = "Ring")]
     pub(super) fresh: bool,
 
@@ -110,40 +152,79 @@ pub(crate) struct Args {
     huge_pages: bool,
 
     /// A Hugging Face tokenizer.json, or the folder that holds it
-    #[arg(long, value_name = "PATH", help_heading = "Text")]
-    tokenizer: PathBuf,
+    #[arg(long, value_name = "PATH", required_unless_present_any = ["images", "jsonl"], conflicts_with_all = ["images", "jsonl"], help_heading = "Text")]
+    tokenizer: Option<PathBuf>,
 
     /// Lines are JSON objects, the text is this field; dots lead into nested objects [default: lines are plain text]
-    #[arg(long, value_name = "NAME", help_heading = "Text")]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["images", "jsonl"], help_heading = "Text")]
     field: Option<String>,
 
     /// Rows of a message, 1 to 1048576
-    #[arg(long, value_name = "ROWS", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1 << 20), help_heading = "Text")]
-    batch: u32,
+    #[arg(long, value_name = "ROWS", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1 << 20), help_heading = "Batches")]
+    pub(super) batch: u32,
 
     /// Tokens of the longest row, special tokens included; longer lines are truncated [default: what the tokenizer says]
-    #[arg(long, value_name = "TOKENS", help_heading = "Text")]
+    #[arg(long, value_name = "TOKENS", conflicts_with_all = ["images", "jsonl"], help_heading = "Text")]
     max_length: Option<usize>,
 
     /// Bytes of the longest line; longer ones are errors of their line
-    #[arg(long, value_name = "BYTES", default_value = "1MiB", help_heading = "Text")]
+    #[arg(long, value_name = "BYTES", default_value = "1MiB", help_heading = "Batches")]
     max_line_bytes: Bytes,
 
     /// How often to read the files: a number, or forever
-    #[arg(long, value_name = "TIMES", default_value_t = Repeat::default(), help_heading = "Text")]
+    #[arg(long, value_name = "TIMES", default_value_t = Repeat::default(), help_heading = "Batches")]
     repeat: Repeat,
 
+    /// Another order, the same for the same seed: of the files and shards in each pass, and of the items within blocks as
+    /// they are read (--shuffle-block). Resumable as long as the files stay as they are
+    #[arg(long, value_name = "SEED", help_heading = "Batches")]
+    shuffle: Option<u64>,
+
+    /// Items of a block that is shuffled; all are held in memory as they were read, at most 256 MiB of them
+    #[arg(long, value_name = "ITEMS", requires = "shuffle", default_value_t = Shuffle::DEFAULT_BLOCK_ITEMS, help_heading = "Batches")]
+    shuffle_block: usize,
+
+    /// Whether batches are published in the order of reading, or each as soon as it is ready
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, help_heading = "Batches")]
+    ordered: bool,
+
     /// Make rows of lines that are only white space, too; by default they are passed over and counted
-    #[arg(long, help_heading = "Text")]
+    #[arg(long, conflicts_with_all = ["images", "jsonl"], help_heading = "Text")]
     keep_blank: bool,
 
-    /// What to do with a line that is not UTF-8, too long, or without the field: fail (end there) or skip (count it)
-    #[arg(long, value_name = "POLICY", default_value_t = OnError::Fail, help_heading = "Text")]
+    /// What to do with a bad item (not UTF-8, too long, without the field; damaged; not of the schema): fail (end there) or
+    /// skip (leave it out, say which and why for the first 20, and count all)
+    #[arg(long, value_name = "POLICY", default_value_t = OnError::Fail, help_heading = "Batches")]
     pub(super) on_error: OnError,
 
-    /// Threads that tokenize, up to 1024; 0 is one per core
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1024), help_heading = "Text")]
+    /// Threads that prepare, up to 1024; 0 is one per core
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1024), help_heading = "Batches")]
     workers: u32,
+
+    /// A Hugging Face preprocessor_config.json, or the folder that holds it
+    #[arg(long, value_name = "PATH", requires = "images", help_heading = "Images")]
+    processor: Option<PathBuf>,
+
+    /// Type of the pixels: float32, float16, bfloat16 or uint8
+    #[arg(long, value_name = "DTYPE", default_value = "float32", value_parser = dtype, help_heading = "Images")]
+    dtype: Dtype,
+
+    /// Send labels, too: whole numbers from the .cls beside each image, in its shard or its folder; an image without one
+    /// is a bad item
+    #[arg(long, requires = "images", help_heading = "Images")]
+    labels: bool,
+
+    /// Send the name of each image, too, filled up with zeros; of one beyond 256 bytes the end
+    #[arg(long, requires = "images", help_heading = "Images")]
+    keys: bool,
+
+    /// Bytes of the largest image file or member
+    #[arg(long, value_name = "BYTES", default_value = "64MiB", help_heading = "Images")]
+    max_image_bytes: Bytes,
+
+    /// A schema of tensors, .toml or .json
+    #[arg(long, value_name = "PATH", requires = "jsonl", help_heading = "Tables")]
+    schema: Option<PathBuf>,
 
     /// Consumers to wait for before the first message [default: 0 on a queue, 1 on broadcast]
     #[arg(long, value_name = "N", help_heading = "Running")]
@@ -155,38 +236,93 @@ pub(crate) struct Args {
 
     /// Show progress even if standard error is no terminal, a line each second
     #[arg(long, conflicts_with = "no_progress", help_heading = "Running")]
-    pub(super) progress: bool,
+    progress: bool,
 
     /// Show no progress
     #[arg(long, help_heading = "Running")]
-    pub(super) no_progress: bool,
+    no_progress: bool,
 
     /// Print the summary as JSON
     #[arg(long, help_heading = "Running")]
     pub(super) json: bool,
 }
 
+fn dtype(name: &str) -> Result<Dtype, String> {
+    match name {
+        "float32" => Ok(Dtype::F32),
+        "float16" => Ok(Dtype::F16),
+        "bfloat16" => Ok(Dtype::Bf16),
+        "uint8" => Ok(Dtype::U8),
+        _ => Err(format!("{name:?} is none of float32, float16, bfloat16, uint8")),
+    }
+}
+
 impl Args {
-    /// What is read.
-    pub(super) fn inputs(&self) -> Vec<Input> {
-        self.files.iter().map(Input::from_argument).collect()
+    /// What is to be fed.
+    pub(super) fn what(&self) -> What {
+        match (self.images, self.jsonl) {
+            (true, _) => What::Images,
+            (_, true) => What::Table,
+            _ => What::Text,
+        }
+    }
+
+    /// Name of the ring.
+    pub(super) fn ring<'a>(&'a self, otherwise: &'a str) -> &'a str {
+        self.ring.as_deref().unwrap_or(otherwise)
     }
 
     /// Whether somebody has to type the text.
     pub(super) fn reads_terminal(&self) -> bool {
-        self.files.iter().any(|file| file == "-") && std::io::stdin().is_terminal()
+        !self.images && self.files.iter().any(|file| file == "-") && std::io::stdin().is_terminal()
     }
 
-    pub(super) fn source_options(&self) -> SourceOptions {
-        SourceOptions {
-            max_line_bytes: usize::try_from(self.max_line_bytes.0).unwrap_or(usize::MAX),
-            repeat: self.repeat,
-        }
+    /// Whether progress is shown in any case, or never.
+    pub(super) fn shown(&self) -> (bool, bool) {
+        (self.progress, self.no_progress)
     }
 
-    pub(super) fn load_tokenizer(&self) -> Result<Tokenizer, Failure> {
+    fn inputs(&self) -> Vec<Input> {
+        self.files.iter().map(Input::from_argument).collect()
+    }
+
+    fn shuffle(&self) -> Option<Shuffle> {
+        self.shuffle.map(|seed| Shuffle { seed, block_items: self.shuffle_block })
+    }
+
+    fn source_options(&self) -> SourceOptions {
+        SourceOptions { max_line_bytes: self.max_line_bytes.size(), repeat: self.repeat, shuffle: self.shuffle() }
+    }
+
+    /// What feeding text needs.
+    pub(super) fn text(&self) -> Result<Text, Failure> {
         let options = TokenizerOptions { max_length: self.max_length, ..TokenizerOptions::default() };
-        Tokenizer::from_file(&self.tokenizer, &options).map_err(Failure::usage)
+        let tokenizer = Tokenizer::from_file(needed(&self.tokenizer)?, &options).map_err(Failure::usage)?;
+        Ok(Text { inputs: self.inputs(), options: self.source_options(), tokenizer: Arc::new(tokenizer) })
+    }
+
+    /// What feeding images needs.
+    pub(super) fn images(&self) -> Result<Images, Failure> {
+        if self.files.iter().any(|file| file == "-") {
+            return Err(Failure::usage("--images reads no standard input; name files, folders or tar shards"));
+        }
+        let recipe = Recipe::from_file(needed(&self.processor)?).map_err(Failure::usage)?;
+        let mut how = ImageOptions::default();
+        how.dtype = self.dtype;
+        let processor = ImageProcessor::new(recipe, how).map_err(Failure::usage)?;
+        let mut options = ImageFeedOptions::default();
+        options.source.max_bytes = self.max_image_bytes.0;
+        (options.repeat, options.shuffle, options.labels) = (self.repeat, self.shuffle(), self.labels);
+        let inputs = self.files.iter().map(PathBuf::from).collect();
+        Ok(Images { inputs, options, processor: Arc::new(processor), keys: self.keys })
+    }
+
+    /// What feeding tables needs.
+    pub(super) fn table(&self) -> Result<Table, Failure> {
+        let schema = TableSchema::from_file(needed(&self.schema)?).map_err(Failure::usage)?;
+        let options = TableOptions { max_line_bytes: self.max_line_bytes.size(), ..TableOptions::default() };
+        let encoder = TableEncoder::new(&schema, options).map_err(Failure::usage)?;
+        Ok(Table { inputs: self.inputs(), options: self.source_options(), encoder: Arc::new(encoder) })
     }
 
     pub(super) fn pipeline_options(&self, stop: &Stop) -> PipelineOptions {
@@ -196,7 +332,9 @@ impl Args {
             format: self.field.as_ref().map_or_else(Format::default, Format::json_lines),
             keep_blank: self.keep_blank,
             on_error: self.on_error,
+            ordered: self.ordered,
             cancel: stop.flag(),
+            ..PipelineOptions::default()
         }
     }
 
@@ -212,16 +350,16 @@ impl Args {
         self.full_timeout.0
     }
 
-    /// How to create the ring for rows of this tokenizer.
-    pub(super) fn producer_options(&self, tokenizer: &Tokenizer) -> Result<ProducerOptions, Failure> {
+    /// How to create the ring for what is fed.
+    pub(super) fn producer_options<F: Feeds>(&self, what: &F) -> Result<ProducerOptions, Failure> {
         if self.wait_for() > self.max_consumers as usize {
             let (wanted, most) = (self.wait_for(), self.max_consumers);
             return Err(Failure::usage(format!(
                 "--wait-for {wanted} consumers, but --max-consumers lets {most} attach; raise it"
             )));
         }
-        let mut options = Producer::options(&self.ring)
-            .schema(schema(self.batch, tokenizer).map_err(Failure::usage)?)
+        let mut options = Producer::options(self.ring(F::NAME))
+            .schema(schema(F::NAME, &what.largest(self.batch)).map_err(Failure::usage)?)
             .slots(self.slots)
             .kind(self.kind)
             .backing(self.backing)
@@ -245,11 +383,7 @@ impl Args {
     }
 }
 
-/// The fields of every message: two tensors of at most batch × the tokenizer's longest row.
-fn schema(batch: u32, tokenizer: &Tokenizer) -> Result<Schema, forebay::SchemaError> {
-    let dims = [batch.into(), tokenizer.max_cols().map_or(ANY, |cols| cols as u64)];
-    Schema::builder("tokens", 1, 0)
-        .field(super::lines::IDS, DType::I64, &dims)
-        .field(super::lines::MASK, DType::I64, &dims)
-        .build()
+/// A path that the kind of input needs; the command line asks for it.
+fn needed(path: &Option<PathBuf>) -> Result<&PathBuf, Failure> {
+    path.as_ref().ok_or_else(|| Failure::usage("an option is missing; see `forebay feed --help`"))
 }

@@ -1,12 +1,7 @@
 //! Which lines are in which slot, so that a dead letter can be told by its lines.
 
 use forebay::DeadLetter;
-use forebay_ingest::{LineId, Position, TokenBatch};
-
-/// The field of the token ids.
-pub(super) const IDS: &str = "input_ids";
-/// The field of the mask.
-pub(super) const MASK: &str = "attention_mask";
+use forebay_ingest::{Checkpoint, LineId, Unit};
 
 /// The lines of one message.
 #[derive(Debug, Clone, Copy)]
@@ -25,15 +20,15 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    /// `batch` was published as `sequence` in `slot`. Dead letters are to be told after this, before the next one.
-    pub(super) fn note(&mut self, slot: u32, sequence: u64, batch: &TokenBatch) {
+    /// A batch of these was published as `sequence` in `slot`. Dead letters are to be told after this, before the next one.
+    pub(super) fn note(&mut self, slot: u32, sequence: u64, lines: &[LineId]) {
         if let Some((slot, span)) = self.newest.take() {
             if self.slots.len() <= slot {
                 self.slots.resize(slot + 1, None);
             }
             self.slots[slot] = Some(span);
         }
-        if let (Some(&first), Some(&last)) = (batch.lines.first(), batch.lines.last()) {
+        if let (Some(&first), Some(&last)) = (lines.first(), lines.last()) {
             self.newest = Some((slot as usize, Span { sequence, first, last }));
         }
     }
@@ -43,20 +38,20 @@ impl Lines {
     }
 
     /// What was in a dead letter, for people; `name` names an input.
-    pub(super) fn describe(&self, letter: &DeadLetter, name: impl Fn(u32) -> String) -> String {
+    pub(super) fn describe(&self, letter: &DeadLetter, unit: Unit, name: impl Fn(u32) -> String) -> String {
         let rows = letter.tensors.first().and_then(|tensor| tensor.meta.shape().first().copied()).unwrap_or(0);
         let place = match self.spans().find(|span| span.sequence == letter.sequence) {
             Some(Span { first, last, .. }) if first.file == last.file => {
-                format!("lines {} to {} of {}", first.line, last.line, name(first.file))
+                format!("{unit}s {} to {} of {}", first.line, last.line, name(first.file))
             }
             Some(Span { first, last, .. }) => {
                 let (from, to) = (name(first.file), name(last.file));
-                format!("line {} of {from} to line {} of {to}", first.line, last.line)
+                format!("{unit} {} of {from} to {unit} {} of {to}", first.line, last.line)
             }
             // Published by the feed that this one took over from: its message says where it ended.
-            None => match Position::decode(&letter.user) {
-                Ok(next) => format!("lines up to {} of {}", next.line, name(next.file)),
-                Err(_) => "lines that it does not tell".to_owned(),
+            None => match Checkpoint::decode(&letter.user) {
+                Ok(Checkpoint { position: next, .. }) => format!("{unit}s up to {} of {}", next.line, name(next.file)),
+                Err(_) => format!("{unit}s that it does not tell"),
             },
         };
         format!(

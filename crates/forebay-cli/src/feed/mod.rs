@@ -1,15 +1,20 @@
-//! `forebay feed`: text becomes token tensors in a ring.
+//! `forebay feed`: texts, images and lines of JSON become tensors in a ring.
 //!
 //! ```text
-//!   args.rs   what it can be told           run.rs       from the first line to the last message
-//!   lines.rs  which lines are where         progress.rs  while it runs     summary.rs  when it ends
+//!   args.rs   what it can be told           run.rs       from the first item to the last message
+//!   kind.rs   what differs: text.rs         progress.rs  while it runs     summary.rs  when it ends
+//!             images.rs table.rs            lines.rs     which items are where
 //! ```
 
 mod args;
+mod images;
+mod kind;
 mod lines;
 mod progress;
 mod run;
 mod summary;
+mod table;
+mod text;
 
 pub(crate) use args::Args;
 pub(crate) use run::run;

@@ -22,6 +22,8 @@ pub(super) struct Progress {
     start: Instant,
     last: Instant,
     input_bytes: Option<u64>,
+    /// Whether there are tokens to count.
+    tokens: bool,
 }
 
 #[derive(Debug)]
@@ -32,15 +34,15 @@ enum Shown {
 }
 
 impl Progress {
-    /// `input_bytes` is what there is to read, if that is known.
-    pub(super) fn new(forced: bool, never: bool, input_bytes: Option<u64>) -> Self {
+    /// `forced` and `never` are what was asked for, `input_bytes` is what there is to read, if that is known.
+    pub(super) fn new((forced, never): (bool, bool), tokens: bool, input_bytes: Option<u64>) -> Self {
         let shown = match (never, io::stderr().is_terminal(), forced) {
             (true, ..) | (false, false, false) => Shown::Nothing,
             (false, true, _) => Shown::Bar(bar(input_bytes)),
             (false, false, true) => Shown::Lines,
         };
         let now = Instant::now();
-        Self { shown, start: now, last: now, input_bytes }
+        Self { shown, start: now, last: now, input_bytes, tokens }
     }
 
     /// Takes note of what was read and published so far.
@@ -101,7 +103,8 @@ impl Progress {
 
     fn text(&self, report: &Report) -> String {
         let seconds = self.start.elapsed().as_secs_f64().max(1e-3);
-        format!("{} messages  {} tokens/s", units::grouped(report.batches), units::rate(report.tokens as f64 / seconds))
+        let (what, amount) = if self.tokens { ("tokens", report.tokens) } else { ("rows", report.items) };
+        format!("{} messages  {} {what}/s", units::grouped(report.batches), units::rate(amount as f64 / seconds))
     }
 }
 

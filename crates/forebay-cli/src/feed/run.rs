@@ -1,22 +1,20 @@
-//! From the first line to the last message.
+//! From the first item to the last message.
 //!
 //! # How it ends
-//! - All lines are read: it waits until consumers are through with them, and the ring goes. A signal ends that wait.
+//! - Everything is read: it waits until consumers are through with them, and the ring goes. A signal ends that wait.
 //! - A signal, or an error: what is published is drained for at most `--drain-timeout`; on posix the ring stays, with the
 //!   position in it, for the same command to go on.
 //! - The position of an earlier feed cannot be used: that ring is left as it was found.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use forebay::{Backing, CreateError, DType, FieldSpec, Kind, LoanError, Producer, WaitError};
-use forebay_ingest::{IngestError, Pipeline, Position, Source, TokenBatch, Tokenizer};
+use forebay::{Backing, CreateError, FieldSpec, Kind, LoanError, Producer, WaitError};
+use forebay_ingest::{Ahead, Batch, BatchData, Batches, Checkpoint, IngestError, PipelineOptions, Position};
 
 use super::{
-    args::Args,
-    lines::{IDS, Lines, MASK},
+    args::{Args, What},
+    kind::{Feeds, Tensor},
+    lines::Lines,
     progress::Progress,
     summary::{Done, Summary},
 };
@@ -34,21 +32,30 @@ const STOPPING: &str = "stopping: waiting until consumers have what is published
 /// Runs `forebay feed`.
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let stop = Stop::on_signals().map_err(|e| Failure::failed(format!("cannot catch signals: {e}")))?;
+    match args.what() {
+        What::Text => feed(&args.text()?, args, stop),
+        What::Images => feed(&args.images()?, args, stop),
+        What::Table => feed(&args.table()?, args, stop),
+    }
+}
+
+fn feed<F: Feeds>(what: &F, args: Args, stop: Stop) -> Result<(), Failure> {
     // Everything that can be wrong with the arguments is found before there is a ring.
-    let tokenizer = args.load_tokenizer()?;
-    let source = Source::open(&args.inputs(), args.source_options()).map_err(Failure::usage)?;
-    let options = args.producer_options(&tokenizer)?;
+    let source = what.open().map_err(Failure::usage)?;
+    let options = args.producer_options(what)?;
     let mut producer = options.create().map_err(created)?;
-    announce(&args, &tokenizer, &producer);
-    let source = match resume(&args, &producer, source) {
-        Ok(source) => source,
+    let ring = args.ring(F::NAME);
+    announce(&args, ring, what, &producer);
+    let (source, ahead) = match resume(ring, what, &producer, source) {
+        Ok(resumed) => resumed,
         Err(failure) => {
             leave(producer);
             return Err(failure);
         }
     };
-    let resumed = source.position() != Position::default() && source.position().items > 0;
-    let pipeline = match Pipeline::start(source, Arc::new(tokenizer), args.pipeline_options(&stop)) {
+    let at = what.position(&source);
+    let resumed = at.items > 0 || !ahead.is_empty();
+    let pipeline = match what.start(source, PipelineOptions { ahead, ..args.pipeline_options(&stop) }) {
         Ok(pipeline) => pipeline,
         Err(e) => {
             leave(producer);
@@ -66,7 +73,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         Ok(()) | Err(WaitError::Interrupted) => {}
         Err(e) => return Err(Failure::failed(e)),
     }
-    Feed::new(args, stop, producer, pipeline, resumed).finish()
+    Feed::new(what, args, stop, producer, pipeline, resumed).finish()
 }
 
 /// Ends without having published anything: a ring that was taken over is neither closed nor removed, so that the next
@@ -96,29 +103,25 @@ fn ingest(error: IngestError) -> Failure {
             Failure::usage(format!("{error}. On the command line that is --fresh"))
         }
         IngestError::BadOption { .. } => Failure::usage(error),
-        IngestError::BadLine { .. } => Failure::failed(format!("{error} (--on-error skip)")),
+        IngestError::BadLine { .. } | IngestError::BadSample { .. } => {
+            Failure::failed(format!("{error} (--on-error skip)"))
+        }
         _ => Failure::failed(error),
     }
 }
 
 /// Says what ring there is now.
-fn announce(args: &Args, tokenizer: &Tokenizer, producer: &Producer) {
+fn announce<F: Feeds>(args: &Args, ring: &str, what: &F, producer: &Producer) {
     let class = &producer.geometry().classes[0];
     show::say(&format!(
-        "feeding ring {:?}: {} of {}, {} {}",
-        args.ring,
+        "feeding ring {ring:?}: {} of {}, {} {}",
         count(class.slots.into(), "slot"),
         crate::units::Bytes(class.slot_bytes),
         args.backing,
         args.kind
     ));
-    if tokenizer.max_cols().is_none() {
-        let rows = producer.schema().map_or(1, |schema| schema.fields()[0].max_dims()[0]).max(1);
-        show::say(&format!(
-            "this tokenizer sets no longest row: a slot holds {rows} rows of up to {} tokens; a longer line ends the feed. \
-             --max-length truncates, --slot-bytes makes room",
-            class.slot_bytes / (16 * rows)
-        ));
+    if let Some(note) = what.note(class.slot_bytes, args.batch) {
+        show::say(&note);
     }
     for note in producer.notes() {
         show::say(note);
@@ -126,38 +129,45 @@ fn announce(args: &Args, tokenizer: &Tokenizer, producer: &Producer) {
 }
 
 /// The source, moved on to where an earlier feed stopped.
-fn resume(args: &Args, producer: &Producer, source: Source) -> Result<Source, Failure> {
-    let Some(takeover) = producer.takeover() else { return Ok(source) };
+fn resume<F: Feeds>(
+    ring: &str,
+    what: &F,
+    producer: &Producer,
+    source: F::Source,
+) -> Result<(F::Source, Ahead), Failure> {
+    let Some(takeover) = producer.takeover() else { return Ok((source, Ahead::default())) };
     let left = count(takeover.outstanding, "message");
     if takeover.last_user.is_empty() {
-        show::say(&format!("took over ring {:?}, {left} not received yet; nothing tells where to go on", args.ring));
-        return Ok(source);
+        show::say(&format!("took over ring {ring:?}, {left} not received yet; nothing tells where to go on"));
+        return Ok((source, Ahead::default()));
     }
     let refused = |e: &dyn std::fmt::Display| {
         Failure::usage(format!(
-            "ring {:?} was left by an earlier feed, which this one cannot go on from: {e}. On the command line that is \
-             --fresh, which discards {left} not received yet",
-            args.ring
+            "ring {ring:?} was left by an earlier feed, which this one cannot go on from: {e}. On the command line that is \
+             --fresh, which discards {left} not received yet"
         ))
     };
-    let position = Position::decode(&takeover.last_user).map_err(|e| refused(&e))?;
+    let Checkpoint { position, ahead } = Checkpoint::decode(&takeover.last_user).map_err(|e| refused(&e))?;
     drop(source);
-    let source = Source::resume(&args.inputs(), args.source_options(), &position).map_err(|e| refused(&e))?;
+    let source = what.resume(&position).map_err(|e| refused(&e))?;
+    let Position { line, file, items, .. } = position;
+    let place = if position.block_items > 0 { " in the block that begins there" } else { "" };
     show::say(&format!(
-        "going on after line {} of {} ({} done before); {left} of the earlier feed not received yet",
-        position.line,
-        source.name(position.file),
-        count(position.items, "row"),
+        "going on after {} {line} of {}{place} ({} done before); {left} of the earlier feed not received yet",
+        F::UNIT,
+        what.name(&source, file),
+        count(items, "row"),
     ));
-    Ok(source)
+    Ok((source, ahead))
 }
 
 /// A feed that runs.
-struct Feed {
+struct Feed<'a, F: Feeds> {
+    what: &'a F,
     args: Args,
     stop: Stop,
     producer: Producer,
-    pipeline: Pipeline,
+    pipeline: Batches<F::Data>,
     lines: Lines,
     progress: Progress,
     before: forebay::ProducerStats,
@@ -171,11 +181,12 @@ struct Feed {
     resumed: bool,
 }
 
-impl Feed {
-    fn new(args: Args, stop: Stop, producer: Producer, pipeline: Pipeline, resumed: bool) -> Self {
-        let progress = Progress::new(args.progress, args.no_progress, pipeline.input_bytes());
+impl<'a, F: Feeds> Feed<'a, F> {
+    fn new(what: &'a F, args: Args, stop: Stop, producer: Producer, pipeline: Batches<F::Data>, resumed: bool) -> Self {
+        let progress = Progress::new(args.shown(), F::TOKENS, pipeline.input_bytes());
         let before = producer.stats();
         Self {
+            what,
             args,
             stop,
             producer,
@@ -203,12 +214,13 @@ impl Feed {
         } else if !complete && !self.can_wait() {
             self.progress.pause(|| show::say(STOPPING));
         } else if complete && self.pipeline.report().items == 0 && !self.resumed {
-            self.progress.pause(|| show::say("there was no line to make a row of"));
+            self.progress.pause(|| show::say(&format!("there was no {} to make a row of", F::UNIT)));
         }
         let drained = if !complete && self.can_wait() { Ok(false) } else { self.drain(complete) };
         self.progress.finish();
         let mut summary = Summary {
-            ring: self.args.ring.clone(),
+            ring: self.args.ring(F::NAME).to_owned(),
+            text: F::TOKENS,
             report: self.pipeline.report().clone(),
             done: self.done,
             messages: 0,
@@ -251,9 +263,9 @@ impl Feed {
 
     /// Writes one batch in place and publishes it. A signal that comes while it waits for a slot ends the wait; the batch
     /// is then not published, and the position that travels with the last message is before it.
-    fn publish(&mut self, batch: &TokenBatch) -> Result<(), Failure> {
-        let shape = [batch.rows() as u64, batch.cols() as u64];
-        let fields = [FieldSpec::new(IDS, DType::I64, &shape), FieldSpec::new(MASK, DType::I64, &shape)];
+    fn publish(&mut self, batch: &Batch<F::Data>) -> Result<(), Failure> {
+        let tensors = self.what.tensors(batch);
+        let fields: Vec<FieldSpec<'_>> = tensors.iter().map(Tensor::spec).collect();
         let timeout = self.args.full_timeout();
         let mut room = self.make_room(&fields, timeout);
         if let Err(LoanError::Full { dead: 1.., .. }) = room {
@@ -264,24 +276,25 @@ impl Feed {
         match room {
             Ok(()) => {}
             Err(LoanError::Interrupted { .. }) => return Ok(()),
-            Err(e @ LoanError::TooLarge { .. }) => return Err(too_large(&e, batch, &self.pipeline)),
+            Err(e @ LoanError::TooLarge { .. }) => {
+                return Err(Failure::failed(self.what.too_large(&e, batch, &self.pipeline)));
+            }
             Err(e) => {
                 self.gave_up = matches!(e, LoanError::Full { .. });
                 return Err(Failure::failed(e));
             }
         }
         let mut loan = self.producer.try_loan(&fields).map_err(Failure::failed)?;
-        let (ids, mask) = loan.tensors_mut::<i64, i64>(IDS, MASK).map_err(Failure::failed)?;
-        batch.write_into(ids, mask).map_err(Failure::failed)?;
+        self.what.write(batch, &mut loan)?;
         loan.set_correlation_id(batch.first_item);
-        loan.set_user(&batch.next.encode()).map_err(Failure::failed)?;
+        loan.set_user(&batch.checkpoint().encode()).map_err(Failure::failed)?;
         let slot = loan.slot();
         let sequence = loan.publish().map_err(Failure::failed)?;
-        self.lines.note(slot, sequence, batch);
+        self.lines.note(slot, sequence, &batch.lines);
         self.tell_dead_letters();
         self.done.rows += batch.rows() as u64;
-        self.done.tokens += batch.tokens.token_count() as u64;
-        self.done.padded_tokens += shape[0] * shape[1];
+        self.done.tokens += batch.data.tokens();
+        self.done.padded_tokens += batch.data.padded_tokens();
         Ok(())
     }
 
@@ -298,7 +311,7 @@ impl Feed {
     fn tell_dead_letters(&mut self) {
         for letter in self.producer.take_dead_letters() {
             self.dead_letters += 1;
-            let text = self.lines.describe(&letter, |file| self.pipeline.name(file).to_owned());
+            let text = self.lines.describe(&letter, F::UNIT, |file| self.pipeline.name(file).to_owned());
             self.progress.pause(|| show::say(&text));
         }
     }
@@ -307,7 +320,7 @@ impl Feed {
         let first = self.pipeline.report().skipped.first();
         for line in &first[self.told..] {
             let name = self.pipeline.name(line.file);
-            self.progress.pause(|| show::say(&format!("skipped {name} line {}: {}", line.line, line.reason)));
+            self.progress.pause(|| show::say(&format!("skipped {name} {} {}: {}", F::UNIT, line.line, line.reason)));
         }
         self.told = first.len();
     }
@@ -360,6 +373,7 @@ impl Feed {
     /// Closes the ring; an unfinished feed leaves it for the next one.
     fn close(self, finished: bool) {
         let Self { mut producer, args, .. } = self;
+        let ring = args.ring(F::NAME);
         let stats = producer.stats();
         if finished || args.backing == Backing::Memfd || stats.published == 0 {
             producer.close();
@@ -367,18 +381,9 @@ impl Feed {
         }
         producer.suspend();
         show::say(&format!(
-            "ring {:?} stays, with {} not received and its place in the text: the same command goes on there, --fresh \
+            "ring {ring:?} stays, with {} not received and its place in the input: the same command goes on there, --fresh \
              starts over, `forebay clean` removes it",
-            args.ring,
             count(stats.undelivered.into(), "message")
         ));
     }
-}
-
-fn too_large(error: &LoanError, batch: &TokenBatch, pipeline: &Pipeline) -> Failure {
-    let longest = batch.tokens.iter().zip(&batch.lines).max_by_key(|(row, _)| row.len());
-    let line = longest.map_or(String::new(), |(row, id)| {
-        format!("; its longest row has {} tokens ({} line {})", row.len(), pipeline.name(id.file), id.line)
-    });
-    Failure::failed(format!("{error}{line}. On the command line: --slot-bytes, --max-length or a smaller --batch"))
 }

@@ -20,6 +20,8 @@ pub(super) struct Done {
 #[derive(Debug)]
 pub(super) struct Summary {
     pub(super) ring: String,
+    /// Whether it was text, which has tokens.
+    pub(super) text: bool,
     /// What was read; it may be a batch ahead of what was published.
     pub(super) report: Report,
     pub(super) done: Done,
@@ -56,24 +58,28 @@ impl Summary {
             ("ring", self.ring.clone()),
             ("messages", grouped(self.messages)),
             ("rows", grouped(self.done.rows)),
-            ("tokens", format!("{} ({} with padding)", grouped(self.done.tokens), grouped(self.done.padded_tokens))),
             ("time", span(self.elapsed)),
-            ("tokens/s", rate(self.per_second(self.done.tokens))),
+            ("rows/s", rate(self.per_second(self.done.rows))),
             (
                 "MB/s",
                 format!(
-                    "{:.1} of text, {:.1} of tensors",
+                    "{:.1} of input, {:.1} of tensors",
                     self.per_second(report.input_bytes) / 1e6,
                     self.per_second(self.payload_bytes) / 1e6
                 ),
             ),
             ("payload", Bytes(self.payload_bytes).to_string()),
-            ("lines skipped", skipped(report)),
+            ("skipped", skipped(report)),
             ("dropped", grouped(self.dropped)),
             ("dead letters", grouped(self.dead_letters)),
             ("waits for a slot", grouped(self.full_waits)),
-            ("copies of the payload", "after tokenizing only into the slot".to_owned()),
+            ("copies of the payload", "once prepared only into the slot".to_owned()),
         ];
+        if self.text {
+            let padded = grouped(self.done.padded_tokens);
+            rows.insert(3, ("tokens", format!("{} ({padded} with padding)", grouped(self.done.tokens))));
+            rows.insert(5, ("tokens/s", rate(self.per_second(self.done.tokens))));
+        }
         if self.outstanding > 0 {
             rows.push(("not yet received", grouped(self.outstanding.into())));
         }
@@ -96,6 +102,7 @@ impl Summary {
             "padded_tokens": self.done.padded_tokens,
             "input_bytes": report.input_bytes,
             "payload_bytes": self.payload_bytes,
+            "rows_per_second": self.per_second(self.done.rows),
             "seconds": self.elapsed.as_secs_f64(),
             "tokens_per_second": self.per_second(self.done.tokens),
             "payload_bytes_per_second": self.per_second(self.payload_bytes),

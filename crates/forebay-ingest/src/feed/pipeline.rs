@@ -1,44 +1,47 @@
-//! Lines in, tokenized batches out, in order, on all cores.
+//! Items in, prepared batches out, on all cores: in order, or as they are ready.
 //!
 //! ```text
 //!   reader thread          workers (N threads)          the caller
-//!   lines → text batches ─▶ jobs ─▶ tokenize ─▶ answer ─┐
-//!        └─ tickets, in order ───────────────────────────┴▶ next(): first ticket, wait for its answer
+//!   items → raw batches ─▶ jobs ─▶ prepare ─▶ answers ─▶ next(): the next one in order, or any
+//!        └─ a permit a batch ◀──────────────────────────── given back once all before it are delivered
 //! ```
 //!
-//! Each job carries its own answer channel; the other end travels to the caller as a ticket, in the order of reading.
-//! Both queues are bounded, so a caller who does not ask stops the workers, and those the reader. This file owns the
-//! threads; what they do with a batch is in `batch.rs`.
+//! Batches are numbered as they are read. All answers come through one channel; the caller keeps those that are not due.
+//! A batch needs a permit from when it was read until it and all before it are delivered, so a caller who does not ask
+//! stops the workers, and those the reader, and no batch is far ahead of another. This file owns the threads; what they
+//! do with a batch is in `batch.rs` and in the files of the kinds.
 //!
 //! # How it ends
 //! - The reader ends at the end of the inputs, at an error, when a queue is gone, or when `cancel` is true.
-//! - A worker ends when the jobs are closed or the pipeline is dropped; it looks at `cancel` between rows.
-//! - Dropping the pipeline, at any time, joins the workers: it takes as long as tokenizing one row. The reader is
+//! - A worker ends when the jobs are closed or the pipeline is dropped; it looks at `cancel` between items.
+//! - A job that is dropped without an answer says so, so that a worker's panic is told and not waited for.
+//! - Dropping the pipeline, at any time, joins the workers: it takes as long as preparing one item. The reader is
 //!   joined when all inputs are files. A reader that waits for a pipe cannot be interrupted, so it is left alone and
 //!   ends when its read does.
 //!
 //! # Costs
-//! At most `2 × workers + 1` batches of text wait to be tokenized or delivered, each of at most
-//! `batch_rows × max_line_bytes`, besides the one being read and one a worker.
+//! At most `2 × workers + 1` batches wait to be prepared or delivered, each of at most `batch_rows × max_line_bytes` (or
+//! 256 MiB of images), besides the one being read and one a worker.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
-use super::batch::{Batcher, LineId, Made, OnError, TextBatch, TokenBatch};
+use super::batch::{Batch, OnError};
+use super::batcher::{Batcher, bad_item};
+use super::checkpoint::Ahead;
 use super::format::Format;
+use super::position::Position;
 use super::report::Report;
-use super::source::Source;
-use crate::error::{IngestError, ItemError};
-use crate::text::Tokenizer;
+use super::stage::{BatchData, Prepares, Reads, Unit};
+use super::threads::{Job, Outcome, Reader, Shared, Waited, wait, work};
+use crate::error::IngestError;
 
-/// How often a waiting caller looks at the cancel flag.
-const SLICE: Duration = Duration::from_millis(50);
 /// Most threads that a pipeline starts.
 const MAX_WORKERS: usize = 1024;
 /// Most rows that a batch may have.
@@ -49,14 +52,22 @@ const MAX_BATCH_ROWS: usize = 1 << 20;
 pub struct PipelineOptions {
     /// Rows of a batch; the last one of a pass may have fewer. Default 32.
     pub batch_rows: usize,
-    /// Threads that tokenize; default (0) is one a core that this process may use.
+    /// Threads that prepare; default (0) is one a core that this process may use.
     pub workers: usize,
-    /// What a line is; default plain text.
+    /// What a line is, for texts; default plain text.
     pub format: Format,
-    /// Whether lines with nothing but white space are items; by default they are passed over and counted.
+    /// Whether texts of nothing but white space are items; by default they are passed over and counted.
     pub keep_blank: bool,
-    /// What happens to a line that is no item; default fail.
+    /// What happens to a line or sample that is no item; default fail.
     pub on_error: OnError,
+    /// Whether batches come in the order of reading; default true. Else each comes when it is ready, and the position
+    /// to resume from is told with what was delivered beyond it ([`Batch::ahead`]).
+    pub ordered: bool,
+    /// What an earlier run delivered after the position that the source resumes at: [`Checkpoint::ahead`]. With anything
+    /// in it, all options that batches depend on must be as they were then.
+    ///
+    /// [`Checkpoint::ahead`]: super::checkpoint::Checkpoint::ahead
+    pub ahead: Ahead,
     /// Ends the run when it becomes true, within 50 ms and one row; for signal handlers.
     pub cancel: Arc<AtomicBool>,
 }
@@ -69,37 +80,28 @@ impl Default for PipelineOptions {
             format: Format::default(),
             keep_blank: false,
             on_error: OnError::default(),
+            ordered: true,
+            ahead: Ahead::default(),
             cancel: Arc::default(),
         }
     }
 }
 
-/// What a worker makes of a job.
-type Answer = Result<TokenBatch, (LineId, ItemError)>;
-
-struct Job {
-    batch: TextBatch,
-    answer: Sender<Answer>,
-}
-
-/// What the reader tells the caller, in order.
-enum Ticket {
-    Batch(Receiver<Answer>),
-    Failed(IngestError),
-    End,
-}
-
-/// Tokenizes the lines of a source on all cores; an iterator over batches in the order of the lines.
+/// Prepares the items of a source on all cores; an iterator over batches.
+///
+/// Made by [`Pipeline::start`](Batches::start) for texts, [`TablePipeline::tables`](Batches::tables) for tables and
+/// [`ImagePipeline::images`](Batches::images) for images.
 ///
 /// The iterator ends after the last batch, after an error, and when cancelled; [`Report::complete`] tells the first from
 /// the others. Every batch has at least one row.
 ///
-/// Dropping it ends its threads, which takes as long as tokenizing one row; only a reader that waits for a pipe stays
+/// Dropping it ends its threads, which takes as long as preparing one item; only a reader that waits for a pipe stays
 /// behind until its read returns.
 ///
 /// # Costs
-/// At most `2 × workers + 1` batches wait to be tokenized or delivered, each of at most `batch_rows × max_line_bytes`;
-/// besides, one is being read, and each worker tokenizes one row (60 to 150 times its bytes).
+/// At most `2 × workers + 1` batches wait to be prepared or delivered, each of at most `batch_rows × max_line_bytes` (or
+/// 256 MiB of images); besides, one is being read, and each worker prepares one (tokenizing a row takes 60 to 150 times
+/// its bytes). A shuffled source holds a block more.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -112,8 +114,10 @@ enum Ticket {
 /// assert_eq!((batch.rows(), batch.first_item, batch.next.line), (32, 0, 32));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub struct Pipeline {
-    tickets: Option<Receiver<Ticket>>,
+pub struct Batches<D> {
+    answers: Option<Receiver<(u64, Outcome<D>)>>,
+    /// One in it for every batch between its reading and its being delivered with all before it.
+    permits: Option<Receiver<()>>,
     /// Dropped to end the workers, whatever the reader does.
     stop: Option<Sender<()>>,
     workers: Vec<JoinHandle<()>>,
@@ -121,77 +125,81 @@ pub struct Pipeline {
     join_reader: bool,
     shared: Arc<Shared>,
     names: Vec<String>,
+    unit: Unit,
     remaining_bytes: Option<u64>,
+    ordered: bool,
+    /// Came before it was due.
+    held: BTreeMap<u64, Outcome<D>>,
+    /// Number of the first batch that was not delivered, and where the source stood before it.
+    due: u64,
+    low: Position,
+    /// From `due` on: where each batch that was delivered ended.
+    window: VecDeque<Option<Position>>,
     items: u64,
     report: Report,
 }
 
-/// What all threads of a pipeline look at.
-struct Shared {
-    tokenizer: Arc<Tokenizer>,
-    on_error: OnError,
-    cancel: Arc<AtomicBool>,
-    /// Set when the pipeline has ended; the source's own flag, so that a reader inside an endless line sees it.
-    dropped: Arc<AtomicBool>,
-}
-
-impl Shared {
-    fn stopped(&self) -> bool {
-        // ORDER none, Relaxed: the flags are the whole message.
-        self.cancel.load(Ordering::Relaxed) || self.dropped.load(Ordering::Relaxed)
-    }
-}
-
-impl fmt::Debug for Pipeline {
+impl<D> fmt::Debug for Batches<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pipeline")
+        f.debug_struct("Batches")
             .field("workers", &self.workers.len())
             .field("report", &self.report)
             .finish_non_exhaustive()
     }
 }
 
-impl Pipeline {
+impl<D: BatchData> Batches<D> {
     /// Starts the threads. Reading begins at once, and goes ahead of the caller by a bounded number of batches.
-    ///
-    /// # Errors
-    /// [`IngestError::BadOption`], or [`Spawn`](IngestError::Spawn) if threads are used up; no thread is left then.
-    pub fn start(source: Source, tokenizer: Arc<Tokenizer>, options: PipelineOptions) -> Result<Self, IngestError> {
+    pub(crate) fn run<R, P>(source: R, prepares: P, options: PipelineOptions) -> Result<Self, IngestError>
+    where
+        R: Reads,
+        P: Prepares<Raw = R::Raw, Data = D>,
+    {
         let threads = check(&options)?;
-        let (job_sender, jobs) = bounded(2 * threads);
-        let (ticket_sender, tickets) = bounded(2 * threads);
+        let (permit, permits) = bounded((2 * threads + 1).min(Ahead::MOST));
+        let (job_sender, jobs) = bounded::<Job<R::Raw, D>>(2 * threads);
+        let (answer_sender, answers) = unbounded();
         let (stop, stopped) = bounded(0);
         let shared = Arc::new(Shared {
-            tokenizer,
             on_error: options.on_error,
             cancel: Arc::clone(&options.cancel),
             dropped: source.cancel_flag(),
         });
         let at = source.position();
         let mut pipeline = Self {
-            tickets: Some(tickets),
+            answers: Some(answers),
+            permits: Some(permits),
             stop: Some(stop),
             workers: Vec::with_capacity(threads),
             reader: None,
             join_reader: !source.has_stream(),
             shared: Arc::clone(&shared),
             names: (0..source.inputs() as u32).map(|file| source.name(file)).collect(),
+            unit: R::UNIT,
             remaining_bytes: source.remaining_bytes(),
+            ordered: options.ordered,
+            held: BTreeMap::new(),
+            due: 0,
+            low: at,
+            window: VecDeque::new(),
             items: at.items,
             report: Report::default(),
         };
+        let prepares = Arc::new(prepares);
         for index in 1..=threads {
             let (shared, jobs, stopped) = (Arc::clone(&shared), jobs.clone(), stopped.clone());
+            let prepares = Arc::clone(&prepares);
             let worker = thread::Builder::new()
-                .name(format!("forebay-tok-{index}"))
-                .spawn(move || work(&shared, &jobs, &stopped));
+                .name(format!("forebay-prep-{index}"))
+                .spawn(move || work(&shared, &*prepares, &jobs, &stopped));
             let worker = worker.map_err(|source| IngestError::Spawn { index, threads, source })?;
             pipeline.workers.push(worker);
         }
-        let batcher = Batcher::new(source, options.format, options.keep_blank, options.on_error, options.batch_rows);
+        let batcher = Batcher::new(source, options.on_error, options.batch_rows);
+        let reader = Reader { shared, ahead: options.ahead, permit, jobs: job_sender, answers: answer_sender };
         let reader = thread::Builder::new()
             .name("forebay-read".into())
-            .spawn(move || read(batcher, &shared, &job_sender, &ticket_sender))
+            .spawn(move || reader.read(batcher))
             .map_err(|source| IngestError::Spawn { index: threads + 1, threads: threads + 1, source })?;
         pipeline.reader = Some(reader);
         Ok(pipeline)
@@ -216,55 +224,85 @@ impl Pipeline {
         self.names.get(file as usize).map_or("unknown input", String::as_str)
     }
 
-    /// Threads that tokenize.
+    /// What the items are: lines or samples.
+    #[must_use]
+    pub fn unit(&self) -> Unit {
+        self.unit
+    }
+
+    /// Threads that prepare.
     #[must_use]
     pub fn workers(&self) -> usize {
         self.workers.len()
     }
 
-    /// The next ticket's batch. `Ok(None)` at the end and when cancelled.
-    fn take(&mut self) -> Result<Option<Answer>, IngestError> {
-        let lost = IngestError::WorkerLost { items: self.items };
-        let Some(tickets) = &self.tickets else {
-            return Ok(None);
-        };
-        match wait(tickets, &self.shared) {
-            Waited::Got(Ticket::Batch(answer)) => match wait(&answer, &self.shared) {
-                Waited::Got(answer) => Ok(Some(answer)),
-                Waited::Cancelled => Ok(None),
-                Waited::Gone => Err(lost),
-            },
-            Waited::Got(Ticket::Failed(error)) => Err(error),
-            Waited::Got(Ticket::End) => {
-                self.report.complete = true;
-                Ok(None)
+    /// What is to be told next. `None` when cancelled.
+    fn take(&mut self) -> Option<(u64, Outcome<D>)> {
+        loop {
+            if let Some(outcome) = self.held.remove(&self.due) {
+                return Some((self.due, outcome));
             }
-            Waited::Cancelled => Ok(None),
-            Waited::Gone => Err(lost),
+            let (number, outcome) = match wait(self.answers.as_ref()?, &self.shared) {
+                Waited::Got(answer) => answer,
+                Waited::Cancelled => return None,
+                Waited::Gone => (self.due, Outcome::Lost),
+            };
+            match outcome {
+                // Threads end because of the flag, too, and leave their work undone.
+                Outcome::Lost if self.shared.stopped() => return None,
+                Outcome::Lost => return Some((number, outcome)),
+                Outcome::Batch(_) | Outcome::Done(_) | Outcome::Bad(..) if !self.ordered => {
+                    return Some((number, outcome));
+                }
+                _ => self.held.insert(number, outcome),
+            };
+        }
+    }
+
+    /// Takes note that a batch, which ended at `next`, is delivered.
+    fn delivered(&mut self, number: u64, next: Position) {
+        let at = (number - self.due) as usize;
+        if self.window.len() <= at {
+            self.window.resize(at + 1, None);
+        }
+        self.window[at] = Some(next);
+        while let Some(&Some(next)) = self.window.front() {
+            self.window.pop_front();
+            self.due += 1;
+            self.low = next;
+            if let Some(permits) = &self.permits {
+                let _ = permits.try_recv();
+            }
         }
     }
 
     /// Counts a batch and gives it its place in the run.
-    fn deliver(&mut self, batch: &mut TokenBatch) {
+    fn deliver(&mut self, number: u64, batch: &mut Batch<D>) {
+        self.delivered(number, batch.next);
         batch.first_item = self.items;
         batch.first.items = self.items;
         self.items += batch.rows() as u64;
-        batch.next.items = self.items;
+        batch.next = Position { items: self.items, ..self.low };
+        batch.ahead = Ahead::of(&self.window);
         let report = &mut self.report;
         report.items += batch.rows() as u64;
-        report.tokens += batch.tokens.token_count() as u64;
-        report.padded_tokens += (batch.rows() * batch.cols()) as u64;
+        report.tokens += batch.data.tokens();
+        report.padded_tokens += batch.data.padded_tokens();
         report.input_bytes += batch.input_bytes;
         report.skipped.merge(batch.skipped.clone());
         report.batches += u64::from(batch.rows() > 0);
     }
+}
 
+impl<D> Batches<D> {
     /// Ends all threads that can be ended, and waits for those.
     fn stop(&mut self) {
         // ORDER none, Relaxed: the flag is the whole message; joining orders everything else.
         self.shared.dropped.store(true, Ordering::Relaxed);
-        drop(self.tickets.take());
+        drop(self.answers.take());
+        drop(self.permits.take());
         drop(self.stop.take());
+        self.held.clear();
         for worker in self.workers.drain(..) {
             // A panic of a worker was already told as `WorkerLost`.
             let _ = worker.join();
@@ -276,96 +314,43 @@ impl Pipeline {
     }
 }
 
-impl Iterator for Pipeline {
-    type Item = Result<TokenBatch, IngestError>;
+impl<D: BatchData> Iterator for Batches<D> {
+    type Item = Result<Batch<D>, IngestError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let taken = loop {
+        let last = loop {
             match self.take() {
-                Ok(Some(Ok(mut batch))) => {
-                    self.deliver(&mut batch);
+                Some((number, Outcome::Batch(mut batch))) => {
+                    self.deliver(number, &mut batch);
                     // One without rows only tells what was left out.
                     if batch.rows() > 0 {
                         return Some(Ok(batch));
                     }
                 }
-                Ok(Some(Err((id, reason)))) => {
+                Some((number, Outcome::Done(next))) => self.delivered(number, next),
+                Some((_, Outcome::Bad(id, reason))) => {
                     let file = self.name(id.file).to_owned();
-                    break Some(Err(IngestError::BadLine { file, line: id.line, reason }));
+                    break Some(Err(bad_item(self.unit, file, id, reason)));
                 }
-                Ok(None) => break None,
-                Err(error) => break Some(Err(error)),
+                Some((_, Outcome::Failed(error))) => break Some(Err(error)),
+                Some((_, Outcome::End)) => {
+                    self.report.complete = true;
+                    break None;
+                }
+                Some((_, Outcome::Lost)) => break Some(Err(IngestError::WorkerLost { items: self.items })),
+                None => break None,
             }
         };
         self.stop();
-        taken
+        last
     }
 }
 
-impl std::iter::FusedIterator for Pipeline {}
+impl<D: BatchData> std::iter::FusedIterator for Batches<D> {}
 
-impl Drop for Pipeline {
+impl<D> Drop for Batches<D> {
     fn drop(&mut self) {
         self.stop();
-    }
-}
-
-enum Waited<T> {
-    Got(T),
-    Cancelled,
-    Gone,
-}
-
-/// Waits for a message, looking at the cancel flag all the while.
-fn wait<T>(channel: &Receiver<T>, shared: &Shared) -> Waited<T> {
-    loop {
-        if shared.stopped() {
-            return Waited::Cancelled;
-        }
-        match channel.recv_timeout(SLICE) {
-            Ok(message) => return Waited::Got(message),
-            Err(RecvTimeoutError::Timeout) => {}
-            // Threads also end because of the flag, which may have been set since it was looked at.
-            Err(RecvTimeoutError::Disconnected) if shared.stopped() => return Waited::Cancelled,
-            Err(RecvTimeoutError::Disconnected) => return Waited::Gone,
-        }
-    }
-}
-
-/// The reader thread.
-fn read(mut batcher: Batcher, shared: &Shared, jobs: &Sender<Job>, tickets: &Sender<Ticket>) {
-    while !shared.stopped() {
-        let last = match batcher.next() {
-            Made::Batch(batch) => {
-                let (answer, ticket) = bounded(1);
-                // Either queue is gone once the pipeline has ended.
-                if tickets.send(Ticket::Batch(ticket)).is_err() || jobs.send(Job { batch, answer }).is_err() {
-                    return;
-                }
-                continue;
-            }
-            Made::Failed(error) => Ticket::Failed(error),
-            Made::End => Ticket::End,
-        };
-        // Nobody listens any more if this fails.
-        let _ = tickets.send(last);
-        return;
-    }
-}
-
-/// A worker thread.
-fn work(shared: &Shared, jobs: &Receiver<Job>, stopped: &Receiver<()>) {
-    loop {
-        let job = select! {
-            recv(jobs) -> job => job,
-            recv(stopped) -> _ => return,
-        };
-        let Ok(Job { batch, answer }) = job else { return };
-        let Some(tokenized) = batch.tokenize(&shared.tokenizer, shared.on_error, || shared.stopped()) else {
-            return;
-        };
-        // The caller may be gone.
-        let _ = answer.send(tokenized);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Where in its inputs a run stands, in a form that travels with every message.
 //!
-//! A position is a place between two lines: everything before it was delivered, skipped or blank, nothing after it
-//! was. [`Position::encode`] fits into a message's user blob, so a restarted feeder reads the last published one back
+//! A position is a place between two items: everything before it was delivered, skipped or blank, nothing after it
+//! was (but see `block_items`). [`Position::encode`] fits into a message's user blob, so a restarted feeder reads the last published one back
 //! and goes on without a replay or a gap. This file knows bytes, not files: whether a position still fits its inputs is
 //! checked by [`Source::resume`](crate::Source::resume).
 //!
@@ -11,7 +11,7 @@
 //!   0  4  magic "FBps"         4  2  version (1)          6  2  zero
 //!   8  8  inputs, fingerprint  16 8  pass                24  8  offset in the file
 //!  32  8  lines before it      40 8  items before it     48  8  check: hash of up to 64 bytes before the offset
-//!  56  4  file index           60 4  zero                64  8  FNV-1a of bytes 0..64
+//!  56  4  file index           60 4  items of a block      64  8  FNV-1a of bytes 0..64
 //! ```
 
 use crate::error::PositionError;
@@ -19,7 +19,7 @@ use crate::error::PositionError;
 const MAGIC: [u8; 4] = *b"FBps";
 const VERSION: u16 = 1;
 
-/// A place between two lines of a run.
+/// A place between two items, lines or samples, of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Position {
     /// Fingerprint of the list of inputs; a position is of use with this list only.
@@ -30,12 +30,14 @@ pub struct Position {
     pub file: u32,
     /// Bytes of that input before this place.
     pub offset: u64,
-    /// Lines of that input before this place.
+    /// Lines or samples of that input before this place.
     pub line: u64,
     /// Items delivered before this place, over all inputs and passes: the ordinal of the next item.
     pub items: u64,
     /// Hash of up to 64 bytes before the place, by which a changed file is noticed.
     pub check: u64,
+    /// In a shuffled run: the place is where a block of items begins, and so many of them were delivered.
+    pub block_items: u32,
 }
 
 impl Position {
@@ -62,6 +64,7 @@ impl Position {
             out[at..at + 8].copy_from_slice(&word.to_le_bytes());
         }
         out[56..60].copy_from_slice(&self.file.to_le_bytes());
+        out[60..64].copy_from_slice(&self.block_items.to_le_bytes());
         let sum = fnv1a(&out[..64]);
         out[64..72].copy_from_slice(&sum.to_le_bytes());
         out
@@ -91,7 +94,7 @@ impl Position {
         if word(64) != fnv1a(&bytes[..64]) {
             return Err(garbage("the checksum does not match".into()));
         }
-        if bytes[6..8] != [0; 2] || bytes[60..64] != [0; 4] {
+        if bytes[6..8] != [0; 2] {
             return Err(garbage("a reserved byte is not zero".into()));
         }
         Ok(Self {
@@ -102,6 +105,7 @@ impl Position {
             items: word(40),
             check: word(48),
             file: u32::from_le_bytes([bytes[56], bytes[57], bytes[58], bytes[59]]),
+            block_items: u32::from_le_bytes([bytes[60], bytes[61], bytes[62], bytes[63]]),
         })
     }
 }
@@ -122,7 +126,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn sample() -> Position {
-        Position { inputs: 1, pass: 2, file: 3, offset: 4, line: 5, items: 6, check: 7 }
+        Position { inputs: 1, pass: 2, file: 3, offset: 4, line: 5, items: 6, check: 7, block_items: 8 }
     }
 
     #[test]
@@ -162,8 +166,9 @@ mod tests {
         #[test]
         fn encode_and_decode_are_inverse(
             inputs: u64, pass: u64, file: u32, offset: u64, line: u64, items: u64, check: u64,
+            block_items: u32,
         ) {
-            let position = Position { inputs, pass, file, offset, line, items, check };
+            let position = Position { inputs, pass, file, offset, line, items, check, block_items };
             prop_assert_eq!(Position::decode(&position.encode()), Ok(position));
         }
 

@@ -5,11 +5,15 @@
 use std::fmt;
 
 use crate::error::ItemError;
+#[cfg(feature = "images")]
+use crate::image::ImageError;
+#[cfg(feature = "tables")]
+use crate::table::RowError;
 
-/// A line that was left out.
+/// A line or sample that was left out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct SkippedLine {
+pub struct SkippedItem {
     /// Index of the input in the list.
     pub file: u32,
     /// Its number in that input, from 1.
@@ -18,14 +22,23 @@ pub struct SkippedLine {
     pub reason: ItemError,
 }
 
-/// Kinds of [`ItemError`], in the order in which they are counted.
-const KINDS: [&str; 6] = [
+/// Kinds of [`ItemError`], in the order in which they are told.
+const KINDS: [&str; 15] = [
     "not UTF-8",
     "too long",
     "not JSON",
     "without the field",
     "with a field that is no string",
     "refused by the tokenizer",
+    "with a value of another kind",
+    "with a key twice",
+    "with a missing value",
+    "with a number out of range",
+    "with an unknown label",
+    "unreadable",
+    "without a label",
+    "not an image that is taken",
+    "damaged",
 ];
 
 fn kind(reason: &ItemError) -> usize {
@@ -36,15 +49,34 @@ fn kind(reason: &ItemError) -> usize {
         ItemError::NoField { .. } => 3,
         ItemError::NotText { .. } => 4,
         ItemError::Refused { .. } => 5,
+        #[cfg(feature = "tables")]
+        ItemError::Row { reason } => match reason {
+            RowError::NotUtf8 { .. } => 0,
+            RowError::TooLong { .. } => 1,
+            RowError::BadJson { .. } => 2,
+            RowError::Kind { .. } => 6,
+            RowError::Duplicate { .. } => 7,
+            RowError::Missing { .. } => 8,
+            RowError::Range { .. } => 9,
+            RowError::Unknown { .. } => 10,
+        },
+        #[cfg(feature = "images")]
+        ItemError::Sample { .. } => 11,
+        #[cfg(feature = "images")]
+        ItemError::Label { .. } => 12,
+        #[cfg(feature = "images")]
+        ItemError::Image { error: ImageError::Damaged { .. } | ImageError::DecoderFailed { .. }, .. } => 14,
+        #[cfg(feature = "images")]
+        ItemError::Image { .. } => 13,
     }
 }
 
-/// Lines that became no item.
+/// Lines and samples that became no item.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Skipped {
     blank: u64,
     counts: [u64; KINDS.len()],
-    first: Vec<SkippedLine>,
+    first: Vec<SkippedItem>,
 }
 
 impl Skipped {
@@ -71,7 +103,7 @@ impl Skipped {
 
     /// The first [`KEPT`](Self::KEPT) lines left out.
     #[must_use]
-    pub fn first(&self) -> &[SkippedLine] {
+    pub fn first(&self) -> &[SkippedItem] {
         &self.first
     }
 
@@ -79,7 +111,7 @@ impl Skipped {
         self.blank += 1;
     }
 
-    pub(crate) fn add(&mut self, line: SkippedLine) {
+    pub(crate) fn add(&mut self, line: SkippedItem) {
         self.counts[kind(&line.reason)] += 1;
         if self.first.len() < Self::KEPT {
             self.first.push(line);
@@ -97,9 +129,9 @@ impl Skipped {
 }
 
 impl fmt::Display for Skipped {
-    /// `5 lines skipped (3 not UTF-8, 2 too long), 7 blank`
+    /// `5 skipped (3 not UTF-8, 2 too long), 7 blank`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} lines skipped", self.total())?;
+        write!(f, "{} skipped", self.total())?;
         for (index, (kind, count)) in self.by_kind().enumerate() {
             let before = if index == 0 { " (" } else { ", " };
             write!(f, "{before}{count} {kind}")?;
@@ -133,9 +165,9 @@ pub struct Report {
 mod tests {
     use super::*;
 
-    fn too_long(line: u64) -> SkippedLine {
+    fn too_long(line: u64) -> SkippedItem {
         let reason = ItemError::TooLong { found_bytes: 9, limit_bytes: 3 };
-        SkippedLine { file: 0, line, reason }
+        SkippedItem { file: 0, line, reason }
     }
 
     #[test]
@@ -150,7 +182,7 @@ mod tests {
         let lines: Vec<u64> = all.first().iter().map(|line| line.line).collect();
         assert_eq!(lines, (1..=20).collect::<Vec<_>>());
         assert_eq!((all.total(), all.blank()), (30, 1));
-        assert_eq!(all.to_string(), "30 lines skipped (30 too long), 1 blank");
-        assert_eq!(Skipped::default().to_string(), "0 lines skipped, 0 blank");
+        assert_eq!(all.to_string(), "30 skipped (30 too long), 1 blank");
+        assert_eq!(Skipped::default().to_string(), "0 skipped, 0 blank");
     }
 }

@@ -4,55 +4,20 @@
 //! item is decided by [`Format`](crate::Format), what happens to a bad one by the pipeline.
 
 use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::input::{Checked, Input, Reader, fingerprint};
 use super::line::{LineReader, Next, Tail};
+use super::order::{Order, Repeat, check_shuffle};
 use super::position::Position;
+use super::shuffle::Shuffle;
 use crate::error::IngestError;
 
 /// Most inputs that a list may have.
 const MAX_INPUTS: usize = 1 << 20;
 /// The numbers of a position stay below this, so that counting on from them never overflows.
 const COUNTS: u64 = 1 << 62;
-
-/// How often the list of inputs is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Repeat {
-    /// This many times, at least once.
-    Times(u64),
-    /// Until cancelled.
-    Forever,
-}
-
-impl Default for Repeat {
-    fn default() -> Self {
-        Self::Times(1)
-    }
-}
-
-impl fmt::Display for Repeat {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Times(times) => write!(f, "{times}"),
-            Self::Forever => f.write_str("forever"),
-        }
-    }
-}
-
-impl FromStr for Repeat {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match (text, text.parse()) {
-            ("forever", _) => Ok(Self::Forever),
-            (_, Ok(times)) if times > 0 => Ok(Self::Times(times)),
-            _ => Err(format!("repeat is {text:?}, expected a number from 1 or \"forever\"; change the option")),
-        }
-    }
-}
 
 /// How inputs are read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +27,8 @@ pub struct SourceOptions {
     pub max_line_bytes: usize,
     /// How often the list is read; default once. Streams can be read once only.
     pub repeat: Repeat,
+    /// Inputs and their lines in another order; by default they come as they stand. Streams cannot be shuffled.
+    pub shuffle: Option<Shuffle>,
 }
 
 impl SourceOptions {
@@ -71,7 +38,7 @@ impl SourceOptions {
 
 impl Default for SourceOptions {
     fn default() -> Self {
-        Self { max_line_bytes: Self::DEFAULT_MAX_LINE_BYTES, repeat: Repeat::default() }
+        Self { max_line_bytes: Self::DEFAULT_MAX_LINE_BYTES, repeat: Repeat::default(), shuffle: None }
     }
 }
 
@@ -102,6 +69,7 @@ pub struct Line<'a> {
 pub struct Source {
     inputs: Vec<Checked>,
     options: SourceOptions,
+    order: Order,
     cancel: Arc<AtomicBool>,
     position: Position,
     reader: Option<LineReader<Reader>>,
@@ -133,10 +101,22 @@ impl Source {
         {
             return Err(IngestError::CannotRepeat { file: stream.name() });
         }
-        let position = Position { inputs: fingerprint(&checked), check: Tail::default().hash(), ..Position::default() };
+        if options.shuffle.is_some()
+            && let Some(stream) = checked.iter().find(|input| input.is_stream())
+        {
+            return Err(IngestError::CannotShuffle { file: stream.name() });
+        }
+        let order = Order::new(options.shuffle, checked.len());
+        let position = Position {
+            inputs: order.fingerprint(fingerprint(&checked)),
+            file: order.first(),
+            check: Tail::default().hash(),
+            ..Position::default()
+        };
         Ok(Self {
             inputs: checked,
             options,
+            order,
             cancel: Arc::default(),
             position,
             reader: None,
@@ -174,6 +154,7 @@ impl Source {
             });
         }
         source.position = *position;
+        source.order.go_to(position.pass, position.file);
         if source.inputs[position.file as usize].is_stream() {
             source.resume_at = Some(*position);
         } else {
@@ -246,6 +227,11 @@ impl Source {
         Position { check, ..self.position }
     }
 
+    /// How its items are shuffled.
+    pub(crate) fn shuffle(&self) -> Option<Shuffle> {
+        self.options.shuffle
+    }
+
     /// Number of inputs.
     #[must_use]
     pub fn inputs(&self) -> usize {
@@ -273,7 +259,7 @@ impl Source {
         };
         let lengths = self.inputs.iter().map(Checked::length).collect::<Option<Vec<u64>>>()?;
         let pass: u64 = lengths.iter().sum();
-        let done: u64 = lengths[..self.position.file as usize].iter().sum();
+        let done: u64 = self.order.done().iter().map(|&file| lengths[file]).sum();
         let whole = pass.saturating_mul(times.saturating_sub(self.position.pass));
         Some(whole.saturating_sub(done + self.position.offset))
     }
@@ -299,14 +285,16 @@ impl Source {
                 Next::Cancelled => {
                     return Err(IngestError::Cancelled { file: self.name(self.position.file) });
                 }
-                Next::End if self.position.file as usize + 1 < self.inputs.len() => {
-                    self.move_to(self.position.pass, self.position.file + 1);
-                }
                 Next::End => {
+                    if let Some(file) = self.order.next_in_pass() {
+                        self.move_to(self.position.pass, file);
+                        continue;
+                    }
                     let pass = self.position.pass + 1;
                     self.done = matches!(self.options.repeat, Repeat::Times(times) if pass >= times);
                     if !self.done {
-                        self.move_to(pass, 0);
+                        let first = self.order.start(pass);
+                        self.move_to(pass, first);
                     }
                     return Ok(None);
                 }
@@ -393,6 +381,7 @@ fn check_options(inputs: &[Input], options: &SourceOptions) -> Result<(), Ingest
     if options.max_line_bytes == 0 || options.max_line_bytes > 1 << 30 {
         return Err(bad("max_line_bytes", &options.max_line_bytes, "1 byte to 1 GiB"));
     }
+    check_shuffle(options.shuffle)?;
     if options.repeat == Repeat::Times(0) {
         return Err(bad("repeat", &0, "1 or more, or forever"));
     }

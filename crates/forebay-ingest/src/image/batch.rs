@@ -145,7 +145,8 @@ impl ImageProcessor {
     }
 }
 
-fn fill_mask(mask: &mut [i64], width: usize, (rows, columns): (u32, u32)) {
+/// Fills the mask of one image: 1 inside its rows and columns, 0 in its padding.
+pub(crate) fn fill_mask(mask: &mut [i64], width: usize, (rows, columns): (u32, u32)) {
     for (y, row) in mask.chunks_exact_mut(width).enumerate() {
         let inside = if y < rows as usize { columns as usize } else { 0 };
         row[..inside].fill(1);

@@ -100,6 +100,10 @@ impl TableBatch {
         &self.bad
     }
 
+    pub(crate) fn take_bad(&mut self) -> Vec<BadRow> {
+        std::mem::take(&mut self.bad)
+    }
+
     /// The batch, if no line was left out.
     ///
     /// # Errors
@@ -187,34 +191,80 @@ impl TableBatch {
         columns: &mut [I],
         values: &mut [f32],
     ) -> Result<(), WriteTableError> {
-        let tensor = self.tensor(index, Layout::Sparse)?;
-        if I::TYPE != tensor.indices {
-            let (found, expected) = (I::TYPE.name(), tensor.indices.name());
-            return Err(WriteTableError::Type { tensor: tensor.name.clone(), found, expected });
-        }
         let entries = self.sparse_shape(index)?.entries;
+        let tensor = self.sparse_of::<I>(index)?;
         length(tensor, "the offsets", offsets.len(), self.rows + 1)?;
         length(tensor, "the columns", columns.len(), entries)?;
         length(tensor, "the values", values.len(), entries)?;
+        self.write_offsets(index, offsets)?;
+        self.write_columns(index, columns)?;
+        self.write_values(index, values)
+    }
+
+    /// The rows + 1 offsets alone, see [`write_sparse`](Self::write_sparse).
+    ///
+    /// # Errors
+    /// As [`write_sparse`](Self::write_sparse).
+    pub fn write_offsets<I: IndexElement>(&self, index: usize, offsets: &mut [I]) -> Result<(), WriteTableError> {
+        let tensor = self.sparse_of::<I>(index)?;
+        let entries = self.sparse_shape(index)?.entries;
+        length(tensor, "the offsets", offsets.len(), self.rows + 1)?;
         let number = |x: usize| {
             I::try_from(x).map_err(|_| WriteTableError::IndexOverflow { tensor: tensor.name.clone(), entries })
         };
         number(entries)?;
         offsets[0] = number(0)?;
         let (mut row, mut first) = (1, 0);
-        for (ends, part_columns, part_values) in self.sparse_parts(index) {
+        for (ends, columns, _) in self.sparse_parts(index) {
             for &end in ends {
                 offsets[row] = number(first + end)?;
                 row += 1;
             }
-            let here = first..first + part_columns.len();
-            for (out, &column) in columns[here.clone()].iter_mut().zip(part_columns) {
-                *out = number(column as usize)?;
-            }
-            values[here.clone()].copy_from_slice(part_values);
-            first = here.end;
+            first += columns.len();
         }
         Ok(())
+    }
+
+    /// The column numbers alone, see [`write_sparse`](Self::write_sparse).
+    ///
+    /// # Errors
+    /// As [`write_sparse`](Self::write_sparse).
+    pub fn write_columns<I: IndexElement>(&self, index: usize, columns: &mut [I]) -> Result<(), WriteTableError> {
+        let tensor = self.sparse_of::<I>(index)?;
+        let entries = self.sparse_shape(index)?.entries;
+        length(tensor, "the columns", columns.len(), entries)?;
+        let all = self.sparse_parts(index).flat_map(|(_, columns, _)| columns);
+        for (out, &column) in columns.iter_mut().zip(all) {
+            *out = I::try_from(column as usize)
+                .map_err(|_| WriteTableError::IndexOverflow { tensor: tensor.name.clone(), entries })?;
+        }
+        Ok(())
+    }
+
+    /// The values alone, see [`write_sparse`](Self::write_sparse).
+    ///
+    /// # Errors
+    /// As [`write_sparse`](Self::write_sparse).
+    pub fn write_values(&self, index: usize, values: &mut [f32]) -> Result<(), WriteTableError> {
+        let tensor = self.tensor(index, Layout::Sparse)?;
+        length(tensor, "the values", values.len(), self.sparse_shape(index)?.entries)?;
+        let mut rest = values;
+        for (_, _, part) in self.sparse_parts(index) {
+            let (here, later) = rest.split_at_mut(part.len());
+            here.copy_from_slice(part);
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// The sparse tensor `index`, if its indices are of this type.
+    fn sparse_of<I: IndexElement>(&self, index: usize) -> Result<&TensorPlan, WriteTableError> {
+        let tensor = self.tensor(index, Layout::Sparse)?;
+        if I::TYPE != tensor.indices {
+            let (found, expected) = (I::TYPE.name(), tensor.indices.name());
+            return Err(WriteTableError::Type { tensor: tensor.name.clone(), found, expected });
+        }
+        Ok(tensor)
     }
 }
 

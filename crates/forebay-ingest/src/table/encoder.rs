@@ -96,21 +96,39 @@ impl TableEncoder {
     /// # Errors
     /// [`TableError`] if the rows would not fit the memory allowed, or the work was stopped.
     pub fn encode(&self, lines: &[&[u8]], work: &Work<'_>) -> Result<TableBatch, TableError> {
-        let row_bytes: u128 = self
-            .plan
-            .tensors
-            .iter()
-            .filter(|tensor| tensor.layout == Layout::Dense)
-            .map(|tensor| tensor.width as u128 * tensor.dtype.size() as u128)
-            .sum();
-        let bytes = row_bytes * lines.len() as u128;
-        let max = self.options.max_batch_bytes;
+        let (bytes, max) = (self.dense_bytes(lines.len()), self.options.max_batch_bytes);
         if bytes > max as u128 {
             return Err(TableError::TooLarge { lines: lines.len(), bytes, max });
         }
         let jobs = jobs(lines);
         let parts = work.map(jobs.into_iter(), |(first, lines)| self.part(first, lines))?;
         Ok(TableBatch::new(Arc::clone(&self.plan), lines.len(), parts))
+    }
+
+    /// Bytes of the dense rows of so many lines.
+    fn dense_bytes(&self, lines: usize) -> u128 {
+        let dense = self.plan.tensors.iter().filter(|tensor| tensor.layout == Layout::Dense);
+        dense.map(|tensor| tensor.width as u128 * tensor.dtype.size() as u128).sum::<u128>() * lines as u128
+    }
+
+    /// Whether a batch of so many lines is within the limits.
+    #[cfg(feature = "feed")]
+    pub(crate) fn takes(&self, lines: usize) -> bool {
+        self.dense_bytes(lines) <= self.options.max_batch_bytes as u128
+    }
+
+    /// As [`encode`](Self::encode), on this thread, of lines that are within the limits. `None` if `stop`, asked every
+    /// `turn` lines, said yes.
+    #[cfg(feature = "feed")]
+    pub(crate) fn encode_here(&self, lines: &[&[u8]], turn: usize, stop: &dyn Fn() -> bool) -> Option<TableBatch> {
+        let mut parts = Vec::new();
+        for (at, lines) in lines.chunks(turn).enumerate() {
+            if stop() {
+                return None;
+            }
+            parts.push(self.part(at * turn, lines));
+        }
+        Some(TableBatch::new(Arc::clone(&self.plan), lines.len(), parts))
     }
 
     fn part(&self, first: usize, lines: &[&[u8]]) -> Part {

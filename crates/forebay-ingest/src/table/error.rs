@@ -50,7 +50,7 @@ pub enum SchemaError {
 }
 
 /// What is wrong with one line. It is left out of the batch; reading it again does not help.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RowError {
     /// It is longer than allowed.

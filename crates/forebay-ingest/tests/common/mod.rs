@@ -68,7 +68,7 @@ pub(crate) fn start_source(source: Source, options: PipelineOptions) -> Pipeline
 
 /// First id of every row.
 pub(crate) fn firsts(batch: &TokenBatch) -> Vec<u32> {
-    batch.tokens.iter().map(|row| row[0]).collect()
+    batch.data.iter().map(|row| row[0]).collect()
 }
 
 /// First ids of all rows, and the error at the end if there is one.

@@ -165,6 +165,26 @@ impl ImageSource {
         self.position
     }
 
+    /// Goes to the sample that begins at byte `offset` of input `input`.
+    pub(crate) fn go_to(&mut self, input: u64, offset: u64) {
+        self.shard = None;
+        (self.position.input, self.position.offset) = (input, offset);
+    }
+
+    /// Whether the input is a shard: else it is an image's file.
+    pub(crate) fn is_shard(&self, input: usize) -> bool {
+        self.inputs.get(input).is_some_and(|path| files::is_shard(path))
+    }
+
+    /// The next sample of the input it stands in; `None` if there is none in it any more, or there is no such input.
+    /// After the last sample of an input, or after `None`, it may stand in the next one.
+    pub(crate) fn next_of_input(&mut self) -> Option<Result<Sample, SampleError>> {
+        let path = self.inputs.get(usize::try_from(self.position.input).ok()?)?.clone();
+        let next = if files::is_shard(&path) { self.read_shard(&path) } else { Some(self.read_file(&path)) };
+        self.position.samples += u64::from(next.is_some());
+        next
+    }
+
     fn error(&self, key: impl Into<String>, reason: impl Into<String>) -> SampleError {
         SampleError { key: key.into(), input: self.position.input, reason: reason.into() }
     }
@@ -225,14 +245,11 @@ impl Iterator for ImageSource {
     type Item = Result<Sample, SampleError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            let index = usize::try_from(self.position.input).ok()?;
-            let path = self.inputs.get(index)?.clone();
-            let next = if files::is_shard(&path) { self.read_shard(&path) } else { Some(self.read_file(&path)) };
-            if next.is_some() {
-                self.position.samples += 1;
-                return next;
+        while usize::try_from(self.position.input).is_ok_and(|input| input < self.inputs.len()) {
+            if let Some(next) = self.next_of_input() {
+                return Some(next);
             }
         }
+        None
     }
 }

@@ -1,0 +1,145 @@
+//! Feeding images: their pixels, and what was asked for beside: mask, labels, keys.
+
+use std::{path::PathBuf, sync::Arc};
+
+use forebay::{ANY, DType, Loan, LoanError};
+use forebay_ingest::{
+    Batch, Batches, ImageFeed, ImageFeedOptions, ImagePipeline, ImageTensors, IngestError, PipelineOptions, Position,
+    Unit,
+    image::{ChannelOrder, Dtype, ImageProcessor, Size},
+};
+
+use super::kind::{Feeds, Tensor};
+use crate::failure::Failure;
+
+const PIXELS: &str = "pixel_values";
+const MASK: &str = "pixel_mask";
+const LABELS: &str = "labels";
+const KEYS: &str = "keys";
+/// Bytes of a key: of a longer one the last ones are kept.
+const KEY_BYTES: usize = 256;
+
+/// Samples, prepared.
+pub(super) struct Images {
+    pub(super) inputs: Vec<PathBuf>,
+    pub(super) options: ImageFeedOptions,
+    pub(super) processor: Arc<ImageProcessor>,
+    pub(super) keys: bool,
+}
+
+impl Images {
+    fn dtype(&self) -> DType {
+        match self.processor.options().dtype {
+            Dtype::U8 => DType::U8,
+            Dtype::F16 => DType::F16,
+            Dtype::Bf16 => DType::BF16,
+            Dtype::F32 => DType::F32,
+        }
+    }
+
+    /// Most rows and columns of an image, if that is known.
+    fn most(&self) -> (u64, u64) {
+        let recipe = self.processor.recipe();
+        let (height, width) = match (recipe.fixed_size().or(recipe.crop), recipe.resize) {
+            (Some(size), _) => size,
+            (None, Some((Size::Fixed { height, width } | Size::Within { height, width }, _))) => (height, width),
+            // The shorter side stays below the longer one.
+            (None, Some((Size::ShortestEdge { longest: Some(longest), .. }, _))) => (longest, longest),
+            (None, _) => return (ANY, ANY),
+        };
+        (height.into(), width.into())
+    }
+
+    fn list(&self, rows: u64, pixels: [u64; 3], (height, width): (u64, u64)) -> Vec<Tensor> {
+        let mut tensors = vec![Tensor::new(PIXELS, self.dtype(), [&[rows], &pixels[..]].concat())];
+        if self.processor.recipe().pad.is_some() {
+            tensors.push(Tensor::new(MASK, DType::I64, [rows, height, width]));
+        }
+        if self.options.labels {
+            tensors.push(Tensor::new(LABELS, DType::I64, [rows]));
+        }
+        if self.keys {
+            tensors.push(Tensor::new(KEYS, DType::U8, [rows, KEY_BYTES as u64]));
+        }
+        tensors
+    }
+}
+
+impl Feeds for Images {
+    type Source = ImageFeed;
+    type Data = ImageTensors;
+    const NAME: &'static str = "images";
+    const UNIT: Unit = Unit::Sample;
+
+    fn largest(&self, batch: u32) -> Vec<Tensor> {
+        let (height, width) = self.most();
+        let pixels = match self.processor.options().order {
+            ChannelOrder::First => [3, height, width],
+            ChannelOrder::Last => [height, width, 3],
+        };
+        self.list(batch.into(), pixels, (height, width))
+    }
+
+    fn open(&self) -> Result<ImageFeed, IngestError> {
+        ImageFeed::open(&self.inputs, self.options)
+    }
+
+    fn resume(&self, position: &Position) -> Result<ImageFeed, IngestError> {
+        ImageFeed::resume(&self.inputs, self.options, position)
+    }
+
+    fn position(&self, source: &ImageFeed) -> Position {
+        source.position()
+    }
+
+    fn name(&self, source: &ImageFeed, file: u32) -> String {
+        source.name(file)
+    }
+
+    fn start(&self, source: ImageFeed, options: PipelineOptions) -> Result<Batches<ImageTensors>, IngestError> {
+        ImagePipeline::images(source, Arc::clone(&self.processor), options)
+    }
+
+    fn tensors(&self, batch: &Batch<ImageTensors>) -> Vec<Tensor> {
+        let [rows, pixels @ ..] = batch.data.shape.map(|dim| dim as u64);
+        let (height, width) = batch.data.size;
+        self.list(rows, pixels, (height.into(), width.into()))
+    }
+
+    fn write(&self, batch: &Batch<ImageTensors>, loan: &mut Loan<'_>) -> Result<(), Failure> {
+        let data = &batch.data;
+        let pixels = loan.bytes_mut(0).filter(|pixels| pixels.len() == data.pixels.len());
+        pixels.ok_or_else(|| Failure::failed("the loan has no place for the pixels"))?.copy_from_slice(&data.pixels);
+        if let Some(mask) = &data.mask {
+            loan.tensor_mut(MASK).map_err(Failure::failed)?.copy_from_slice(mask);
+        }
+        if let Some(labels) = &data.labels {
+            loan.tensor_mut(LABELS).map_err(Failure::failed)?.copy_from_slice(labels);
+        }
+        if self.keys {
+            let keys: &mut [u8] = loan.tensor_mut(KEYS).map_err(Failure::failed)?;
+            keys.fill(0);
+            for (row, key) in keys.chunks_exact_mut(KEY_BYTES).zip(&data.keys) {
+                let key = key.as_bytes();
+                let end = &key[key.len().saturating_sub(KEY_BYTES)..];
+                row[..end.len()].copy_from_slice(end);
+            }
+        }
+        Ok(())
+    }
+
+    fn too_large(&self, error: &LoanError, batch: &Batch<ImageTensors>, _: &Batches<ImageTensors>) -> String {
+        let (height, width) = batch.data.size;
+        format!("{error}; its images become {height} × {width}. On the command line: --slot-bytes or a smaller --batch")
+    }
+
+    fn note(&self, slot_bytes: u64, batch: u32) -> Option<String> {
+        (self.most().0 == ANY).then(|| {
+            format!(
+                "the processor sets no largest image: a slot holds {batch} images of up to {} pixels each; larger ones end \
+                 the feed. --slot-bytes makes room",
+                slot_bytes / (u64::from(batch.max(1)) * self.processor.tensor_bytes(1, 1) as u64)
+            )
+        })
+    }
+}
