@@ -1,6 +1,11 @@
 //! What `feed` can be told, and what becomes of it.
 
-use std::{io::IsTerminal, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io::IsTerminal,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use clap::Parser;
 use forebay::{
@@ -14,6 +19,7 @@ use forebay_ingest::{
 };
 
 use super::{
+    help::{AFTER_HELP, LONG_ABOUT},
     images::Images,
     kind::{Feeds, schema},
     table::Table,
@@ -24,43 +30,6 @@ use crate::{
     stop::Stop,
     units::{Bytes, Limit, seconds},
 };
-
-const LONG_ABOUT: &str = "\
-Prepares texts, images or lines of JSON on all cores and publishes them, batch by batch, in a ring of shared memory.
-
-A batch becomes one message, one row an item, its tensors written in place into the ring:
-
-  --text (default): every line is one row; short rows are filled up with the tokenizer's padding id
-    input_ids       int64 [rows, columns]   token ids
-    attention_mask  int64 [rows, columns]   1 for a token, 0 for padding
-
-  --images: every image of the files, folders and tar shards (WebDataset) is one row
-    pixel_values    [rows, 3, height, width]      as the processor's configuration says
-    pixel_mask      int64 [rows, height, width]   1 for the image, 0 for padding; if the configuration pads
-    labels          int64 [rows]                  with --labels
-    keys            uint8 [rows, 256]             with --keys
-
-  --jsonl: every line is one row of the tensors of the schema; a sparse one NAME becomes NAME_values, NAME_indices and
-  NAME_indptr
-
-The message's correlation id is the number of its first row over the whole run, from 0.
-
-Started again after it was killed or stopped, with the same files and options, it goes on after the last published item: \
-nothing is sent twice, nothing is left out (posix backing), also shuffled and with --ordered false. --fresh starts over.
-
-SIGINT and SIGTERM end it: it stops reading, waits until everything published was received, and closes the ring. A \
-second signal ends it at once.";
-
-const AFTER_HELP: &str = "\
-Examples:
-  forebay feed --tokenizer tokenizer.json corpus.txt
-  forebay feed --tokenizer models/minilm --field text --max-length 128 a.jsonl b.jsonl
-  zcat corpus.gz | forebay feed --tokenizer tokenizer.json -
-  forebay feed --tokenizer tokenizer.json --kind broadcast --wait-for 4 --repeat forever corpus.txt
-  forebay feed --images --processor models/clip --labels --on-error skip --repeat forever --shuffle 1 train-*.tar
-  forebay feed --jsonl --schema features.toml --batch 1024 events.jsonl
-
-Sizes are bytes or carry KiB, MiB, GiB. Times are seconds or carry ms, s, m, h.";
 
 /// What is fed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -313,7 +282,7 @@ impl Args {
         let mut options = ImageFeedOptions::default();
         options.source.max_bytes = self.max_image_bytes.0;
         (options.repeat, options.shuffle, options.labels) = (self.repeat, self.shuffle(), self.labels);
-        let inputs = self.files.iter().map(PathBuf::from).collect();
+        let inputs = self.files.iter().map(|file| spread(file.as_ref())).collect::<Result<Vec<_>, _>>()?.concat();
         Ok(Images { inputs, options, processor: Arc::new(processor), keys: self.keys })
     }
 
@@ -381,6 +350,18 @@ impl Args {
         }
         Ok(options)
     }
+}
+
+/// The files that a pattern means, sorted; what is there is no pattern.
+fn spread(given: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let pattern = given.to_str().filter(|name| name.contains(['*', '?', '[']) && !given.exists());
+    let Some(pattern) = pattern else { return Ok(vec![given.to_owned()]) };
+    let wrong = |why: &dyn std::fmt::Display| {
+        Failure::usage(format!("the pattern {pattern} finds nothing to feed: {why}; name files, folders or tar shards"))
+    };
+    let found: Result<Vec<_>, _> = glob::glob(pattern).map_err(|e| wrong(&e))?.collect();
+    let found = found.map_err(|e| wrong(&e))?;
+    if found.is_empty() { Err(wrong(&"no file matches")) } else { Ok(found) }
 }
 
 /// A path that the kind of input needs; the command line asks for it.

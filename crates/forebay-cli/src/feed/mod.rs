@@ -1,12 +1,13 @@
 //! `forebay feed`: texts, images and lines of JSON become tensors in a ring.
 //!
 //! ```text
-//!   args.rs   what it can be told           run.rs       from the first item to the last message
+//!   args.rs help.rs  what it can be told    run.rs       from the first item to the last message
 //!   kind.rs   what differs: text.rs         progress.rs  while it runs     summary.rs  when it ends
 //!             images.rs table.rs            lines.rs     which items are where
 //! ```
 
 mod args;
+mod help;
 mod images;
 mod kind;
 mod lines;

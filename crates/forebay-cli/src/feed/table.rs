@@ -46,9 +46,9 @@ fn tensors(spec: &TensorSpec<'_>, rows: u64, entries: u64) -> Vec<Tensor> {
                 IndexType::I64 => DType::I64,
             };
             vec![
-                Tensor::new(format!("{name}_values"), DType::F32, [entries]),
-                Tensor::new(format!("{name}_indices"), indices, [entries]),
-                Tensor::new(format!("{name}_indptr"), indices, [if rows == ANY { ANY } else { rows + 1 }]),
+                Tensor::new(format!("{name}.indptr"), indices, [rows + 1]),
+                Tensor::new(format!("{name}.indices"), indices, [entries]),
+                Tensor::new(format!("{name}.values"), DType::F32, [entries]),
             ]
         }
     }
@@ -70,9 +70,9 @@ fn sparse<I: IndexElement + RingElement>(
     name: &str,
     loan: &mut Loan<'_>,
 ) -> Result<(), Failure> {
-    let values = loan.tensor_mut(&format!("{name}_values")).map_err(Failure::failed)?;
+    let values = loan.tensor_mut(&format!("{name}.values")).map_err(Failure::failed)?;
     data.write_values(index, values).map_err(Failure::failed)?;
-    let (indices, indptr) = (format!("{name}_indices"), format!("{name}_indptr"));
+    let (indices, indptr) = (format!("{name}.indices"), format!("{name}.indptr"));
     let (indices, indptr) = loan.tensors_mut::<I, I>(&indices, &indptr).map_err(Failure::failed)?;
     let written: Result<(), WriteTableError> =
         data.write_columns(index, indices).and_then(|()| data.write_offsets(index, indptr));

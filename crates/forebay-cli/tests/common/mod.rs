@@ -70,6 +70,13 @@ impl Place {
         Running::start(command)
     }
 
+    /// `forebay feed ARGS…`, running.
+    pub(crate) fn feed_other<A: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Running {
+        let mut command = self.command("feed");
+        command.args(args);
+        Running::start(command)
+    }
+
     /// A consumer that acks what it drops.
     pub(crate) fn consumer(&self, ring: &str) -> Consumer {
         Consumer::options(ring).dir(self.dir()).timeout(Some(PATIENCE)).label("test consumer").attach().unwrap()

@@ -57,7 +57,8 @@ pub struct Sample {
     pub input: u64,
     /// The bytes of the image's file.
     pub image: Vec<u8>,
-    /// The bytes of the member that is named like the image and ends in `.cls`, `.txt` or `.json`: the ending and them.
+    /// The bytes of the member that is named like the image and ends in `.cls`, `.txt` or `.json`: the
+    /// ending and them. Of several it is that of `.cls`, else the last one.
     pub label: Option<(String, Vec<u8>)>,
 }
 

@@ -118,8 +118,10 @@ impl<R: Read + Seek> Shard<R> {
                 let doubled = if image {
                     sample.image.replace(bytes).is_some()
                 } else {
-                    // Of several labels the last one counts.
-                    sample.label = Some((ending, bytes));
+                    // Of several labels the class counts, else the last one.
+                    if sample.label.as_ref().is_none_or(|(before, _)| before != "cls") {
+                        sample.label = Some((ending, bytes));
+                    }
                     false
                 };
                 if doubled {

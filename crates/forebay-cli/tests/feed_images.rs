@@ -1,0 +1,177 @@
+//! `forebay feed --images`: the tensors are those of the image processor, each image comes once, bad ones are told.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::{fs, path::Path, process::Command};
+
+use common::{PATIENCE, Place, watchdog};
+use forebay::{Consumer, RecvError};
+use forebay_ingest::{
+    Work,
+    image::{ImageOptions, ImageProcessor, Recipe},
+};
+
+const CLIP: &str = r#"{"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 32},
+    "crop_size": {"height": 32, "width": 32}}"#;
+const NAMES: [&str; 6] = ["422.jpg", "gradient.png", "lossy.webp", "gray.jpg", "orientation-6.jpg", "palette.png"];
+const ARGS: [&str; 7] = ["--images", "--processor", "clip.json", "--batch", "2", "--slots", "3"];
+
+fn image(name: &str) -> Vec<u8> {
+    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../forebay-ingest/tests/data/images").join(name)).unwrap()
+}
+
+/// A place with a processor, a folder of three images and a shard of three more, with labels.
+fn place() -> Place {
+    let place = Place::new();
+    place.write("clip.json", CLIP);
+    for folder in ["files", "inner"] {
+        fs::create_dir(place.path(folder)).unwrap();
+    }
+    for (at, name) in NAMES.iter().enumerate() {
+        let folder = if at < 3 { "files" } else { "inner" };
+        let ending = name.rsplit('.').next().unwrap();
+        place.write(&format!("{folder}/{at}.{ending}"), image(name));
+        place.write(&format!("{folder}/{at}.cls"), at.to_string());
+    }
+    let mut tar = Command::new("tar");
+    let done = tar.current_dir(place.path("inner")).args(["--sort=name", "-cf", "../shard.tar", "."]).status();
+    assert!(done.unwrap().success());
+    place
+}
+
+/// Pixels and labels of messages until the ring is closed, or of so many.
+fn receive(consumer: &mut Consumer, most: usize) -> (Vec<Vec<u8>>, Vec<i64>) {
+    let (mut pixels, mut labels) = (Vec::new(), Vec::new());
+    for _ in 0..most {
+        match consumer.recv_timeout(PATIENCE) {
+            Ok(message) => {
+                let tensor = message.tensor("pixel_values").unwrap();
+                assert_eq!(tensor.shape()[1..], [3, 32, 32]);
+                pixels.extend(tensor.as_bytes().chunks_exact(3 * 32 * 32 * 4).map(<[u8]>::to_vec));
+                labels.extend_from_slice(message.as_slice::<i64>("labels").unwrap());
+            }
+            Err(RecvError::Closed { .. }) => break,
+            Err(e) => panic!("{e}"),
+        }
+    }
+    (pixels, labels)
+}
+
+fn expected() -> Vec<Vec<u8>> {
+    let processor = ImageProcessor::new(Recipe::from_config(CLIP).unwrap(), ImageOptions::default()).unwrap();
+    let bytes = NAMES.map(image);
+    let plan = processor.plan(&bytes, &Work::here()).unwrap();
+    let mut out = vec![0; plan.bytes(&processor)];
+    assert!(processor.run(&plan, &bytes, &mut out, None, &Work::here()).unwrap().is_empty());
+    out.chunks_exact(out.len() / NAMES.len()).map(<[u8]>::to_vec).collect()
+}
+
+#[test]
+fn files_and_shards_arrive_as_the_processor_makes_them() {
+    let (place, _dog) = (place(), watchdog());
+    let args = [&ARGS[..], &["--labels", "--keys", "--json", "files", "*.tar"]].concat();
+    let mut feed = place.feed_other(args);
+    let mut consumer = place.consumer("images");
+    let schema = consumer.schema().unwrap().to_string();
+    let fields = "pixel_values: float32[2, 3, 32, 32], labels: int64[2], keys: uint8[2, 256]";
+    assert_eq!(schema, format!("images 1.0 {{ {fields} }}"));
+    let first = consumer.recv_timeout(PATIENCE).unwrap();
+    let key = first.as_slice::<u8>("keys").unwrap();
+    assert!(String::from_utf8_lossy(&key[..256]).trim_end_matches('\0').ends_with("files/0.jpg"));
+    assert!(first.as_slice::<i64>("labels").unwrap() == [0, 1]);
+    let mut pixels: Vec<Vec<u8>> =
+        first.tensor("pixel_values").unwrap().as_bytes().chunks(3 * 32 * 32 * 4).map(<[u8]>::to_vec).collect();
+    drop(first);
+    let (rest, labels) = receive(&mut consumer, usize::MAX);
+    pixels.extend(rest);
+    assert!(pixels == expected());
+    assert_eq!(labels, [2, 3, 4, 5]);
+    let summary = feed.end().assert_code(0).json();
+    assert_eq!((&summary["rows"], &summary["complete"]), (&6.into(), &true.into()));
+    place.assert_clean();
+}
+
+#[test]
+fn a_killed_feed_of_images_goes_on_and_each_comes_once() {
+    for more in [&["--repeat", "3"][..], &["--repeat", "3", "--shuffle", "9", "--shuffle-block", "4"]] {
+        let (place, _dog) = (place(), watchdog());
+        let args = [&ARGS[..], &["--labels"], more, &["files", "shard.tar"]].concat();
+        let mut feed = place.feed_other(&args);
+        let mut consumer = place.consumer("images");
+        let mut labels = Vec::new();
+        for _ in 0..3 {
+            labels.extend(receive(&mut consumer, 1).1);
+            feed.kill();
+            feed = place.feed_other(&args);
+        }
+        labels.extend(receive(&mut consumer, usize::MAX).1);
+        feed.end().assert_code(0);
+        assert_eq!(labels.len(), 18);
+        for pass in labels.chunks_mut(6) {
+            pass.sort_unstable();
+            assert_eq!(pass, [0, 1, 2, 3, 4, 5]);
+        }
+        place.assert_clean();
+    }
+}
+
+#[test]
+fn bad_images_are_told_and_skipped_or_end_the_feed() {
+    let (place, _dog) = (place(), watchdog());
+    let cut = image("coffee.jpg");
+    place.write("files/1a.jpg", &cut[..cut.len() / 2]);
+    place.write("files/1b.jpg", "no image");
+    place.write("broken.tar", b"x".repeat(2000));
+    let inputs = ["files", "broken.tar", "shard.tar"];
+    let args = [&ARGS[..], &["--on-error", "skip", "--json"], &inputs].concat();
+    let mut feed = place.feed_other(args);
+    let mut consumer = place.consumer("images");
+    let mut rows = 0;
+    while let Ok(message) = consumer.recv_timeout(PATIENCE) {
+        rows += message.tensor("pixel_values").unwrap().shape()[0];
+    }
+    assert_eq!(rows, 6);
+    let ended = feed.end();
+    ended.assert_code(0).assert_says(&["1a.jpg sample 1:", "1b.jpg", "not an image", "broken.tar sample 1"]);
+    let skipped = &ended.json()["skipped"];
+    let count = |kind: &str| skipped[kind].as_u64().unwrap_or(0);
+    assert_eq!([count("damaged"), count("not an image that is taken"), count("unreadable")], [1, 1, 1], "{skipped}");
+    drop(consumer);
+
+    let mut feed = place.feed_other([&ARGS[..], &inputs].concat());
+    let mut consumer = place.consumer("images");
+    assert_eq!(consumer.recv_timeout(PATIENCE).unwrap().correlation_id(), 0);
+    while consumer.recv_timeout(PATIENCE).is_ok() {}
+    feed.end().assert_code(1).assert_says(&["1a.jpg sample 1:", "--on-error skip"]);
+}
+
+#[test]
+fn sigterm_drains_an_endless_feed_of_images() {
+    let (place, _dog) = (place(), watchdog());
+    let args = [&ARGS[..], &["--labels", "--repeat", "forever", "--ordered", "false", "files"]].concat();
+    let mut feed = place.feed_other(args);
+    let mut consumer = place.consumer("images");
+    assert_eq!(receive(&mut consumer, 10).1.len(), 15, "three images a pass, in batches of two and one");
+    feed.signal("TERM");
+    receive(&mut consumer, usize::MAX);
+    feed.end().assert_code(0).assert_says(&["stays"]);
+}
+
+#[test]
+fn what_images_need_is_asked_for() {
+    let (place, _dog) = (place(), watchdog());
+    place.write("bad.json", "{}");
+    for (args, says) in [
+        (&["--images", "files"][..], "--processor"),
+        (&["--images", "--processor", "clip.json"], "standard input"),
+        (&["--images", "--processor", "bad.json", "files"], "bad.json"),
+        (&["--images", "--processor", "clip.json", "nothing"], "nothing"),
+        (&["--images", "--processor", "clip.json", "nothing*.tar"], "nothing*.tar"),
+        (&["--images", "--jsonl", "files"], "cannot be used with"),
+        (&["--jsonl", "a.jsonl"], "--schema"),
+        (&["a.txt"], "--tokenizer"),
+    ] {
+        place.feed_other(args).end().assert_code(64).assert_says(&[says]);
+    }
+}
