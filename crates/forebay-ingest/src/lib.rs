@@ -37,6 +37,9 @@
 //!
 //! # Parts
 //!
+//! [`ImagePipeline`] and [`TablePipeline`] do the same for images and for lines of JSON: one machinery, [`Batches`], whatever the
+//! items are, in the order of reading or not, shuffled or not, always resumable.
+//!
 //! `text` (feature `text`, on by default) holds the tokenizers; [`Pool`] is the one set of threads that parallel work
 //! runs on.
 //!

@@ -142,7 +142,7 @@ fn bad_images_are_left_out_and_the_others_are_as_without_them() {
         };
         let mut skipping = run(&bad, OnError::Skip);
         let batch = skipping.next().unwrap().unwrap();
-        assert_eq!(batch.data, run(&good[..2], OnError::Skip).next().unwrap().unwrap().data);
+        assert!(batch.data == run(&good[..2], OnError::Skip).next().unwrap().unwrap().data);
         assert_eq!(batch.lines.iter().map(|id| id.file).collect::<Vec<_>>(), [0, 4]);
         assert!(skipping.next().is_none());
         let skipped = &skipping.report().skipped;

@@ -204,7 +204,9 @@ impl Reads for ImageFeed {
                 self.done = true;
                 return Err(IngestError::Cancelled { file: self.name(self.position.file) });
             }
-            let Some(sample) = self.source.next_of_input() else {
+            // A source leaves a file with its only sample, and a shard at its end.
+            let there = self.source.position().input == u64::from(self.position.file);
+            let Some(sample) = there.then(|| self.source.next_of_input()).flatten() else {
                 self.read_bytes += self.lengths[self.position.file as usize].saturating_sub(self.position.offset);
                 if self.next_input() {
                     continue;
@@ -212,7 +214,6 @@ impl Reads for ImageFeed {
                 return Ok(Taken::EndOfPass);
             };
             self.position.line += 1;
-            // A file has ended with its only sample, and the source has left it.
             let now = self.source.position();
             let same = now.input == u64::from(self.position.file);
             let offset = if same { now.offset } else { self.lengths[self.position.file as usize] };
