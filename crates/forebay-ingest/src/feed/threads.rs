@@ -31,6 +31,7 @@ impl Shared {
 }
 
 /// What became of a batch, or of the run.
+#[expect(clippy::large_enum_variant, reason = "moved once a batch, and nearly always a batch")]
 pub(super) enum Outcome<D> {
     Batch(Batch<D>),
     /// Delivered by an earlier run, up to here.
