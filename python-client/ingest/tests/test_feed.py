@@ -30,6 +30,7 @@ def fed(folder: pathlib.Path, ring: str, *arguments: object) -> list[dict[str, n
             while True:
                 message = consumer.recv(60)
                 messages.append({name: message[name].numpy().copy() for name in message})
+                del message  # and ack it: the feed waits for that
         except forebay.RingClosed:
             pass
         consumer.close()

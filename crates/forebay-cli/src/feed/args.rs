@@ -275,7 +275,9 @@ impl Args {
         if self.files.iter().any(|file| file == "-") {
             return Err(Failure::usage("--images reads no standard input; name files, folders or tar shards"));
         }
-        let recipe = Recipe::from_file(needed(&self.processor)?).map_err(Failure::usage)?;
+        let path = needed(&self.processor)?;
+        let recipe =
+            Recipe::from_file(path).map_err(|e| Failure::usage(format!("--processor {}: {e}", path.display())))?;
         let mut how = ImageOptions::default();
         how.dtype = self.dtype;
         let processor = ImageProcessor::new(recipe, how).map_err(Failure::usage)?;

@@ -85,8 +85,8 @@ impl<D: BatchData> Batch<D> {
     }
 }
 
-/// What fails a batch: an item, and why it is none.
-pub(crate) type BadItem = (LineId, ItemError);
+/// A prepared batch, or the item that failed it.
+pub(crate) type Answered<D> = Result<Batch<D>, (LineId, ItemError)>;
 
 /// A batch as it was read.
 #[derive(Debug)]
@@ -114,7 +114,7 @@ impl<R: Default> RawBatch<R> {
         prepares: &P,
         on_error: OnError,
         stop: &dyn Fn() -> bool,
-    ) -> Option<Result<Batch<P::Data>, BadItem>> {
+    ) -> Option<Answered<P::Data>> {
         let Prepared { data, bad } = prepares.prepare(self.raw, on_error == OnError::Fail, stop)?;
         let mut lines = self.lines;
         if !bad.is_empty() {

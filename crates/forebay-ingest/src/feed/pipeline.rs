@@ -324,7 +324,7 @@ impl<D: BatchData> Iterator for Batches<D> {
                     self.deliver(number, &mut batch);
                     // One without rows only tells what was left out.
                     if batch.rows() > 0 {
-                        return Some(Ok(batch));
+                        return Some(Ok(*batch));
                     }
                 }
                 Some((number, Outcome::Done(next))) => self.delivered(number, next),

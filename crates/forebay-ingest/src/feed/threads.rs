@@ -31,9 +31,8 @@ impl Shared {
 }
 
 /// What became of a batch, or of the run.
-#[expect(clippy::large_enum_variant, reason = "moved once a batch, and nearly always a batch")]
 pub(super) enum Outcome<D> {
-    Batch(Batch<D>),
+    Batch(Box<Batch<D>>),
     /// Delivered by an earlier run, up to here.
     Done(Position),
     Bad(LineId, ItemError),
@@ -143,7 +142,7 @@ pub(super) fn work<P: Prepares>(
         let Ok(Job { batch, answer }) = job else { return };
         match batch.prepare(prepares, shared.on_error, &|| shared.stopped()) {
             None => return,
-            Some(Ok(batch)) => answer.send(Outcome::Batch(batch)),
+            Some(Ok(batch)) => answer.send(Outcome::Batch(Box::new(batch))),
             Some(Err((id, reason))) => answer.send(Outcome::Bad(id, reason)),
         }
     }
