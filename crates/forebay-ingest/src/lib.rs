@@ -40,6 +40,7 @@
 //! [`ImagePipeline`] and [`TablePipeline`] do the same for images and for lines of JSON: one machinery, [`Batches`], whatever the
 //! items are, in the order of reading or not, shuffled or not, always resumable.
 //!
+//! `image` (feature `images`, on by default) turns photographs into tensors.
 //! `text` (feature `text`, on by default) holds the tokenizers; [`Pool`] is the one set of threads that parallel work
 //! runs on.
 //!
