@@ -63,6 +63,10 @@
 
 mod error;
 #[cfg(feature = "feed")]
+#[cfg_attr(
+    not(all(feature = "images", feature = "tables", feature = "text")),
+    allow(dead_code, unused_imports, unused_macros, reason = "each kind uses a part of it")
+)]
 mod feed;
 #[cfg(feature = "images")]
 pub mod image;
