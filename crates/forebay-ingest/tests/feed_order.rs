@@ -14,7 +14,7 @@ const LINES: u32 = 500;
 
 /// Two files that hold the numbers below [`LINES`]; some lines are long.
 fn files(folder: &std::path::Path) -> [Input; 2] {
-    let line = |n: u32| format!("{n}{}\n", " 7".repeat(if n.is_multiple_of(50) { 5_000 } else { 0 }));
+    let line = |n: u32| format!("{n}{}\n", " 7".repeat(if n.is_multiple_of(200) { 50_000 } else { 0 }));
     let text = |range: std::ops::Range<u32>| range.map(line).collect::<String>();
     [write(folder, "a", text(0..300)), write(folder, "b", text(300..LINES) + "\nboom\n")]
 }
