@@ -10,6 +10,7 @@ The binary is the one that `make binary` builds.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import mmap
 import os
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,18 @@ class Figure:
         met = "" if self.limit is None else "yes" if (middle >= self.limit) == self.at_least else "**no**"
         aim = "stated" if self.limit is None else f"{'≥' if self.at_least else '≤'} {self.limit:g} {self.unit}"
         return f"| {self.what} | {aim} | {middle:.3g} {self.unit} ({low:.3g} to {high:.3g}) | {met} |"
+
+
+@contextlib.contextmanager
+def ring(name: str, **options: Any) -> Iterator[tuple[str, forebay.Producer]]:
+    """A ring in a folder of its own, and its producer; nothing of it stays, whatever happens."""
+    with tempfile.TemporaryDirectory() as folder:
+        producer = forebay.Producer(name, directory=folder, **options)
+        try:
+            yield folder, producer
+        finally:
+            with contextlib.suppress(forebay.HandleClosed):
+                producer.discard()
 
 
 def bench(*arguments: str) -> dict[str, Any]:
@@ -87,8 +100,7 @@ def copy_in(size: int, rounds: int) -> Figure:
     slots = 4
     field = forebay.Schema("copies", "1.0", {"x": ("uint8", (size,))})
     source = np.full(size, 7, np.uint8)
-    with tempfile.TemporaryDirectory() as folder:
-        producer = forebay.Producer("copies", schema=field, slots=slots, directory=folder)
+    with ring("copies", schema=field, slots=slots) as (folder, producer):
         consumer = forebay.Consumer("copies", directory=folder)
         producer.wait_for_consumers(1, timeout_s=10)
         stride = size + 64
@@ -110,7 +122,6 @@ def copy_in(size: int, rounds: int) -> Figure:
 
         ratios = alternating(ours, floor, rounds, runs=max(4, 64 * MIB // size))
         consumer.close()
-        producer.close()
     what = f"copies of {size // MIB} MiB into a ring, GB/s ÷ memcpy into shared memory"
     return Figure(what, [1 / ratio for ratio in ratios], 0.95, at_least=True)
 
@@ -130,8 +141,7 @@ def alternating(ours: Callable[[], None], floor: Callable[[], None], rounds: int
 
 def share_of_a_core(pause_s: float | None, seconds: float) -> float:
     """What a consumer that waits adaptively takes of a core, in percent, while messages come this far apart, or none."""
-    with tempfile.TemporaryDirectory() as folder:
-        producer = forebay.Producer("idle", slots=16, directory=folder)
+    with ring("idle", slots=16) as (folder, producer):
         child = os.fork()
         if child == 0:
             os.execv(sys.executable, [sys.executable, __file__, "--consume", folder])
@@ -160,21 +170,20 @@ def consume(folder: str) -> int:
     return min(250, round(1000 * used / (time.monotonic() - start)))
 
 
-def objects(ring: str) -> list[Path]:
+def objects(name: str) -> list[Path]:
     """The shared memory of the ring of this name, which nobody else uses."""
-    return list(Path("/dev/shm").glob(f"forebay.*.{ring}.*"))
+    return list(Path("/dev/shm").glob(f"forebay.*.{name}.*"))
 
 
 def attach(rounds: int) -> list[Figure]:
     """Attaching to a ring of 1 GiB: without prefault in ms, with it beside the kernel's mapping of as many pages."""
-    slot, ring = 16 * MIB, f"large-{os.getpid()}"
-    with tempfile.TemporaryDirectory() as folder:
-        producer = forebay.Producer(ring, slots=GIB // slot, slot_bytes=slot, directory=folder)
-        data = max(objects(ring), key=lambda path: path.stat().st_size)
+    slot, name = 16 * MIB, f"large-{os.getpid()}"
+    with ring(name, slots=GIB // slot, slot_bytes=slot) as (folder, _):
+        data = max(objects(name), key=lambda path: path.stat().st_size)
 
         def attached(prefault: bool) -> float:
             start = time.perf_counter()
-            consumer = forebay.Consumer(ring, directory=folder, prefault=prefault)
+            consumer = forebay.Consumer(name, directory=folder, prefault=prefault)
             taken = time.perf_counter() - start
             consumer.close()
             return taken
@@ -191,7 +200,6 @@ def attach(rounds: int) -> list[Figure]:
 
         bare = [1000 * attached(False) for _ in range(rounds)]
         full = [attached(True) / mapped() for _ in range(rounds)]
-        producer.close()
     return [
         Figure("attach to 1 GiB without prefault", bare, 2, "ms"),
         Figure("attach to 1 GiB with prefault ÷ the kernel's MAP_POPULATE of it", full, 1.1),
@@ -200,12 +208,10 @@ def attach(rounds: int) -> list[Figure]:
 
 def memory() -> Figure:
     """What a ring of 64 slots of 64 KiB takes beyond the bound that docs/layout.md states, in KiB."""
-    slots, slot, consumers, page, ring = 64, 64 << 10, 4, 4096, f"memory-{os.getpid()}"
-    with tempfile.TemporaryDirectory() as folder:
-        schema = forebay.Schema("memory", "1.0", {"x": ("uint8", (slot,))})
-        producer = forebay.Producer(ring, schema=schema, slots=slots, max_consumers=consumers, directory=folder)
-        sizes = [path.stat().st_size for path in objects(ring)]
-        producer.close()
+    slots, slot, consumers, page, name = 64, 64 << 10, 4, 4096, f"memory-{os.getpid()}"
+    schema = forebay.Schema("memory", "1.0", {"x": ("uint8", (slot,))})
+    with ring(name, schema=schema, slots=slots, max_consumers=consumers):
+        sizes = [path.stat().st_size for path in objects(name)]
     # A descriptor: head, one field, user data; two position entries a slot; a slot word's line; 64 B between slots.
     descriptor = 8 * (16 + 16 + 32) + 2 * 128 + 128 + 64
     bound = slots * (slot + descriptor) + (64 << 10) + 8 * slots * consumers
