@@ -8,15 +8,18 @@ import subprocess
 import numpy as np
 import pytest
 
-forebay = pytest.importorskip("forebay")
-from forebay_ingest import ImageProcessor, TableEncoder  # noqa: E402 (after what may skip)
+import forebay
+from forebay_ingest import ImageProcessor, TableEncoder
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 BINARY = pathlib.Path(os.environ.get("FOREBAY_BIN", ROOT / "target/release/forebay"))
 IMAGES = ROOT / "crates/forebay-ingest/tests/data/images"
 NAMES = ["422.jpg", "gradient.png", "lossy.webp", "gray.jpg", "orientation-6.jpg"]
 
-pytestmark = pytest.mark.skipif(not BINARY.exists(), reason="no binary; `make binary` builds it")
+
+@pytest.fixture(scope="module", autouse=True)
+def _binary() -> None:
+    assert BINARY.exists(), f"{BINARY} is missing; `make binary` builds it"
 
 
 def fed(folder: pathlib.Path, ring: str, *arguments: object) -> list[dict[str, np.ndarray]]:
