@@ -1,0 +1,17 @@
+//! The request path of a Python model server, in one process: HTTP in, ready batches of tensors out to the workers,
+//! and their answers back.
+//!
+//! ```text
+//!   client ──▶ http ──▶ Backend ──▶ engine ──▶ forebay::service ══ rings ══▶ worker (Python)
+//!              auth,     the       intake: text, images, tables → tensors   model, forward pass
+//!              limits,   border    schedule: queue, batches, deadlines
+//!              formats             workers: start, watch, restart
+//! ```
+//!
+//! - [`config`]: one TOML file, the environment and flags become one checked [`Config`].
+//! - [`backend`]: what HTTP knows of a model, and nothing else; tests put a fake in its place.
+
+pub mod backend;
+pub mod config;
+
+pub use config::Config;
