@@ -41,7 +41,7 @@ def scaling(rng: np.random.Generator) -> list[Job]:
     return [
         Job(
             what="standard scaling, 1 M f64",
-            unit="elements/s",
+            unit="elements",
             candidates={
                 OURS: counted(lambda: forebay_ingest.scale(flat), ELEMENTS),
                 "NumPy": counted(lambda: plain(flat), ELEMENTS),
@@ -51,7 +51,7 @@ def scaling(rng: np.random.Generator) -> list[Job]:
         ),
         Job(
             what="standard scaling, 10,000 × 100 f64",
-            unit="elements/s",
+            unit="elements",
             candidates={
                 OURS: counted(lambda: forebay_ingest.scale(table), ELEMENTS),
                 "NumPy": counted(lambda: plain(table), ELEMENTS),
@@ -78,7 +78,7 @@ def nearest(rng: np.random.Generator) -> list[Job]:
     return [
         Job(
             what="top 10 of 1 M × 384 f32",
-            unit="rows/s",
+            unit="rows",
             candidates={
                 OURS: counted(lambda: forebay_ingest.top_k(matrix, query, NEAREST), ROWS),
                 "NumPy": counted(plain, ROWS),
@@ -95,7 +95,7 @@ def norms(rng: np.random.Generator) -> list[Job]:
     return [
         Job(
             what="L2 normalization, 100,000 × 384 f32",
-            unit="rows/s",
+            unit="rows",
             candidates={
                 OURS: counted(lambda: forebay_ingest.l2_normalize(rows), len(rows)),
                 "NumPy": counted(lambda: rows / np.linalg.norm(rows, axis=1, keepdims=True), len(rows)),
@@ -124,7 +124,7 @@ def calls() -> list[Job]:
     return [
         Job(
             what="calls on 8 numbers: StandardScaler.transform",
-            unit="calls/s",
+            unit="calls",
             candidates={
                 OURS: repeat(lambda: scaler.transform(row, out)),
                 "NumPy, one addition": repeat(lambda: np.add(row, 1, out)),
@@ -134,7 +134,7 @@ def calls() -> list[Job]:
         ),
         Job(
             what="calls on 8 numbers: top_k",
-            unit="calls/s",
+            unit="calls",
             candidates={
                 OURS: repeat(lambda: forebay_ingest.top_k(matrix, matrix[0], 2)),
                 "NumPy, matmul + argsort": repeat(lambda: np.argsort(matrix @ matrix[0])),

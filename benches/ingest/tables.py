@@ -39,7 +39,7 @@ def hashed(kind: str, samples: list[Any], note: str) -> Job:
 
     return Job(
         what=f"hashed features of Python objects ({kind})",
-        unit="names/s",
+        unit="names",
         candidates={OURS: lambda: work(ours), "scikit-learn": lambda: work(theirs)},
         aims={"scikit-learn": 10.0},
         note=note,
@@ -70,7 +70,7 @@ def hashed_lines(samples: list[dict[str, float]]) -> Job:
 
     return Job(
         what="hashed features of JSON lines",
-        unit="names/s",
+        unit="names",
         candidates={OURS: lambda: count(ours), "json + scikit-learn": lambda: count(theirs)},
         aims={"json + scikit-learn": 10.0},
     )
@@ -117,7 +117,7 @@ def table() -> Job:
 
     return Job(
         what="JSON lines to numbers and one-hot columns",
-        unit="rows/s",
+        unit="rows",
         candidates={OURS: lambda: count(ours), "json + NumPy": lambda: count(theirs)},
         aims={},
     )
