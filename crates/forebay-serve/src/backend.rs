@@ -249,6 +249,8 @@ pub struct Timings {
     pub forward_s: f64,
     /// Items in its batch.
     pub batch_items: usize,
+    /// Tokens of all items together, without padding, of models that take text; else 0.
+    pub tokens: u64,
 }
 
 /// A piece of a streamed answer.

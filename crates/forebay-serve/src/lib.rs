@@ -9,9 +9,12 @@
 //! ```
 //!
 //! - [`config`]: one TOML file, the environment and flags become one checked [`Config`].
+//! - [`metrics`], [`trace`]: what can be seen from outside.
 //! - [`backend`]: what HTTP knows of a model, and nothing else; tests put a fake in its place.
 
 pub mod backend;
 pub mod config;
+pub mod metrics;
+pub mod trace;
 
 pub use config::Config;

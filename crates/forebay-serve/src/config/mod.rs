@@ -4,11 +4,17 @@
 //! port is bound or a worker started.
 
 mod batch;
+mod check;
+mod error;
+mod keys;
+mod load;
 mod model;
 mod server;
 mod worker;
 
 pub use batch::BatchConfig;
+pub use error::{ConfigError, Origin};
+pub use keys::{KEYS, Key};
 pub use model::{
     ImageInput, InputConfig, ModelConfig, OutputConfig, ParameterConfig, TableInput, TensorConfig, TextInput,
 };
