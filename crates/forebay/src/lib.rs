@@ -38,6 +38,7 @@ mod options;
 mod producer;
 mod rendezvous;
 mod segment;
+pub mod service;
 mod slice;
 
 pub use consumer::{Consumer, ConsumerOptions, ConsumerSet, ConsumerStats, Messages};

@@ -52,6 +52,8 @@ from forebay._errors import (
     RingTaken,
     SchemaError,
     SchemaMismatch,
+    ServiceClosed,
+    ServiceError,
     SystemCallError,
     WaitTimeout,
 )
@@ -132,6 +134,8 @@ __all__ = [
     "Schema",
     "SchemaError",
     "SchemaMismatch",
+    "ServiceClosed",
+    "ServiceError",
     "SystemCallError",
     "Takeover",
     "Tensor",

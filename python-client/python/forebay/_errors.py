@@ -200,3 +200,15 @@ class LoanEnded(LoanError, ValueError):
 
 class PublishError(ForebayError, ValueError):
     """A loan could not be published."""
+
+
+class ServiceError(ForebayError):
+    """A service cannot go on, or not with this call."""
+
+    service: str
+
+
+class ServiceClosed(ServiceError, ConnectionError):
+    """The other end of the service finished and left; everything it had published came first."""
+
+    outstanding: int

@@ -133,6 +133,13 @@ impl Consumer {
         }
     }
 
+    /// Whether the producer is gone, as of at most a slice ago; it may have closed the ring before.
+    pub(crate) fn has_lost_producer(&mut self) -> bool {
+        // What went wrong with looking is said by the next receive.
+        let _ = self.tend_if_due();
+        self.peer.gone.is_some()
+    }
+
     /// Nothing was found. If nothing can come any more, says why; if a last look finds something after all, that.
     pub(super) fn check_end(&mut self) -> Result<Option<Message>, RecvError> {
         let reader = self.core.reader();

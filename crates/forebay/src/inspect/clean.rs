@@ -84,6 +84,15 @@ fn run(dir: Option<&Path>, really: bool) -> Result<Cleaned> {
     Ok(cleaned)
 }
 
+/// Removes what dead processes left of these rings. What cannot be removed stays for [`clean`].
+pub(crate) fn tidy(dir: Option<&Path>, rings: &[String]) {
+    if let Ok(dir) = Dir::open(dir) {
+        for ring in rings {
+            let _ = one(&dir, ring, true, &mut Vec::new());
+        }
+    }
+}
+
 /// Cleans one ring, or says who holds it.
 fn one(dir: &Dir, ring: &str, really: bool, removed: &mut Vec<Removed>) -> Result<Option<String>> {
     // First only looking, so that a living ring's producer byte is never taken, not even for a moment.

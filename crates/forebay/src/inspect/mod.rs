@@ -31,6 +31,7 @@ use std::{collections::BTreeSet, path::Path};
 use forebay_layout::check_ring_name;
 use forebay_os::{Dir, Result, object::shm};
 
+pub(crate) use clean::tidy;
 pub use clean::{Cleaned, Kept, Removed, clean, would_clean};
 pub use doctor::{Check, Severity, doctor};
 pub use report::{ConsumerReport, HeldSlot, ProducerReport, RingReport, RingState, RingView, SlotCounts};
