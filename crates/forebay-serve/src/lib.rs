@@ -15,6 +15,7 @@
 pub mod backend;
 pub mod config;
 pub mod metrics;
+pub mod schedule;
 pub mod trace;
 
 pub use config::Config;
