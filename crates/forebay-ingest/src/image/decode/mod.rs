@@ -144,8 +144,10 @@ fn guarded<T>(format: ImageFormat, decode: impl FnOnce() -> Result<T, ImageError
     })
 }
 
-/// Makes `buffer` exactly `len` bytes, whatever is in them.
+/// Makes `buffer` exactly `len` bytes, all of them zero.
 fn sized(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
+    // What stood there is an earlier image: a decoder that accepts a damaged file does not write every pixel.
+    buffer.clear();
     buffer.resize(len, 0);
     buffer
 }
