@@ -99,7 +99,7 @@ impl PyTensor {
 pub(crate) fn bytes(memory: &Memory) -> &[u8] {
     match memory {
         Memory::Leased(tensor) => tensor.as_bytes(),
-        Memory::Loaned(_) | Memory::Owned(_) => {
+        Memory::Loaned(_) | Memory::Owned(_) | Memory::Rows(_) => {
             let len = usize::try_from(memory.meta().nbytes).unwrap_or(0);
             // SAFETY: `memory` keeps `len` initialized bytes at `ptr` alive and mapped while it is borrowed. Python code
             // may write to them through other views meanwhile, as it may to any NumPy array that is being copied: the

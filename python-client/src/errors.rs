@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use forebay::{
     AttachError, CreateError, DType, HeldLease, LoanError, OsError, PublishError, RecvError, SchemaError, TensorError,
-    WaitError,
+    WaitError, service::ServiceError,
 };
 use pyo3::{
     exceptions::PyRuntimeError,
@@ -188,6 +188,46 @@ pub(crate) fn publish(py: Python<'_>, e: PublishError) -> PyErr {
         _ => "PublishError",
     };
     plain(py, class, e)
+}
+
+/// A service cannot go on, or not with this call.
+pub(crate) fn service(py: Python<'_>, e: ServiceError) -> PyErr {
+    let text = e.to_string();
+    let ended = |class: &str, service: &str, outstanding: usize| {
+        make(py, class, text.clone(), |a| {
+            a.set_item("ring", service)?;
+            a.set_item("service", service)?;
+            a.set_item("outstanding", outstanding)
+        })
+    };
+    match e {
+        ServiceError::PeerDied { service, outstanding, .. } => ended("PeerDied", &service, outstanding),
+        ServiceError::Closed { service, outstanding } => ended("ServiceClosed", &service, outstanding),
+        ServiceError::Version { service, .. } => ring_only(py, "IncompatibleRing", text, &service),
+        ServiceError::Defect { service, source } => make(py, "RingPoisoned", text, |a| {
+            a.set_item("ring", service)?;
+            a.set_item("field", source.field)?;
+            a.set_item("found", source.found)
+        }),
+        ServiceError::Rows { .. } => plain(py, "FieldsMismatch", text),
+        ServiceError::AnswerTooLarge { service, needed, room } => make(py, "MessageTooLarge", text, |a| {
+            a.set_item("ring", service)?;
+            a.set_item("needed_bytes", needed)?;
+            a.set_item("largest_bytes", room)
+        }),
+        ServiceError::NoSuchRank { service, .. } => ring_only(py, "InvalidOptions", text, &service),
+        ServiceError::Create(e) => create(py, e),
+        ServiceError::Attach(e) => attach(py, e),
+        ServiceError::Loan(e) => loan(py, e),
+        ServiceError::Publish(e) => publish(py, e),
+        ServiceError::Recv(e) => recv(py, e),
+        ServiceError::NotAccepted { service }
+        | ServiceError::Answered { service, .. }
+        | ServiceError::NoSuchItem { service, .. }
+        | ServiceError::NotRankZero { service, .. }
+        | ServiceError::Interrupted { service } => make(py, "ServiceError", text, |a| a.set_item("service", service)),
+        _ => plain(py, "ServiceError", text),
+    }
 }
 
 /// Something was not reached in time.

@@ -6,6 +6,7 @@
 //!   tensor.rs    one tensor             memory.rs  keeper.rs              what keeps its bytes alive
 //!   numpy.rs  array_api.rs   torch.rs  exchange.rs  dlpack.rs  buffer.rs  the ways out of it
 //!   schema.rs    dtype.rs  errors.rs    lifecycle.rs     fork, exit, signals
+//!   service/                                          request and response
 //!   inspect.rs                                        rings from outside
 //!   interpreter.rs                                    the first interpreter of a process, and no other
 //! ```
@@ -39,6 +40,7 @@ mod patience;
 mod producer;
 mod receive;
 mod schema;
+mod service;
 mod set;
 mod tensor;
 mod torch;
@@ -62,6 +64,8 @@ mod _native {
     use crate::producer::{DeadLetter, ProducerStats, PyProducer, Takeover};
     #[pymodule_export]
     use crate::schema::{PyField, PySchema};
+    #[pymodule_export]
+    use crate::service::{PyAnswer, PyAnswerItem, PyBatch, PyItem, PyServiceClient, PyServiceServer};
     #[pymodule_export]
     use crate::set::PyConsumerSet;
     #[pymodule_export]

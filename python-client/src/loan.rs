@@ -9,7 +9,12 @@ use pyo3::{
 };
 
 use crate::{
-    buffer, errors, incoming::Incoming, lifecycle::Birth, memory::SharedLoan, producer::PyProducer, tensor::PyTensor,
+    buffer, errors,
+    incoming::Incoming,
+    lifecycle::Birth,
+    memory::{Draft, SharedLoan},
+    producer::PyProducer,
+    tensor::PyTensor,
 };
 
 /// One slot, to write: a mapping from field name to writable Tensor. Publish it; a loan that is dropped, or left by an
@@ -36,7 +41,7 @@ pub(crate) struct PyLoan {
 impl PyLoan {
     pub(crate) fn new(producer: Py<PyProducer>, names: Vec<String>, loan: forebay::DetachedLoan) -> Self {
         let slot = loan.slot();
-        let loan = std::sync::Mutex::new(Some(SharedLoan::new(loan)));
+        let loan = std::sync::Mutex::new(Some(SharedLoan::new(Draft::Message(loan))));
         Self { producer, names, loan, slot, birth: Birth::here() }
     }
 
@@ -140,6 +145,7 @@ impl PyLoan {
             user.map_or(Ok(()), |user| loan.set_user(user))
         });
         let taken = taken.ok_or_else(|| errors::loan_ended(py))?.map_err(|e| errors::publish(py, e))?;
+        let Draft::Message(taken) = taken else { return Err(errors::loan_ended(py)) };
         let published = self.producer.bind(py).get().publish_loan(py, taken);
         *self.loan.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
         published

@@ -9,7 +9,9 @@ use std::{
     },
 };
 
-use forebay::{DType, DetachedLoan, Mapped, TensorError, TensorMeta};
+use std::ops::{Deref, DerefMut};
+
+use forebay::{DType, DetachedLoan, Mapped, TensorError, TensorMeta, service::DetachedAnswer};
 
 use crate::array_api::Place;
 
@@ -22,6 +24,8 @@ pub(crate) enum Memory {
     Loaned(Arc<Loaned>),
     /// A private copy.
     Owned(Arc<Owned>),
+    /// Some rows of a received tensor.
+    Rows(Arc<Rows>),
 }
 
 impl Memory {
@@ -30,6 +34,7 @@ impl Memory {
             Self::Leased(tensor) => tensor.meta(),
             Self::Loaned(loaned) => &loaned.meta,
             Self::Owned(owned) => &owned.meta,
+            Self::Rows(rows) => &rows.meta,
         }
     }
 
@@ -42,6 +47,7 @@ impl Memory {
             Self::Leased(tensor) => tensor.as_ptr(),
             Self::Loaned(loaned) => loaned.at.get(),
             Self::Owned(owned) => owned.at.get(),
+            Self::Rows(rows) => rows.at.get(),
         }
     }
 
@@ -49,6 +55,7 @@ impl Memory {
         match self {
             Self::Leased(tensor) => tensor.is_writable(),
             Self::Loaned(_) | Self::Owned(_) => true,
+            Self::Rows(rows) => rows.of.is_writable(),
         }
     }
 
@@ -63,7 +70,35 @@ impl Memory {
             Self::Loaned(loaned) if loaned.loan.mapped.is_foreign() => Some(Refusal::Forked),
             Self::Loaned(loaned) => loaned.loan.is_over().then_some(Refusal::LoanEnded),
             Self::Owned(_) => None,
+            Self::Rows(rows) => rows.of.is_foreign().then_some(Refusal::Forked),
         }
+    }
+}
+
+/// Some rows of a received tensor: whole, one after the other, in place.
+#[derive(Debug)]
+pub(crate) struct Rows {
+    of: forebay::Tensor,
+    at: Address,
+    meta: TensorMeta,
+}
+
+impl Rows {
+    /// Rows `from` to `to` of a tensor; `None` if it has no such rows.
+    pub(crate) fn of(tensor: forebay::Tensor, from: usize, to: usize) -> Option<Memory> {
+        let whole = tensor.meta();
+        let &rows = whole.shape().first()?;
+        if from > to || to as u64 > rows {
+            return None;
+        }
+        let bytes = usize::try_from(whole.nbytes.checked_div(rows).unwrap_or(0)).ok()?;
+        let mut shape = whole.shape().to_vec();
+        shape[0] = (to - from) as u64;
+        let meta = TensorMeta::new(whole.dtype, &shape, whole.offset)?;
+        // Inside the tensor, as was just looked at; it is `of` that keeps it there.
+        let at = Address::new(tensor.as_ptr());
+        at.advance(from * bytes);
+        Some(Memory::Rows(Arc::new(Self { of: tensor, at, meta })))
     }
 }
 
@@ -86,9 +121,42 @@ impl Address {
         Self(AtomicPtr::new(at.as_ptr()))
     }
 
+    /// Moves it, before it is shared.
+    fn advance(&self, bytes: usize) {
+        let at = self.0.load(Ordering::Relaxed);
+        self.0.store(at.wrapping_add(bytes), Ordering::Relaxed);
+    }
+
     fn get(&self) -> NonNull<u8> {
         // ORDER none, Relaxed: set once, before the value is shared.
         NonNull::new(self.0.load(Ordering::Relaxed)).expect("made of a NonNull")
+    }
+}
+
+/// A slot to write, of whatever will publish it.
+#[derive(Debug)]
+pub(crate) enum Draft {
+    Message(DetachedLoan),
+    Answer(DetachedAnswer),
+}
+
+impl Deref for Draft {
+    type Target = DetachedLoan;
+
+    fn deref(&self) -> &DetachedLoan {
+        match self {
+            Self::Message(loan) => loan,
+            Self::Answer(answer) => answer,
+        }
+    }
+}
+
+impl DerefMut for Draft {
+    fn deref_mut(&mut self) -> &mut DetachedLoan {
+        match self {
+            Self::Message(loan) => loan,
+            Self::Answer(answer) => answer,
+        }
     }
 }
 
@@ -96,19 +164,16 @@ impl Address {
 #[derive(Debug)]
 pub(crate) struct SharedLoan {
     mapped: Mapped,
-    loan: Mutex<Option<DetachedLoan>>,
+    loan: Mutex<Option<Draft>>,
 }
 
 impl SharedLoan {
-    pub(crate) fn new(loan: DetachedLoan) -> Arc<Self> {
+    pub(crate) fn new(loan: Draft) -> Arc<Self> {
         Arc::new(Self { mapped: loan.keep_mapped(), loan: Mutex::new(Some(loan)) })
     }
 
     /// The loan, once, if `ready` has nothing against it: to publish it. `None` if it was taken before.
-    pub(crate) fn take<E>(
-        &self,
-        ready: impl FnOnce(&mut DetachedLoan) -> Result<(), E>,
-    ) -> Option<Result<DetachedLoan, E>> {
+    pub(crate) fn take<E>(&self, ready: impl FnOnce(&mut Draft) -> Result<(), E>) -> Option<Result<Draft, E>> {
         let mut loan = self.loan.lock().unwrap_or_else(PoisonError::into_inner);
         match ready(loan.as_mut()?) {
             Ok(()) => loan.take().map(Ok),
@@ -118,7 +183,7 @@ impl SharedLoan {
 
     /// Calls `f` with the loan, unless it was published.
     pub(crate) fn with<R>(&self, f: impl FnOnce(&mut DetachedLoan) -> R) -> Option<R> {
-        self.loan.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(f)
+        self.loan.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(|loan| f(loan))
     }
 
     pub(crate) fn is_over(&self) -> bool {

@@ -246,8 +246,8 @@ impl PyTensor {
     fn __repr__(&self) -> String {
         let meta = self.memory.meta();
         let place = match (&self.memory, self.memory.is_writable()) {
-            (Memory::Leased(_), false) => "leased",
-            (Memory::Leased(_), true) => "leased, writable",
+            (Memory::Leased(_) | Memory::Rows(_), false) => "leased",
+            (Memory::Leased(_) | Memory::Rows(_), true) => "leased, writable",
             (Memory::Loaned(_), _) => "on loan",
             (Memory::Owned(_), _) => "own copy",
         };

@@ -130,7 +130,7 @@ fn a_request_is_answered_once() {
     );
     assert!(matches!(server.answer(&request, &[FieldSpec::new("y", DType::F32, &[])]), Err(Error::Rows { .. })));
     let large = server.answer(&request, &[FieldSpec::new("y", DType::F32, &[1, 100_000])]).unwrap_err();
-    assert!(matches!(&large, Error::Loan(LoanError::TooLarge { needed, .. }) if *needed > 400_000), "{large}");
+    assert!(matches!(&large, Error::AnswerTooLarge { needed: 400_000, room: 20_416, .. }), "{large}");
     drop(server.answer(&request, &[]).unwrap());
     assert_eq!(server.outstanding(), 1, "a dropped loan answers nothing");
     double(&mut server, &request);
@@ -387,4 +387,18 @@ fn a_service_that_is_not_there_is_named_when_attaching() {
     let dir = tempfile::tempdir().unwrap();
     let options = Server::options("nobody").dir(dir.path()).timeout(Some(Duration::ZERO));
     assert!(options.attach().unwrap_err().to_string().contains("nobody.c"));
+}
+
+#[test]
+fn nothing_stays_in_the_directory_whatever_was_under_way() {
+    let (dir, mut client, mut server) = pair(|options| options);
+    ask(&mut client, &[1], &Meta::default());
+    ask(&mut client, &[2], &Meta::default());
+    let request = server.recv().unwrap();
+    double(&mut server, &request);
+    drop(server);
+    drop(client);
+    drop(request);
+    let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert!(left.is_empty(), "{left:?}");
 }

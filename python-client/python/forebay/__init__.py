@@ -57,7 +57,11 @@ from forebay._errors import (
     SystemCallError,
     WaitTimeout,
 )
+from forebay._generate import Generator
 from forebay._native import (
+    Answer,
+    AnswerItem,
+    Batch,
     Consumer,
     ConsumerReport,
     ConsumerSet,
@@ -66,12 +70,15 @@ from forebay._native import (
     Field,
     HeldLease,
     HeldSlot,
+    Item,
     Loan,
     Message,
     Producer,
     ProducerStats,
     RingReport,
     Schema,
+    ServiceClient,
+    ServiceServer,
     Takeover,
     Tensor,
     __version__,
@@ -81,6 +88,7 @@ from forebay._native import (
     list_rings,
     torch_routes,
 )
+from forebay._worker import Worker
 
 _refuse_other_interpreters()
 _Mapping.register(Message)
@@ -88,8 +96,11 @@ _atexit.register(_close_everything)
 _os.register_at_fork(after_in_child=_after_fork_in_child)
 
 __all__ = [
+    "Answer",
+    "AnswerItem",
     "AttachError",
     "AttachRefused",
+    "Batch",
     "Consumer",
     "ConsumerReport",
     "ConsumerSet",
@@ -101,12 +112,14 @@ __all__ = [
     "FieldsMismatch",
     "ForebayError",
     "ForkedError",
+    "Generator",
     "HandleClosed",
     "HeldLease",
     "HeldSlot",
     "IncompatibleRing",
     "InsufficientMemory",
     "InvalidOptions",
+    "Item",
     "Loan",
     "LoanEnded",
     "LoanError",
@@ -134,12 +147,15 @@ __all__ = [
     "Schema",
     "SchemaError",
     "SchemaMismatch",
+    "ServiceClient",
     "ServiceClosed",
     "ServiceError",
+    "ServiceServer",
     "SystemCallError",
     "Takeover",
     "Tensor",
     "WaitTimeout",
+    "Worker",
     "__version__",
     "list_rings",
     "torch_routes",

@@ -408,6 +408,203 @@ class Producer:
     def __getnewargs_ex__(self) -> tuple[tuple[str], dict[str, Any]]: ...
 
 @final
+class Item:
+    """One row of a batch: its id, and until when its answer is wanted (`time.monotonic()`; None: always)."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def deadline(self) -> float | None: ...
+
+@final
+class Batch:
+    """A batch to work on: named tensors with a row for each item, and what the client says about them."""
+
+    @property
+    def items(self) -> list[Item]: ...
+    @property
+    def ids(self) -> list[int]: ...
+    @property
+    def request(self) -> int: ...
+    @property
+    def deadline(self) -> float | None: ...
+    @property
+    def trace(self) -> str | None: ...
+    def __getitem__(self, name: str, /) -> Tensor: ...
+    def __contains__(self, name: str, /) -> bool: ...
+    def __len__(self) -> int: ...
+    def keys(self) -> list[str]:
+        """The field names, in order."""
+    def torch(self, *, route: _Route | None = None) -> dict[str, _Array]:
+        """All fields as torch tensors, by name; nothing is copied."""
+    def numpy(self) -> dict[str, _Array]:
+        """All fields as NumPy arrays, by name; nothing is copied."""
+    def rows(self, start: int, stop: int) -> Batch:
+        """Some of its rows as a batch of their own; nothing is copied."""
+    def cancelled(self, index: int) -> bool:
+        """Whether nobody wants item `index` any more."""
+    def fail(self, index: int, error: BaseException | str) -> None:
+        """Item `index` failed, while the others go on."""
+    def unwanted(self) -> bool:
+        """Whether no item is wanted any more: each is cancelled, or its deadline is over."""
+
+@final
+class AnswerItem:
+    """One row of an answer: how it went with an item."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def request(self) -> int: ...
+    @property
+    def status(self) -> Literal["ok", "error", "cancelled"]: ...
+    @property
+    def last(self) -> bool: ...
+    @property
+    def error(self) -> str | None: ...
+
+@final
+class Answer:
+    """An answer: named tensors with a row for each of its items."""
+
+    @property
+    def kind(self) -> Literal["ready", "result", "part", "failed"]: ...
+    @property
+    def request(self) -> int: ...
+    @property
+    def items(self) -> list[AnswerItem]: ...
+    @property
+    def failure(self) -> tuple[str, str] | None: ...
+    @property
+    def readiness(self) -> tuple[int, int, str] | None: ...
+    @property
+    def started_ns(self) -> int: ...
+    @property
+    def ended_ns(self) -> int: ...
+    def __getitem__(self, name: str, /) -> Tensor: ...
+    def __contains__(self, name: str, /) -> bool: ...
+    def __len__(self) -> int: ...
+    def keys(self) -> list[str]:
+        """The field names, in order."""
+    def item(self, index: int) -> AnswerItem:
+        """Row `index` of `items`."""
+    def torch(self, *, route: _Route | None = None) -> dict[str, _Array]:
+        """All fields as torch tensors, by name; nothing is copied."""
+    def numpy(self) -> dict[str, _Array]:
+        """All fields as NumPy arrays, by name; nothing is copied."""
+
+@final
+class ServiceClient:
+    """Begins a service and asks its server."""
+
+    def __new__(
+        cls,
+        service: str,
+        *,
+        schema: Schema | None = None,
+        slots: int = 16,
+        slot_bytes: int | None = None,
+        max_items: int = 1024,
+        ranks: int = 1,
+        writable: bool = False,
+        directory: _Path | None = None,
+        wait: _Wait = "adaptive",
+        label: str | None = None,
+    ) -> Self: ...
+    @property
+    def service(self) -> str: ...
+    @property
+    def outstanding(self) -> int: ...
+    @property
+    def is_alive(self) -> bool: ...
+    def accept(self, timeout_s: float | None = None) -> None:
+        """Wait until the server, with all its ranks, is attached."""
+    def send(
+        self,
+        arrays: dict[str, _Array],
+        *,
+        ids: Sequence[int] | None = None,
+        deadline: float | None = None,
+        trace: str | None = None,
+    ) -> int:
+        """Copy arrays into a slot and ask; returns the request's number."""
+    def recv(self, timeout_s: float | None = None) -> Answer:
+        """Wait for the next answer."""
+    def try_recv(self) -> Answer | None:
+        """The next answer if there is one now, else None."""
+    def cancel(self, request: int, items: Sequence[int] | None = None) -> None:
+        """Nobody wants these items of a request any more (None: all)."""
+    def drain(self) -> None:
+        """Ask the server to answer what was asked and then leave."""
+    def fileno(self) -> int:
+        """A descriptor that is readable when try_recv should be called."""
+    def close(self) -> None:
+        """End the service."""
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_exception: object) -> None: ...
+
+@final
+class ServiceServer:
+    """Attaches to a service and answers its requests; `Worker` is the loop around it."""
+
+    def __new__(
+        cls,
+        service: str,
+        *,
+        directory: _Path | None = None,
+        timeout_s: float | None = 10.0,
+        answer_slots: int = 8,
+        answer_slot_bytes: int = 1048576,
+        max_items: int = 1024,
+        rank: int = 0,
+        wait: _Wait = "adaptive",
+        label: str | None = None,
+    ) -> Self: ...
+    @property
+    def service(self) -> str: ...
+    @property
+    def rank(self) -> int: ...
+    @property
+    def ranks(self) -> int: ...
+    @property
+    def outstanding(self) -> int: ...
+    @property
+    def held(self) -> tuple[int, int]: ...
+    def ready(self, text: str = "") -> None:
+        """Tell the client that this server is warmed up."""
+    def recv(self, timeout_s: float | None = None) -> Batch:
+        """Wait for the next request."""
+    def try_recv(self) -> Batch | None:
+        """The next request if there is one now, else None."""
+    def answer(self, batch: Batch, fields: dict[str, _Array], *, started_ns: int = 0, ended_ns: int = 0) -> None:
+        """Answer a batch, or the rows of one."""
+    def part(
+        self,
+        items: Sequence[tuple[int, bool]],
+        fields: dict[str, _Array],
+        *,
+        errors: dict[int, BaseException | str] | None = None,
+        cancelled: Sequence[int] | None = None,
+        started_ns: int = 0,
+        ended_ns: int = 0,
+    ) -> None:
+        """Send rows of some items, perhaps of several batches: (id, last) for each."""
+    def fail(self, batch: Batch, error: BaseException | str) -> None:
+        """A batch, or the rows of one, failed."""
+    def give_up(self, batch: Batch) -> None:
+        """Nobody wants a batch, or the rows of one: answer each item as cancelled."""
+    def finish(self, batch: Batch) -> None:
+        """Be through with a batch without answering it: for ranks other than 0."""
+    def is_cancelled(self, request: int, item: int) -> bool:
+        """Whether nobody wants this item of a request any more."""
+    def fileno(self) -> int:
+        """A descriptor that is readable when try_recv should be called."""
+    def close(self) -> None:
+        """End the service for the client, after it read every answer."""
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_exception: object) -> None: ...
+
+@final
 class HeldSlot:
     """A slot that a consumer holds."""
 

@@ -266,6 +266,8 @@ fn discard(dir: &Dir, ring: &str, objects: &Objects) -> Result<(), CreateError> 
 
 /// What stays behind when a producer closes: nothing, unless messages wait for consumers that are not there yet.
 pub(super) fn remove(site: &Site, keep: bool) {
+    // Nobody can take a memfd ring over, whatever is left in it.
+    let keep = keep && site.objects.header.geometry.backing == Backing::Posix;
     // If somebody deleted our lock file, what the names lead to may be another producer's.
     if !keep && site.locks.is_current(&site.dir, &site.ring) {
         if site.objects.header.geometry.backing == Backing::Posix {

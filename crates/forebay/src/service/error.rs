@@ -66,6 +66,19 @@ pub enum ServiceError {
         /// Items.
         expected: usize,
     },
+    /// The fields of an answer are larger than a slot.
+    #[error(
+        "the answer's fields take {needed} bytes, a slot for answers of service {service:?} has room for {room}; \
+         return less, or raise answer_slot_bytes"
+    )]
+    AnswerTooLarge {
+        /// The service.
+        service: String,
+        /// Bytes of the fields, each rounded up to 64.
+        needed: u64,
+        /// Bytes that there are for them.
+        room: u64,
+    },
     /// Every item of that request has its answer already.
     #[error("request {request} of service {service:?} is answered already; each is answered once")]
     Answered {

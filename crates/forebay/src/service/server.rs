@@ -425,6 +425,14 @@ impl Server {
             Err(LoanError::Interrupted { .. }) => {
                 return Err(gone().unwrap_or_else(|| Error::Interrupted { service: self.name.clone() }));
             }
+            Err(LoanError::TooLarge { needed, largest, .. }) => {
+                let own = TEXT_BYTES + (shape[0] * 16).next_multiple_of(64);
+                return Err(Error::AnswerTooLarge {
+                    service: self.name.clone(),
+                    needed: needed.saturating_sub(own),
+                    room: largest.saturating_sub(own),
+                });
+            }
             Err(e) => return Err(e.into()),
         };
         if let (Some(rows), Ok(words)) = (rows, loan.tensor_mut::<u64>(ITEMS_FIELD)) {

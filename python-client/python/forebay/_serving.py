@@ -1,0 +1,68 @@
+"""What both loops of a `Worker` need: outputs as fields, failures, leaks."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from typing import TYPE_CHECKING
+
+from forebay._errors import PeerDied, ServiceClosed, ServiceError
+
+if TYPE_CHECKING:
+    from typing import Any, TypeAlias
+
+    from forebay._native import Batch, ServiceServer
+
+    # An array, a list of numbers, a dict or a tuple of these: NumPy and torch need not be installed to say so.
+    Outputs: TypeAlias = Any
+
+log = logging.getLogger("forebay.worker")
+GONE = (PeerDied, ServiceClosed)
+
+
+def fields(outputs: Outputs, names: tuple[str, ...]) -> dict[str, Any]:
+    """Give what a model returned as fields with names."""
+    if isinstance(outputs, dict):
+        return outputs
+    if isinstance(outputs, tuple):
+        if len(outputs) != len(names):
+            raise TypeError(
+                f"{len(outputs)} arrays were returned, the worker has names for {len(names)}: {', '.join(names)}; "
+                "return a dict, or pass names="
+            )
+        return dict(zip(names, outputs, strict=True))
+    if outputs is None:
+        raise TypeError("None was returned, expected a dict of arrays; is there a return at the end?")
+    if not isinstance(outputs, (list, bytes, bytearray, memoryview)) and not hasattr(outputs, "shape"):
+        if isinstance(outputs, str) or not hasattr(outputs, "keys"):
+            raise TypeError(f"a {type(outputs).__name__} was returned, expected a dict of arrays")
+        # Such as the outputs of transformers' models; not all of these are dicts.
+        return {name: outputs[name] for name in outputs.keys()}  # noqa: SIM118 - nor iterate
+    if len(names) != 1:
+        raise TypeError(f"one array was returned, the worker has names for {len(names)}; return a dict")
+    return {names[0]: outputs}
+
+
+def fail(server: ServiceServer, batch: Batch, error: BaseException) -> None:
+    """Tell the client, unless the batch was answered already."""
+    if isinstance(error, Exception):
+        log.warning("a batch of %d items failed", len(batch), exc_info=error)
+    try:
+        server.fail(batch, error)
+    except ServiceError as e:
+        if isinstance(e, ServiceClosed):
+            raise
+
+
+def look_for_leaks(server: ServiceServer) -> None:
+    """Leave if tensors of old batches take all slots: no request could come any more."""
+    held, slots = server.held
+    if held < slots or server.outstanding:
+        return
+    gc.collect()
+    held, slots = server.held
+    if held >= slots:
+        raise SystemExit(
+            f"forebay worker: tensors of {held} answered batches are kept, service {server.service!r} has room for no "
+            "more; keep .copy() (torch: .clone()) of what forward is to remember"
+        )
