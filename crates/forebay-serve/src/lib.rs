@@ -14,6 +14,7 @@
 
 pub mod backend;
 pub mod config;
+pub mod intake;
 pub mod metrics;
 pub mod schedule;
 pub mod trace;

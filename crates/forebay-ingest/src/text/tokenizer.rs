@@ -315,6 +315,12 @@ impl Tokenizer {
         self.engine.inner.token_to_id(token)
     }
 
+    /// The token with this id, written as in the vocabulary.
+    #[must_use]
+    pub fn id_to_token(&self, id: u32) -> Option<String> {
+        self.engine.inner.id_to_token(id)
+    }
+
     /// Special tokens that each row gets.
     #[must_use]
     pub fn special_tokens(&self, pair: bool) -> usize {

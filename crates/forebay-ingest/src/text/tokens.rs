@@ -389,6 +389,68 @@ impl Tokens {
         Ok(())
     }
 
+    /// Writes the tokens of one row into all of `input_ids`, however wide that is, with padding: for batches that are put
+    /// together from rows of several calls.
+    ///
+    /// # Errors
+    /// [`WriteError`] if the row is longer; nothing was written then.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn write_row(&self, row: usize, input_ids: &mut [i64]) -> Result<(), WriteError> {
+        let at = self.place("input_ids", row, input_ids)?;
+        let ids = self.row(row);
+        fill(input_ids, at, ids.len(), i64::from(self.pad_id));
+        widen(&mut input_ids[at..], ids);
+        Ok(())
+    }
+
+    /// Writes the mask of one row, see [`write_row`](Self::write_row).
+    ///
+    /// # Errors
+    /// As [`write_row`](Self::write_row).
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn write_row_mask(&self, row: usize, attention_mask: &mut [i64]) -> Result<(), WriteError> {
+        let at = self.place("attention_mask", row, attention_mask)?;
+        let length = self.row(row).len();
+        fill(attention_mask, at, length, 0);
+        attention_mask[at..at + length].fill(1);
+        Ok(())
+    }
+
+    /// Writes the type ids of one row, 0 for padding; all 0 unless they were asked for. See
+    /// [`write_row`](Self::write_row).
+    ///
+    /// # Errors
+    /// As [`write_row`](Self::write_row).
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn write_row_type_ids(&self, row: usize, token_type_ids: &mut [i64]) -> Result<(), WriteError> {
+        let at = self.place("token_type_ids", row, token_type_ids)?;
+        let range = self.range(row);
+        fill(token_type_ids, at, range.len(), 0);
+        match &self.type_ids {
+            Some(type_ids) => widen(&mut token_type_ids[at..], &type_ids[range]),
+            None => token_type_ids[at..at + range.len()].fill(0),
+        }
+        Ok(())
+    }
+
+    /// Where the tokens of `row` begin in `places`.
+    fn place(&self, which: &'static str, row: usize, places: &[i64]) -> Result<usize, WriteError> {
+        let (length, room) = (self.row(row).len(), places.len());
+        if length > room {
+            return Err(WriteError { which, room, rows: 1, cols: length });
+        }
+        Ok(match self.pad_side {
+            Side::Right => 0,
+            Side::Left => room - length,
+        })
+    }
+
     fn check_room(&self, which: &'static str, room: usize) -> Result<(), WriteError> {
         let (rows, cols) = (self.rows(), self.cols);
         if room < rows * cols { Err(WriteError { which, room, rows, cols }) } else { Ok(()) }
@@ -590,6 +652,36 @@ mod tests {
                     prop_assert_eq!(mask[r * cols + c], i64::from(token.is_some()));
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_row_alone_is_written_as_in_its_batch() {
+        for pad_side in [Side::Right, Side::Left] {
+            let mut tokens = Tokens::new(&RowOptions { pad_side, pad_id: 9, ..options() });
+            for ids in [&[5u32, 6, 7][..], &[8], &[]] {
+                let mut row = tokens.start_row();
+                row.push(ids, 1);
+                row.end();
+            }
+            tokens.finish();
+            let (mut ids, mut mask, mut types) = ([0; 9], [0; 9], [0; 9]);
+            tokens.write_into(&mut ids, &mut mask).unwrap();
+            tokens.write_type_ids(&mut types).unwrap();
+            for row in 0..3 {
+                let mut out = [[77; 3]; 3];
+                tokens.write_row(row, &mut out[0]).unwrap();
+                tokens.write_row_mask(row, &mut out[1]).unwrap();
+                tokens.write_row_type_ids(row, &mut out[2]).unwrap();
+                for (out, all) in out.iter().zip([&ids, &mask, &types]) {
+                    assert_eq!(out[..], all[row * 3..][..3]);
+                }
+            }
+            let mut wide = [77; 5];
+            tokens.write_row(1, &mut wide).unwrap();
+            let expected = if pad_side == Side::Right { [8, 9, 9, 9, 9] } else { [9, 9, 9, 9, 8] };
+            assert_eq!(wide, expected);
+            assert_eq!(tokens.write_row(0, &mut wide[..2]).unwrap_err().room, 2);
         }
     }
 }

@@ -302,8 +302,7 @@ impl<T> Schedule<T> {
     }
 
     fn give(&mut self, at: usize, key: u64, picked: Picked) -> Batch<T> {
-        let items: Vec<_> =
-            picked.items.iter().filter_map(|&(class, number)| self.take(class, number)).collect();
+        let items: Vec<_> = picked.items.iter().filter_map(|&(class, number)| self.take(class, number)).collect();
         let id = self.next_batch;
         self.next_batch += 1;
         self.workers[at].batches += 1;
@@ -316,11 +315,8 @@ impl<T> Schedule<T> {
     fn least_loaded(&self) -> Option<usize> {
         let limits = &self.limits;
         let may = |worker: &Worker| {
-            let room = if limits.continuous {
-                worker.items < limits.max_items
-            } else {
-                worker.batches <= limits.prefetch
-            };
+            let room =
+                if limits.continuous { worker.items < limits.max_items } else { worker.batches <= limits.prefetch };
             room && !worker.closed && !worker.blocked
         };
         let workers = self.workers.iter().enumerate().filter(|(_, worker)| may(worker));

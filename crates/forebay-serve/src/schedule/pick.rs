@@ -99,11 +99,7 @@ impl Growing<'_> {
 }
 
 /// The next batch of at most `room` items; `None` if nothing waits.
-pub(super) fn pick<T>(
-    limits: &Limits,
-    classes: &[BTreeMap<u64, Waiting<T>>; CLASSES],
-    room: usize,
-) -> Option<Picked> {
+pub(super) fn pick<T>(limits: &Limits, classes: &[BTreeMap<u64, Waiting<T>>; CLASSES], room: usize) -> Option<Picked> {
     let (first, oldest) = classes.iter().find_map(|class| class.values().next()).map(|item| (candidate(item), item))?;
     let room = room.max(1);
     let mut batch =
@@ -115,11 +111,10 @@ pub(super) fn pick<T>(
         if batch.items.len() >= room {
             break;
         }
-        let mates = waiting
-            .values()
-            .take(LOOK_AHEAD * limits.max_items.max(1))
-            .map(candidate)
-            .filter(|item| item.size.group == first.size.group && (class, item.number) != (first.class, first.number));
+        let mates =
+            waiting.values().take(LOOK_AHEAD * limits.max_items.max(1)).map(candidate).filter(|item| {
+                item.size.group == first.size.group && (class, item.number) != (first.class, first.number)
+            });
         let (near, far): (Vec<_>, Vec<_>) = mates.partition(|item| bucket(item.size.tokens) == home);
         batch.grow(near);
         batch.grow(far);
