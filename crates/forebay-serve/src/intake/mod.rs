@@ -31,7 +31,7 @@ pub use self::text::Detokenizer;
 /// Slots get at most this many bytes unless the configuration says how many.
 const MOST_SLOT_BYTES: u64 = 64 << 20;
 /// What fields are rounded up to in a slot.
-const ALIGN: u64 = forebay::ALIGN as u64;
+const ALIGN: u64 = forebay::ALIGN;
 
 /// Why a model's inputs cannot be prepared: the configuration, or a file that it names.
 #[derive(Debug, thiserror::Error)]
