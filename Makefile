@@ -60,6 +60,7 @@ check: setup ## formatting and lints
 
 rust-test: ## unit, process, hostile and documentation tests in Rust
 	cargo test $(CARGO_FLAGS) $(RUST)
+	cargo test $(CARGO_FLAGS) -p forebay --features cuda --test cuda
 	@$(MAKE) --no-print-directory fence-test
 
 fence-test: ## what goes to sleep and wakes once more, with fences in membarrier's stead

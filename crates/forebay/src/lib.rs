@@ -29,6 +29,8 @@
 #![deny(unsafe_code)]
 
 mod consumer;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod element;
 mod error;
 pub mod inspect;

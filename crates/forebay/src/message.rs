@@ -191,6 +191,12 @@ impl Tensor {
         Message { lease: self.lease.clone() }
     }
 
+    /// What keeps its memory.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -163,6 +163,12 @@ impl Slots {
         &self.mapping
     }
 
+    /// The mapping itself, to keep.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn shared_mapping(&self) -> &Arc<Mapping> {
+        &self.mapping
+    }
+
     /// Whether this process may write the slots.
     pub(crate) fn is_writable(&self) -> bool {
         self.writable

@@ -44,6 +44,12 @@ class DTypeUnavailable(ForebayError, TypeError):
     """The library asked for has no such element type, or lacks the package that adds it."""
 
 
+class DeviceError(ForebayError, RuntimeError):
+    """A GPU cannot do what it was asked for; `code` is the CUDA runtime's, None if it gave none."""
+
+    code: int | None
+
+
 class NoSuchField(ForebayError, KeyError):
     """A message or loan has no field of this name."""
 

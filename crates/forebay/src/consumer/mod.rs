@@ -128,6 +128,8 @@ impl Consumer {
     /// [`RecvError::Closed`], [`RecvError::PeerDied`], [`RecvError::Replaced`]: nothing more will come.
     /// [`RecvError::Quota`]: there is one, but this consumer holds all it may. Others: see [`RecvError`].
     pub fn try_recv(&mut self) -> Result<Option<Message>, RecvError> {
+        #[cfg(feature = "cuda")]
+        self.attachment.poll_device();
         match self.take() {
             Some(message) => Ok(Some(message)),
             None => self.try_again(),
@@ -217,6 +219,11 @@ impl Consumer {
         interrupt: &mut dyn FnMut() -> bool,
     ) -> Result<Option<Message>, RecvError> {
         self.wait(timeout, interrupt)
+    }
+
+    #[cfg(feature = "cuda")]
+    pub(crate) fn attachment(&self) -> &Attachment {
+        &self.attachment
     }
 
     /// What this consumer holds, oldest sequence first. Nothing in a forked child.

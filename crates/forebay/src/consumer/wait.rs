@@ -28,6 +28,8 @@ impl Consumer {
         timeout: Option<Duration>,
         interrupt: &mut dyn FnMut() -> bool,
     ) -> Result<Option<Message>, RecvError> {
+        #[cfg(feature = "cuda")]
+        self.attachment.poll_device();
         if let Some(message) = self.take() {
             return Ok(Some(message));
         }

@@ -49,6 +49,9 @@ pub(crate) struct Attachment {
     pub(crate) waits_for_quota: AtomicBool,
     /// The consumer is closed: nobody else tells of acks any more.
     pub(super) closed: AtomicBool,
+    /// What devices do with the slots. Before the mappings: it outlives them where it must.
+    #[cfg(feature = "cuda")]
+    pub(crate) device: std::sync::OnceLock<crate::cuda::Side>,
     membership: Membership,
 }
 
@@ -90,6 +93,8 @@ impl Attachment {
             tally: Tally::default(),
             waits_for_quota: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            #[cfg(feature = "cuda")]
+            device: std::sync::OnceLock::new(),
             membership,
         }
     }

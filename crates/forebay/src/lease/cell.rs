@@ -106,21 +106,21 @@ impl LeaseCell {
         self.refs.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// One handle less. True if it was the last: the slot may be given up.
-    pub(super) fn end(&self) -> bool {
+    /// One handle less. How many are left: if none, the slot may be given up.
+    pub(super) fn end(&self) -> u32 {
         // ORDER Acquire: what handles that ended before read of the slot is read. A handle that finds itself the only one
         // stays it: there is no other to make one from. So no exchange is needed.
         if self.refs.load(Ordering::Acquire) == 1 {
             // ORDER Release: what was read through handles is read before the cell is seen free.
             self.refs.store(0, Ordering::Release);
-            return true;
+            return 0;
         }
         // ORDER as `Arc`, Release then Acquire: all handles' reads are over before the slot is given up.
-        if self.refs.fetch_sub(1, Ordering::Release) != 1 {
-            return false;
+        let left = self.refs.fetch_sub(1, Ordering::Release).wrapping_sub(1);
+        if left == 0 {
+            fence(Ordering::Acquire);
         }
-        fence(Ordering::Acquire);
-        true
+        left
     }
 
     /// What the message says of itself.

@@ -224,6 +224,19 @@ impl Lease {
         self.decide(Outcome::Nacked) || self.cell().outcome.load(Ordering::Relaxed) == Outcome::Nacked as u8
     }
 
+    /// The program's last handle ends, and a device keeps the slot: what would be acked at the end is acked now. Memory is
+    /// another matter.
+    #[cfg(feature = "cuda")]
+    fn settle_for_device(&self) {
+        if let Some(device) = self.attachment.device.get()
+            && !self.attachment.is_foreign()
+            && device.shared().is_last(self)
+            && self.cell().outcome.load(Ordering::Relaxed) == Outcome::AckAtEnd as u8
+        {
+            self.ack();
+        }
+    }
+
     fn decide(&self, outcome: Outcome) -> bool {
         // ORDER none, Relaxed: one of several deciders wins; no memory travels.
         let decide = |pending: Outcome| {
@@ -245,8 +258,19 @@ impl Clone for Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if self.cell().end() && !self.attachment.is_foreign() {
+        #[cfg(feature = "cuda")]
+        self.settle_for_device();
+        let left = self.cell().end();
+        if self.attachment.is_foreign() {
+            return;
+        }
+        if left == 0 {
             self.attachment.end(self.slot);
+        } else {
+            #[cfg(feature = "cuda")]
+            if let Some(device) = self.attachment.device.get() {
+                device.shared().handle_gone(self.slot, left);
+            }
         }
     }
 }
