@@ -11,6 +11,7 @@ use forebay_ingest::PipelineOptions;
 
 const LINES: usize = 200_000;
 
+#[allow(clippy::unwrap_used, reason = "a test helper fails by panicking")]
 fn resident_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
