@@ -53,6 +53,11 @@ fn histogram(to: &mut MetricEncoder<'_>, labels: &impl EncodeLabelSet, snapshot:
     to.encode_family(labels)?.encode_histogram::<[(&str, &str); 0]>(*sum, *count, buckets, None)
 }
 
+/// A histogram without labels.
+fn alone(to: &mut MetricEncoder<'_>, Snapshot { buckets, sum, count }: &Snapshot) -> Done {
+    to.encode_histogram::<[(&str, &str); 0]>(*sum, *count, buckets, None)
+}
+
 fn one_count(to: &mut MetricEncoder<'_>, labels: &impl EncodeLabelSet, count: u64) -> Done {
     to.encode_family(labels)?.encode_counter::<[(&str, &str); 0], u64, f64>(&count, None)
 }
@@ -109,14 +114,13 @@ impl Scrape {
     }
 
     fn batches(&self, to: &mut DescriptorEncoder<'_>) -> Done {
-        let none: [(&str, &str); 0] = [];
         let mut family =
             to.encode_descriptor("forebay_batch_items", "Items in a batch", None, MetricType::Histogram)?;
-        histogram(&mut family, &none, &self.metrics.batches())?;
+        alone(&mut family, &self.metrics.batches())?;
         let help = "Share of a batch's tokens that are padding";
         let mut family =
             to.encode_descriptor("forebay_batch_padding", help, Some(&Unit::Ratios), MetricType::Histogram)?;
-        histogram(&mut family, &none, &self.metrics.padding.snapshot())?;
+        alone(&mut family, &self.metrics.padding.snapshot())?;
         let (tokens, padded) = self.metrics.tokens();
         counter(to, "forebay_batch_tokens", None, "Tokens in batches, padding included", tokens as f64)?;
         counter(to, "forebay_batch_padding_tokens", None, "Tokens in batches that are padding", padded as f64)?;

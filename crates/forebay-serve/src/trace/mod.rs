@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 
 use crate::{Config, backend::TraceContext, metrics::Metrics};
 
+pub(crate) use ids::random;
 pub use ids::{parse_traceparent, traceparent};
 
 /// Spans that wait to be sent, at most; more are dropped and counted.

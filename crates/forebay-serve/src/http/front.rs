@@ -1,0 +1,220 @@
+//! What every request goes through: its context, admission, the router, then the response's headers, the count, the
+//! log line and the span.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context as Waker, Poll},
+};
+
+use axum::{
+    Router,
+    body::{Body, HttpBody},
+    extract::Request,
+    http::{HeaderValue, Method, StatusCode, header},
+    response::{IntoResponse as _, Response},
+};
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use tower_service::Service as _;
+
+use super::{
+    App,
+    admission::{self, Place},
+    context::{Context, REQUEST_ID},
+    problem::Problem,
+};
+use crate::{
+    metrics::Route,
+    trace::{Attribute, Span, SpanKind},
+};
+
+/// In a response's extensions: its body comes bit by bit, and the request is under way until the last one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Streaming;
+
+/// What is asked of a request before it goes to its route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Guard {
+    /// Nothing.
+    Open,
+    /// A key, where there are keys.
+    Key,
+    /// A key, its rate, and a place among the requests under way.
+    Work,
+}
+
+/// Which route, for counting, and what is asked.
+fn classify(path: &str) -> (Route, Guard) {
+    match path {
+        "/predict" => (Route::Predict, Guard::Work),
+        "/v1/embeddings" => (Route::Embeddings, Guard::Work),
+        "/generate" => (Route::Generate, Guard::Work),
+        "/generate_stream" => (Route::GenerateStream, Guard::Work),
+        "/tokenize" => (Route::Tokenize, Guard::Work),
+        "/livez" | "/readyz" | "/v2/health/live" | "/v2/health/ready" => (Route::Health, Guard::Open),
+        "/" => (Route::Page, Guard::Open),
+        "/info" => (Route::Info, Guard::Key),
+        "/openapi.json" => (Route::OpenApi, Guard::Key),
+        "/metrics" => (Route::Metrics, Guard::Key),
+        "/status" => (Route::Status, Guard::Key),
+        "/admin/reload" => (Route::Admin, Guard::Key),
+        "/v1/models" | "/v2" => (Route::Models, Guard::Key),
+        _ => match path.strip_prefix("/v2/models/") {
+            Some(rest) if rest.ends_with("/infer") => (Route::Infer, Guard::Work),
+            Some(_) => (Route::Models, Guard::Key),
+            None => (Route::Other, Guard::Key),
+        },
+    }
+}
+
+/// A request that has not been answered yet; counted as 499 when dropped before.
+struct Live<'a> {
+    app: &'a App,
+    context: &'a Context,
+    method: &'a Method,
+    path: &'a str,
+    route: Route,
+    done: bool,
+}
+
+impl Live<'_> {
+    fn end(mut self, status: StatusCode, problem: Option<&Problem>) {
+        self.done = true;
+        self.count(status.as_u16(), problem);
+    }
+
+    fn count(&self, status: u16, problem: Option<&Problem>) {
+        let (app, context) = (self.app, self.context);
+        let seconds = context.started.elapsed().as_secs_f64();
+        app.metrics.request(self.route, status, seconds);
+        if let Some(problem) = problem {
+            app.metrics.rejected(problem.kind);
+        }
+        if app.log_requests {
+            let id = &*context.request_id;
+            let ms = (seconds * 1e6).round() / 1e3;
+            match problem {
+                Some(problem) => tracing::info!(
+                    id, method = %self.method, path = self.path, status, ms, why = problem.kind, text = problem.message,
+                    "request"
+                ),
+                None => tracing::info!(id, method = %self.method, path = self.path, status, ms, "request"),
+            }
+        }
+        self.span(status, problem);
+    }
+
+    fn span(&self, status: u16, problem: Option<&Problem>) {
+        let (Some(trace), Some(start)) = (self.context.trace, self.context.started_at) else { return };
+        let text = |text: &str| Attribute::Text(text.to_owned());
+        self.app.tracer.span(Span {
+            context: trace,
+            parent: self.context.parent.map(|parent| parent.span_id),
+            name: self.route.name(),
+            kind: SpanKind::Server,
+            start,
+            end: start + self.context.started.elapsed(),
+            attributes: vec![
+                ("http.request.method", text(self.method.as_str())),
+                ("url.path", text(self.path)),
+                ("http.response.status_code", Attribute::Int(i64::from(status))),
+                ("forebay.request_id", text(&self.context.request_id)),
+            ],
+            links: Vec::new(),
+            error: problem.filter(|_| status >= 500).map(|problem| problem.message.clone()),
+        });
+    }
+}
+
+impl Drop for Live<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            self.count(499, None);
+        }
+    }
+}
+
+/// Answers one request. Dropped when the client leaves, and all that it asked for with it.
+pub(super) async fn answer(app: Arc<App>, mut router: Router, request: Request) -> Response {
+    let (context, headers) = Context::new(request.headers(), &app.tracer, app.request_timeout);
+    let (method, uri) = (request.method().clone(), request.uri().clone());
+    let (route, guard) = classify(uri.path());
+    let live = Live { app: &app, context: &context, method: &method, path: uri.path(), route, done: false };
+    let mut place = None;
+    let admitted = headers.and_then(|()| admit(&app, &context, guard, &request).map(|taken| place = taken));
+    let mut response = match admitted {
+        Ok(()) => {
+            let mut request = request;
+            request.extensions_mut().insert(context.clone());
+            match router.call(request).await {
+                Ok(response) => response,
+                Err(never) => match never {},
+            }
+        }
+        Err(problem) => problem.into_response(),
+    };
+    // The problem came without a body, because its route did not know the id.
+    let problem = match response.extensions_mut().remove::<Problem>() {
+        Some(problem) => {
+            response = problem.response(&context.request_id);
+            Some(problem)
+        }
+        None => None,
+    };
+    let headers = response.headers_mut();
+    if let Ok(id) = HeaderValue::from_str(&context.request_id) {
+        headers.insert(REQUEST_ID, id);
+    }
+    if app.draining() {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    live.end(response.status(), problem.as_ref());
+    if response.extensions().get::<Streaming>().is_some() {
+        response = response.map(|body| Body::new(Held { body, _place: place }));
+    }
+    response
+}
+
+fn admit(app: &App, context: &Context, guard: Guard, request: &Request) -> Result<Option<Place>, Problem> {
+    if guard == Guard::Open {
+        return Ok(None);
+    }
+    let key = app.keys.check(request.headers())?;
+    if guard == Guard::Key {
+        admission::check_body(request.headers(), app.limits.body_bytes)?;
+        return Ok(None);
+    }
+    if app.draining() {
+        return Err(Problem::from(crate::backend::Refusal::Draining).closing());
+    }
+    if let Some(rates) = &app.rates {
+        rates.check(key, context.started)?;
+    }
+    let place = Place::take(&app.metrics, app.limits.in_flight)?;
+    admission::check_body(request.headers(), app.limits.body_bytes)?;
+    Ok(Some(place))
+}
+
+/// A body that holds the request's place until its last byte, or until the client left.
+struct Held {
+    body: Body,
+    _place: Option<Place>,
+}
+
+impl HttpBody for Held {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, waker: &mut Waker<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(waker)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

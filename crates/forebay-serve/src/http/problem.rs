@@ -1,0 +1,152 @@
+//! What went wrong, as a status code and one shape of JSON.
+
+use std::fmt::Write as _;
+
+use axum::{
+    body::Body,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::json;
+
+use crate::backend::{ItemError, ItemErrorKind, Refusal};
+
+/// Why a request is not answered as asked. Travels to the front inside a response's extensions, where the request's id
+/// is put in.
+#[derive(Debug, Clone)]
+pub(crate) struct Problem {
+    pub(crate) status: StatusCode,
+    /// The word in `error.type`, which is the reason in the metrics as well.
+    pub(crate) kind: &'static str,
+    pub(crate) message: String,
+    pub(crate) field: Option<String>,
+    pub(crate) item: Option<usize>,
+    pub(crate) retry_after_s: Option<u64>,
+    /// Methods that there are, with 405.
+    pub(crate) allow: Option<&'static str>,
+    /// Whether the connection cannot be used any more.
+    pub(crate) close: bool,
+}
+
+impl Problem {
+    pub(crate) fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self { status, kind, message, field: None, item: None, retry_after_s: None, allow: None, close: false }
+    }
+
+    /// 422 with the field that is to blame.
+    pub(crate) fn field(field: impl Into<String>, message: impl Into<String>) -> Self {
+        let problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", message);
+        Self { field: Some(field.into()), ..problem }
+    }
+
+    /// 400: what was sent is not in the format that it says it is in.
+    pub(crate) fn malformed(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "malformed", message)
+    }
+
+    /// 413.
+    pub(crate) fn too_large(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
+    }
+
+    /// 415.
+    pub(crate) fn unsupported_type(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_type", message)
+    }
+
+    /// 504.
+    pub(crate) fn deadline() -> Self {
+        Self::from(Refusal::Deadline)
+    }
+
+    pub(crate) fn item(self, item: usize) -> Self {
+        Self { item: Some(item), ..self }
+    }
+
+    pub(crate) fn retry_after(self, seconds: u64) -> Self {
+        Self { retry_after_s: Some(seconds), ..self }
+    }
+
+    pub(crate) fn closing(self) -> Self {
+        Self { close: true, ..self }
+    }
+
+    /// The body: `{"error": {"type", "message", "field"?, "item"?, "request_id"}}`.
+    pub(crate) fn json(&self, request_id: &str) -> serde_json::Value {
+        let mut error = json!({ "type": self.kind, "message": self.message, "request_id": request_id });
+        if let Some(field) = &self.field {
+            error["field"] = json!(field);
+        }
+        if let Some(item) = self.item {
+            error["item"] = json!(item);
+        }
+        json!({ "error": error })
+    }
+
+    /// The response, with the request's id in it.
+    pub(crate) fn response(&self, request_id: &str) -> Response {
+        let mut response = Response::new(Body::from(self.json(request_id).to_string()));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(seconds) = self.retry_after_s {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(methods) = self.allow {
+            headers.insert(header::ALLOW, HeaderValue::from_static(methods));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if self.close {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+impl IntoResponse for Problem {
+    /// Empty: the front makes the body, because it knows the request's id.
+    fn into_response(self) -> Response {
+        let mut response = self.status.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let message = refusal.to_string();
+        let of = |status, kind| Self::new(status, kind, message.clone());
+        match refusal {
+            Refusal::Full { retry_after_s, .. } => {
+                of(StatusCode::TOO_MANY_REQUESTS, "queue_full").retry_after(retry_after_s.max(1))
+            }
+            Refusal::QueueTimeout { .. } => of(StatusCode::SERVICE_UNAVAILABLE, "queue_timeout").retry_after(1),
+            Refusal::Deadline => of(StatusCode::GATEWAY_TIMEOUT, "deadline"),
+            Refusal::Invalid { field, item, message } => Self { item, ..Self::field(field, message) },
+            Refusal::TooLarge(_) => of(StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
+            Refusal::Worker { kind, message } => {
+                let mut text = format!("the model failed: {kind}");
+                if !message.is_empty() {
+                    let _ = write!(text, ": {message}");
+                }
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "model_failed", text)
+            }
+            Refusal::WorkerDied => of(StatusCode::BAD_GATEWAY, "worker_died"),
+            Refusal::NotReady(_) => of(StatusCode::SERVICE_UNAVAILABLE, "not_ready").retry_after(1),
+            Refusal::Draining => of(StatusCode::SERVICE_UNAVAILABLE, "draining").retry_after(1),
+            Refusal::Unsupported(_) => of(StatusCode::UNPROCESSABLE_ENTITY, "unsupported"),
+        }
+    }
+}
+
+/// The problem that one failed item is when it fails the whole request.
+pub(crate) fn of_item(error: &ItemError, item: usize, single: bool) -> Problem {
+    let problem = match error.kind {
+        ItemErrorKind::Invalid => Problem::field("inputs", error.message.clone()),
+        ItemErrorKind::Model => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "model_failed", error.message.clone()),
+    };
+    if single { problem } else { problem.item(item) }
+}
