@@ -10,13 +10,14 @@
 //!
 //! - [`config`]: one TOML file, the environment and flags become one checked [`Config`].
 //! - [`http`]: routes, formats, admission, draining.
-//! - [`metrics`], [`trace`]: what can be seen from outside.
+//! - [`metrics`], [`trace`], [`logs`]: what can be seen from outside.
 //! - [`backend`]: what HTTP knows of a model, and nothing else; tests put a fake in its place.
 
 pub mod backend;
 pub mod config;
 pub mod http;
 pub mod intake;
+pub mod logs;
 pub mod metrics;
 mod page;
 pub mod schedule;
