@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from forebay._errors import ServiceClosed, ServiceError
-from forebay._serving import GONE, fail, fields, log, look_for_leaks
+from forebay._serving import GONE, Leaks, fail, fields, log
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,6 +54,7 @@ class Generation:
             raise ServiceError("generate() works with one rank; step by step, several would admit at different times")
         self._server, self._model, self._names, self._max = server, model, names, max_states
         self._active: list[Active] = []
+        self._leaks = Leaks(server)
         self._ended: ServiceClosed | None = None
 
     def run(self) -> NoReturn:
@@ -65,7 +66,7 @@ class Generation:
                 if self._active:
                     self._step()
                 else:
-                    look_for_leaks(self._server)
+                    self._leaks.look()
         finally:
             # Whatever ends it: what was begun is let go of, and answered if anybody still listens.
             self._abandon()

@@ -557,6 +557,7 @@ class ServiceServer:
         answer_slot_bytes: int = 1048576,
         max_items: int = 1024,
         rank: int = 0,
+        writable: bool = False,
         wait: _Wait = "adaptive",
         label: str | None = None,
     ) -> Self: ...

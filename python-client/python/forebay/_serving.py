@@ -54,15 +54,23 @@ def fail(server: ServiceServer, batch: Batch, error: BaseException) -> None:
             raise
 
 
-def look_for_leaks(server: ServiceServer) -> None:
-    """Leave if tensors of old batches take all slots: no request could come any more."""
-    held, slots = server.held
-    if held < slots or server.outstanding:
-        return
-    gc.collect()
-    held, slots = server.held
-    if held >= slots:
-        raise SystemExit(
-            f"forebay worker: tensors of {held} answered batches are kept, service {server.service!r} has room for no "
-            "more; keep .copy() (torch: .clone()) of what forward is to remember"
-        )
+class Leaks:
+    """Notices that tensors of old batches are kept, until no request could come any more."""
+
+    def __init__(self, server: ServiceServer) -> None:
+        """Nothing is kept yet."""
+        self._server = server
+        self._normal = 0  # what the collector could not free the last time
+
+    def look(self) -> None:
+        """Collect garbage if it has taken all slots but one; leave if all are taken for good."""
+        held, slots = self._server.held
+        if held < max(1, slots - 1) or held <= self._normal < slots or self._server.outstanding:
+            return
+        gc.collect()
+        self._normal, slots = self._server.held
+        if self._normal >= slots:
+            raise SystemExit(
+                f"forebay worker: tensors of {slots} answered batches are kept, service {self._server.service!r} has "
+                "room for no more; keep .copy() (torch: .clone()) of what forward is to remember"
+            )

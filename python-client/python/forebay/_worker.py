@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 from forebay._errors import PeerDied, ServiceClosed
 from forebay._generate import Generation
 from forebay._native import ServiceServer
-from forebay._serving import GONE, fail, fields, look_for_leaks
+from forebay._serving import GONE, Leaks, fail, fields
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,6 +42,7 @@ class Worker:
         rank: this process's rank; None: $FOREBAY_RANK, else 0.
         answer_slots, answer_slot_bytes: as ServiceServer; None: $FOREBAY_ANSWER_SLOTS, $FOREBAY_ANSWER_SLOT_BYTES, else
             8 and 1 MiB.
+        writable: whether forward writes into a batch's tensors, which the client must allow.
         timeout_s: seconds to wait for the client.
         wait: "adaptive", "spin" or "block".
 
@@ -56,6 +57,7 @@ class Worker:
         rank: int | None = None,
         answer_slots: int | None = None,
         answer_slot_bytes: int | None = None,
+        writable: bool = False,
         timeout_s: float | None = 10.0,
         wait: str = "adaptive",
     ) -> None:
@@ -69,6 +71,7 @@ class Worker:
             "answer_slot_bytes": (
                 _number("FOREBAY_ANSWER_SLOT_BYTES", 1 << 20) if answer_slot_bytes is None else answer_slot_bytes
             ),
+            "writable": writable,
             "timeout_s": timeout_s,
             "wait": wait,
         }
@@ -90,12 +93,13 @@ class Worker:
 
         """
         with self._attach(warmup) as server:
+            leaks = Leaks(server)
             try:
                 while True:
                     batch = server.recv()
                     self._one(server, forward, batch)
                     del batch
-                    look_for_leaks(server)
+                    leaks.look()
             except ServiceClosed:
                 return
             except PeerDied as e:

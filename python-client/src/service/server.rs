@@ -36,6 +36,7 @@ use crate::{
 ///     answer_slot_bytes: bytes of the largest answer.
 ///     max_items: items of an answer that there is room for.
 ///     rank: this process's rank, if the service has several. Only rank 0 answers.
+///     writable: map requests writable; the client must have made the service so.
 ///     wait: "adaptive", "spin" or "block".
 ///     label: what `forebay ls` calls it.
 /// Raises:
@@ -105,9 +106,9 @@ fn part_items(batch: &PyBatch) -> Vec<PartItem> {
 impl PyServiceServer {
     #[new]
     #[pyo3(signature = (service, *, directory = None, timeout_s = Some(10.0), answer_slots = 8, answer_slot_bytes = 1 << 20,
-        max_items = DEFAULT_MAX_ITEMS, rank = 0, wait = "adaptive", label = None),
+        max_items = DEFAULT_MAX_ITEMS, rank = 0, writable = false, wait = "adaptive", label = None),
         text_signature = "(service, *, directory=None, timeout_s=10.0, answer_slots=8, answer_slot_bytes=1048576, \
-        max_items=1024, rank=0, wait='adaptive', label=None)")]
+        max_items=1024, rank=0, writable=False, wait='adaptive', label=None)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of a Python constructor")]
     fn new(
         py: Python<'_>,
@@ -118,6 +119,7 @@ impl PyServiceServer {
         answer_slot_bytes: u64,
         max_items: u32,
         rank: u32,
+        writable: bool,
         wait: &str,
         label: Option<&str>,
     ) -> PyResult<Self> {
@@ -128,6 +130,7 @@ impl PyServiceServer {
             .answer_slot_bytes(answer_slot_bytes)
             .max_items(max_items)
             .rank(rank)
+            .writable(writable)
             .wait(wait);
         if let Some(directory) = directory {
             options = options.dir(directory);

@@ -482,7 +482,8 @@ impl Client {
 impl Drop for Client {
     fn drop(&mut self) {
         self.answers = None;
-        if matches!(self.ended, Some(End::Died(_))) {
+        if !matches!(self.ended, Some(End::Closed)) {
+            // The socket and lock file of a server that died, whether or not that was noticed; a living one keeps its own.
             inspect::tidy(self.dir.as_deref(), &[answers_ring(&self.name)]);
         }
     }

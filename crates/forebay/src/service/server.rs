@@ -37,6 +37,7 @@ pub struct ServerOptions {
     slot_bytes: u64,
     max_items: u32,
     rank: u32,
+    writable: bool,
     wait: WaitPolicy,
     backing: Backing,
     label: String,
@@ -76,6 +77,12 @@ impl ServerOptions {
     /// This end's rank, from 0, if there are several. Only rank 0 answers. Default 0.
     pub fn rank(mut self, rank: u32) -> Self {
         self.rank = rank;
+        self
+    }
+
+    /// Whether to map requests writable, which the client must allow. Default false.
+    pub fn writable(mut self, writable: bool) -> Self {
+        self.writable = writable;
         self
     }
 
@@ -121,7 +128,8 @@ impl ServerOptions {
             if self.label.is_empty() { options } else { options.label(&self.label) }
         };
         let Some(control) = consumer(&control_ring(&self.service)).attach_within(interrupt)? else { return Ok(None) };
-        let Some(requests) = consumer(&requests_ring(&self.service)).attach_within(interrupt)? else { return Ok(None) };
+        let requests = consumer(&requests_ring(&self.service)).writable(self.writable);
+        let Some(requests) = requests.attach_within(interrupt)? else { return Ok(None) };
         let geometry = requests.geometry();
         let ranks = if geometry.kind == RingKind::Broadcast { geometry.max_consumers } else { 1 };
         if self.rank >= ranks {
@@ -188,6 +196,7 @@ impl Server {
             slot_bytes: DEFAULT_SLOT_BYTES,
             max_items: DEFAULT_MAX_ITEMS,
             rank: 0,
+            writable: false,
             wait: WaitPolicy::Adaptive,
             backing: Backing::Memfd,
             label: String::new(),
@@ -509,12 +518,12 @@ fn check_rows(fields: &[FieldSpec<'_>], items: usize) -> Result<(), Error> {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let died = matches!(self.ended, Some(End::Died(_))) || matches!(lock(&self.book).ended, Some(End::Died(_)));
         self.requests = None;
         self.answers = None;
-        lock(&self.book).leave();
-        if died {
-            // Its sockets and lock files; whoever comes last finds nothing.
+        let mut book = lock(&self.book);
+        book.leave();
+        if !matches!(self.ended, Some(End::Closed)) && !matches!(book.ended, Some(End::Closed)) {
+            // Sockets and lock files of a client that died, whether or not that was noticed; a living one keeps its own.
             inspect::tidy(self.dir.as_deref(), &[requests_ring(&self.name), control_ring(&self.name)]);
         }
     }
