@@ -14,6 +14,7 @@ mod rig;
 mod scribble;
 mod segment;
 mod servers;
+mod services;
 mod skew;
 mod squat;
 #[path = "../process/stage.rs"]

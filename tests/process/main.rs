@@ -11,5 +11,6 @@ mod event_loop;
 mod fork;
 mod policy;
 mod producer_death;
+mod service;
 mod stage;
 mod wake;

@@ -1,6 +1,6 @@
 //! The actor: a process of a test that does what it is told, line by line, and may be killed at any instruction.
 //!
-//! `forebay-actor producer|consumer RING key=value…` reads commands from stdin and answers each with one line (`work`
+//! `forebay-actor producer|consumer|server|client RING key=value…` reads commands from stdin and answers each with one line (`work`
 //! and `stream` with one a message). Its first line is `ready …` or `error …`. It ends, cleanly, at the end of stdin.
 //!
 //! | both | |
@@ -18,6 +18,7 @@
 mod consumer;
 mod process;
 mod producer;
+pub mod service;
 
 pub(crate) use consumer::poll_for;
 
@@ -39,7 +40,7 @@ pub fn main() -> ExitCode {
     process::set_watchdog();
     let mut args = std::env::args().skip(1);
     let (Some(role), Some(ring)) = (args.next(), args.next()) else {
-        say("error usage: forebay-actor producer|consumer RING key=value…");
+        say("error usage: forebay-actor producer|consumer|server|client RING key=value…");
         return ExitCode::from(64);
     };
     let options = Options(
@@ -49,6 +50,8 @@ pub fn main() -> ExitCode {
     let code = match role.as_str() {
         "producer" => producer::run(&ring, &options),
         "consumer" => consumer::run(&ring, &options),
+        "server" => service::run_server(&ring, &options),
+        "client" => service::run_client(&ring, &options),
         _ => {
             say(&format!("error no role {role:?}"));
             ExitCode::from(64)
