@@ -10,11 +10,13 @@
 //!
 //! - [`config`]: one TOML file, the environment and flags become one checked [`Config`].
 //! - [`http`]: routes, formats, admission, draining.
+//! - [`engine`]: calls become batches in the rings of worker processes; [`intake`] and [`schedule`] are parts of it.
 //! - [`metrics`], [`trace`], [`logs`]: what can be seen from outside.
 //! - [`backend`]: what HTTP knows of a model, and nothing else; tests put a fake in its place.
 
 pub mod backend;
 pub mod config;
+pub mod engine;
 pub mod http;
 pub mod intake;
 pub mod logs;
@@ -22,5 +24,6 @@ pub mod metrics;
 mod page;
 pub mod schedule;
 pub mod trace;
+mod workers;
 
 pub use config::Config;

@@ -21,7 +21,7 @@ use serde_json::{Map, Value};
 
 use self::{image::Images, parameters::Parameters, table::Table, tensors::Tensors, text::Texts};
 use crate::{
-    backend::{Input, ItemError, ItemErrorKind, Refusal, Takes, TensorInfo, TokenizedText},
+    backend::{Input, ItemError, ItemErrorKind, ParameterInfo, Refusal, Takes, TensorInfo, TokenizedText},
     config::{Config, InputConfig},
     schedule::Size,
 };
@@ -236,6 +236,19 @@ impl Intake {
     #[must_use]
     pub fn tensors(&self) -> Vec<TensorInfo> {
         self.kind.tensors()
+    }
+
+    /// Parameters that requests may set.
+    #[must_use]
+    pub fn parameters(&self) -> &[ParameterInfo] {
+        self.parameters.all()
+    }
+
+    /// The value that a parameter has in a call; `None` if there is no such parameter.
+    #[must_use]
+    pub fn parameter(&self, prepared: &Prepared, name: &str) -> Option<f64> {
+        let place = self.parameters.all().iter().position(|own| own.name == name)?;
+        prepared.parameters.number(place)
     }
 
     /// Tokens that a text may have.

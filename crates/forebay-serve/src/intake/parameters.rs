@@ -18,12 +18,24 @@ pub(super) struct Parameters {
 
 /// The values of one call, as bytes of their types.
 #[derive(Debug)]
-pub(super) struct Values(Vec<([u8; 8], usize)>);
+pub(super) struct Values(Vec<Encoded>);
+
+/// A value: its bytes, how many of them count, and what it is as a number.
+#[derive(Debug)]
+struct Encoded {
+    bytes: [u8; 8],
+    size: usize,
+    number: f64,
+}
 
 impl Values {
     pub(super) fn write(&self, parameter: usize, to: &mut [u8]) -> Result<(), String> {
-        let (bytes, size) = self.0.get(parameter).ok_or("no such parameter")?;
-        copy(&bytes[..*size], to)
+        let value = self.0.get(parameter).ok_or("no such parameter")?;
+        copy(&value.bytes[..value.size], to)
+    }
+
+    pub(super) fn number(&self, parameter: usize) -> Option<f64> {
+        self.0.get(parameter).map(|value| value.number)
     }
 }
 
@@ -43,6 +55,10 @@ impl Parameters {
         let all: Vec<ParameterInfo> = config.iter().enumerate().map(one).collect::<Result<_, _>>()?;
         let bytes = all.iter().map(|parameter| parameter.dtype.size() as u64).sum();
         Ok(Self { all, bytes })
+    }
+
+    pub(super) fn all(&self) -> &[ParameterInfo] {
+        &self.all
     }
 
     /// Bytes of an item's.
@@ -70,7 +86,8 @@ impl Parameters {
                 None => serde_json::Number::from_f64(own.default).map_or(Value::Null, Value::Number),
             };
             let bytes = encode(own, &value).map_err(|what| refuse(format!("parameters.{}", own.name), what))?;
-            Ok((bytes, own.dtype.size()))
+            let number = value.as_f64().unwrap_or_else(|| f64::from(u8::from(value == Value::Bool(true))));
+            Ok(Encoded { bytes, size: own.dtype.size(), number })
         };
         self.all.iter().map(one).collect::<Result<_, _>>().map(Values)
     }

@@ -1,0 +1,314 @@
+//! The processes that run the model: started, watched, restarted, replaced, ended.
+//!
+//! ```text
+//!               ┌───────────── back-off: 0.1 s, doubling to 30 s ◀────────────┐
+//!               ▼                                                             │ died, hung, leaked
+//!   start ─▶ Starting ── Ready of its service ──▶ Ready ─────────────────────┤
+//!               │                                   │ reload: the next life   │
+//!               └── not in time, or ended ─▶ ──┐    ▼ is ready first          │
+//!                                              │  Draining ─▶ gone            │
+//!                                              └──────────────────────────────┘
+//! ```
+//!
+//! Each worker has a task here. A death is seen by the rings (the control socket hangs up) and by the end of the process,
+//! whichever is first; what it had answered until then is delivered, what it had not is answered with its death. After
+//! `crash_loop` deaths within a minute a worker counts as failed; it is still tried again, every 30 s.
+
+mod board;
+mod life;
+mod process;
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
+use tokio::sync::{mpsc, oneshot};
+
+pub(crate) use self::board::Board;
+use self::{board::State, life::Life, process::Spawner};
+use crate::{backend::Boxed, engine::Core};
+
+/// The longest pause before a dead worker is started again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Deaths within this time count together.
+const CRASH_LOOP_TIME: Duration = Duration::from_secs(60);
+/// How long a worker may keep all its slots without work before it is replaced.
+const LEAK_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Why workers cannot be watched over.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot start the thread that starts workers: {0}; raise the limit on processes (ulimit -u)")]
+pub struct WorkersError(std::io::Error);
+
+/// What the tasks of all workers share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    spawner: Spawner,
+    keys: AtomicU64,
+}
+
+impl Shared {
+    fn next_key(&self) -> u64 {
+        // ORDER none, Relaxed: only that no number is used twice.
+        self.keys.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn set_pids(&self, core: &Core, index: usize, pids: &[u32]) {
+        core.board.change(index, |slot| slot.starting_pids = pids.to_vec());
+    }
+}
+
+/// What a worker's task is told.
+#[derive(Debug)]
+enum Order {
+    /// Begin a new life, then end this one.
+    Reload(oneshot::Sender<Result<(), String>>),
+    /// Finish and end.
+    Stop(oneshot::Sender<()>),
+}
+
+/// All workers of a model.
+#[derive(Debug)]
+pub(crate) struct Workers {
+    tasks: Vec<mpsc::Sender<Order>>,
+    /// One reload at a time.
+    reloading: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Workers {
+    pub(crate) fn start(core: &Arc<Core>) -> Result<Self, WorkersError> {
+        let shared = Arc::new(Shared { spawner: Spawner::start().map_err(WorkersError)?, keys: AtomicU64::new(0) });
+        let count = core.config.worker.count.max(1);
+        core.board.begin(count);
+        let task = |index| {
+            let (orders, queue) = mpsc::channel(4);
+            let watch = Watch { core: Arc::downgrade(core), shared: Arc::clone(&shared), index, orders: queue };
+            tokio::spawn(watch.run());
+            orders
+        };
+        Ok(Self { tasks: (0..count).map(task).collect(), reloading: Arc::default() })
+    }
+
+    /// Replaces one after the other.
+    pub(crate) fn reload(&self) -> Boxed<Result<(), String>> {
+        let (tasks, reloading) = (self.tasks.clone(), Arc::clone(&self.reloading));
+        Box::pin(async move {
+            let Ok(_only) = reloading.try_lock() else {
+                return Err("a reload is under way; wait until it is done".to_owned());
+            };
+            for (index, task) in tasks.iter().enumerate() {
+                let (done, wait) = oneshot::channel();
+                let gone = || "the server is shutting down".to_owned();
+                task.send(Order::Reload(done)).await.map_err(|_| gone())?;
+                let result = wait.await.map_err(|_| gone())?;
+                result.map_err(|why| format!("worker {index}: {why}; the one before it goes on"))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Lets all finish and end.
+    pub(crate) async fn stop(&self) {
+        let mut waits = Vec::new();
+        for task in &self.tasks {
+            let (done, wait) = oneshot::channel();
+            if task.send(Order::Stop(done)).await.is_ok() {
+                waits.push(wait);
+            }
+        }
+        for wait in waits {
+            // A task that is gone has no worker any more.
+            let _ = wait.await;
+        }
+    }
+}
+
+/// The task of one worker.
+struct Watch {
+    core: Weak<Core>,
+    shared: Arc<Shared>,
+    index: usize,
+    orders: mpsc::Receiver<Order>,
+}
+
+/// How a life ended.
+enum Ended {
+    /// By itself, or it had to be killed.
+    Died(String),
+    /// It was told to.
+    Stopped,
+}
+
+impl Watch {
+    async fn run(mut self) {
+        let mut deaths: VecDeque<Instant> = VecDeque::new();
+        let mut pause = None;
+        loop {
+            let Some(core) = self.core.upgrade() else { return };
+            core.board.change(self.index, |slot| slot.state = slot.state.starting());
+            let started = Instant::now();
+            let ended = match self.start_or_stop(&core).await {
+                None => Ended::Stopped,
+                Some(Ok(life)) => {
+                    core.board.ready(self.index, &life.link, &life.group.pids());
+                    core.add_link(Arc::clone(&life.link));
+                    self.serve(&core, life).await
+                }
+                Some(Err(why)) => Ended::Died(why),
+            };
+            let Ended::Died(why) = ended else {
+                core.board.change(self.index, |slot| slot.gone(State::Draining));
+                return;
+            };
+            let (first_pause, crash_loop) = (core.config.worker.backoff_s, core.config.worker.crash_loop.max(1));
+            let now = Instant::now();
+            deaths.push_back(now);
+            while deaths.front().is_some_and(|&at| now.saturating_duration_since(at) > CRASH_LOOP_TIME) {
+                deaths.pop_front();
+            }
+            if now.saturating_duration_since(started) > CRASH_LOOP_TIME {
+                pause = None;
+            }
+            let first = Duration::try_from_secs_f64(first_pause).unwrap_or(LONGEST_PAUSE);
+            let failed = deaths.len() >= crash_loop;
+            let length =
+                if failed { LONGEST_PAUSE } else { pause.map_or(first, |last: Duration| last * 2).min(LONGEST_PAUSE) };
+            pause = Some(length);
+            core.metrics.restart(self.index);
+            tracing::warn!(
+                worker = self.index,
+                why,
+                pause_s = length.as_secs_f64(),
+                failed,
+                "worker ended; it is started again"
+            );
+            core.board.change(self.index, |slot| {
+                slot.gone(if failed { State::Failed } else { State::BackingOff });
+                slot.restarts += 1;
+                slot.last_exit = Some(why);
+            });
+            core.fail_if_hopeless();
+            drop(core);
+            if self.wait(length).await {
+                return;
+            }
+        }
+    }
+
+    /// A worker that is ready, or why there is none; `None` if it was told to stop before.
+    async fn start_or_stop(&mut self, core: &Arc<Core>) -> Option<Result<Life, String>> {
+        let start = Life::start(core, &self.shared, self.index);
+        tokio::pin!(start);
+        loop {
+            tokio::select! {
+                life = &mut start => return Some(life),
+                order = self.orders.recv() => match order {
+                    Some(Order::Reload(done)) => {
+                        // It is a new one anyway.
+                        let _ = done.send(Ok(()));
+                    }
+                    Some(Order::Stop(done)) => {
+                        let _ = done.send(());
+                        return None;
+                    }
+                    None => return None,
+                },
+            }
+        }
+    }
+
+    /// Watches over a worker until it ends.
+    async fn serve(&mut self, core: &Arc<Core>, mut life: Life) -> Ended {
+        let limit = Duration::try_from_secs_f64(core.config.worker.batch_timeout_s).unwrap_or(Duration::MAX);
+        let tick = (limit / 4).clamp(Duration::from_millis(20), Duration::from_millis(250));
+        let mut look = tokio::time::interval(tick);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                how = life.ended() => {
+                    self.bury(core, &life);
+                    return Ended::Died(how);
+                }
+                _ = look.tick() => {
+                    let now = Instant::now();
+                    let hangs = life.link.stuck_for(now).filter(|stuck| *stuck > limit);
+                    let leaks = life.link.leaking_for(now).filter(|since| *since > LEAK_PATIENCE);
+                    let why = match (hangs, leaks) {
+                        (Some(stuck), _) => format!("hung: no answer for {:.1} s", stuck.as_secs_f64()),
+                        (None, Some(_)) => "kept the tensors of all batches that there is room for".to_owned(),
+                        (None, None) => continue,
+                    };
+                    life.link.close();
+                    life.group.signal(Signal::KILL);
+                    life.ended().await;
+                    self.bury(core, &life);
+                    return Ended::Died(why);
+                }
+                order = self.orders.recv() => match order {
+                    Some(Order::Reload(done)) => {
+                        let (next, result) = self.replace(core, life).await;
+                        life = next;
+                        // Who asked may have left.
+                        let _ = done.send(result);
+                    }
+                    Some(Order::Stop(done)) => {
+                        core.board.change(self.index, |slot| slot.state = State::Draining);
+                        life.retire(core).await;
+                        let _ = done.send(());
+                        return Ended::Stopped;
+                    }
+                    None => return Ended::Stopped,
+                },
+            }
+        }
+    }
+
+    /// Answers for what a dead worker had. From the first answer on it does not count as ready.
+    fn bury(&self, core: &Arc<Core>, life: &Life) {
+        core.board.change(self.index, |slot| slot.gone(State::BackingOff));
+        core.remove_link(&life.link);
+    }
+
+    /// The next life, once it is ready; else the one there is.
+    async fn replace(&self, core: &Arc<Core>, life: Life) -> (Life, Result<(), String>) {
+        let next = match Life::start(core, &self.shared, self.index).await {
+            Ok(next) => next,
+            Err(why) => {
+                tracing::warn!(worker = self.index, why, "the new worker is not ready; the one before it goes on");
+                return (life, Err(why));
+            }
+        };
+        core.board.ready(self.index, &next.link, &next.group.pids());
+        core.add_link(Arc::clone(&next.link));
+        core.close_link(&life.link);
+        let core = Arc::clone(core);
+        let retire = async move { life.retire(&core).await };
+        tokio::spawn(retire);
+        (next, Ok(()))
+    }
+
+    /// Waits; true if it was told to stop meanwhile.
+    async fn wait(&mut self, length: Duration) -> bool {
+        tokio::select! {
+            () = tokio::time::sleep(length) => false,
+            order = self.orders.recv() => match order {
+                // Somebody wants it now, having changed what made it die, perhaps.
+                Some(Order::Reload(done)) => {
+                    let _ = done.send(Ok(()));
+                    false
+                }
+                Some(Order::Stop(done)) => {
+                    let _ = done.send(());
+                    true
+                }
+                None => true,
+            },
+        }
+    }
+}

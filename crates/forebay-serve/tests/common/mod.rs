@@ -1,0 +1,289 @@
+//! What tests of the engine share: an engine whose workers are this test binary again, running [`worker`].
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test helper fails by panicking")]
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use forebay::{
+    DType, FieldSpec,
+    service::{ItemStatus, PartItem, Request, Server, Timings, now_ns},
+};
+use forebay_serve::{
+    Config,
+    backend::{Answer, Backend, Call, Health, Input, NamedTensor, Priority, Refusal},
+    engine::Engine,
+    metrics::Metrics,
+    trace::Tracer,
+};
+
+/// No wait in a test is longer; whoever waits this long hangs.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+// What the first element of an item tells the worker to do.
+pub(crate) const KILL_ITSELF: f32 = -1.0;
+pub(crate) const HANG: f32 = -2.0;
+pub(crate) const WRONG_SHAPE: f32 = -3.0;
+pub(crate) const FAIL_ITEM: f32 = -4.0;
+pub(crate) const FAIL_BATCH: f32 = -5.0;
+pub(crate) const EXIT: f32 = -6.0;
+pub(crate) const UNTIL_CANCELLED: f32 = -7.0;
+pub(crate) const KILL_ITSELF_ONCE: f32 = -8.0;
+pub(crate) const UNTIL_FILE: f32 = -9.0;
+
+/// A place of one test: rings, marks, configuration.
+pub(crate) struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A model that doubles: `more` goes into the table `worker`, `sections` behind it.
+    pub(crate) fn config(&self, mode: &str, more: &str, sections: &str) -> Config {
+        let generate = mode == "generate";
+        let test = std::env::current_exe().unwrap();
+        let marks = self.path("");
+        let outputs = if generate {
+            String::new()
+        } else {
+            "[[model.outputs]]\nname = \"y\"\ndtype = \"float32\"\nshape = [2]\n".to_owned()
+        };
+        let text = format!(
+            r#"
+            [model]
+            name = "double"
+            generate = {generate}
+            [model.input]
+            type = "tensors"
+            tensors = [{{ name = "x", dtype = "float32", shape = [2] }}]
+            {outputs}
+            [worker]
+            command = ["{test}", "--exact", "worker_process", "--nocapture", "--test-threads=1"]
+            env = {{ WORKER_MODE = "{mode}", WORKER_MARKS = "{marks}" }}
+            {more}
+            {sections}
+            "#,
+            test = test.display(),
+            marks = marks.display(),
+        );
+        toml::from_str(&text).unwrap()
+    }
+
+    pub(crate) fn start(&self, config: Config) -> Arc<Engine> {
+        let dir = Some(self.path("rings"));
+        Arc::new(Engine::start(config, dir, Metrics::new(), Tracer::off()).unwrap())
+    }
+
+    /// An engine that is ready.
+    pub(crate) async fn engine(&self, mode: &str, more: &str, sections: &str) -> Arc<Engine> {
+        let engine = self.start(self.config(mode, more, sections));
+        until("the engine is ready", || engine.health() == Health::Ready).await;
+        engine
+    }
+
+    pub(crate) async fn until_marked(&self, name: &str) {
+        let path = self.path(name);
+        until(name, || path.exists()).await;
+    }
+
+    pub(crate) fn mark(&self, name: &str) {
+        fs::write(self.path(name), "").unwrap();
+    }
+}
+
+pub(crate) async fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is() {
+        assert!(start.elapsed() < PATIENCE, "waited too long until: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// A call with these items, each followed by a 1.
+pub(crate) fn call(items: &[f32]) -> Call {
+    let bytes: Vec<u8> = items.iter().flat_map(|x| [*x, 1.0]).flat_map(f32::to_le_bytes).collect();
+    let shape = vec![items.len() as u64, 2];
+    let x = NamedTensor { name: "x".to_owned(), dtype: DType::F32, shape, bytes: bytes.into() };
+    Call {
+        input: Input::Tensors(vec![x]),
+        parameters: serde_json::Map::new(),
+        priority: Priority::Normal,
+        deadline: Instant::now() + PATIENCE,
+        request_id: "test".into(),
+        trace: None,
+    }
+}
+
+pub(crate) async fn ask(engine: &Engine, items: &[f32]) -> Result<Answer, Refusal> {
+    tokio::time::timeout(PATIENCE, engine.infer(call(items))).await.expect("no answer at all")
+}
+
+/// The first element of each answered item.
+pub(crate) fn firsts(answer: &Answer) -> Vec<Result<f32, String>> {
+    let first = |bytes: &[u8]| f32::from_le_bytes(bytes[..4].try_into().unwrap());
+    let one = |item: &Result<_, forebay_serve::backend::ItemError>| match item {
+        Ok(row) => {
+            let row: &forebay_serve::backend::Row = row;
+            Ok(row.tensors().next().map(|(_, _, _, bytes)| first(bytes)).unwrap())
+        }
+        Err(error) => Err(error.message.clone()),
+    };
+    answer.items.iter().map(one).collect()
+}
+
+pub(crate) fn pids(engine: &Engine) -> Vec<u32> {
+    engine.status().workers.iter().flat_map(|worker| worker.pids.clone()).collect()
+}
+
+pub(crate) fn restarts(engine: &Engine) -> u64 {
+    engine.status().workers.iter().map(|worker| worker.restarts).sum()
+}
+
+pub(crate) fn lives(pid: u32) -> bool {
+    // A zombie is dead.
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
+}
+
+/// What this binary does when it is started as a worker; returns at once if it was not.
+pub(crate) fn worker() {
+    let (Ok(service), Ok(mode)) = (std::env::var("FOREBAY_SERVICE"), std::env::var("WORKER_MODE")) else { return };
+    let marks = PathBuf::from(std::env::var("WORKER_MARKS").unwrap());
+    let rank: u32 = std::env::var("FOREBAY_RANK").unwrap().parse().unwrap();
+    match mode.as_str() {
+        "crash" => std::process::exit(9),
+        "mute" => std::thread::sleep(PATIENCE),
+        _ => {}
+    }
+    if mode == "crash-later" && marks.join("crash").exists() {
+        eprintln!("ImportError: no module named model");
+        std::process::exit(9);
+    }
+    let mut server = Server::options(&service).rank(rank).answer_slot_bytes(1 << 16).answer_slots(16).attach().unwrap();
+    server.ready(&mode).unwrap();
+    let result = if mode == "generate" { generate(&mut server, &marks) } else { run(&mut server, &mode, &marks, rank) };
+    let code = match result {
+        Ok(()) | Err(forebay::service::Error::Closed { .. }) => 0,
+        Err(error) => {
+            eprintln!("{error}");
+            1
+        }
+    };
+    std::process::exit(code);
+}
+
+fn run(server: &mut Server, mode: &str, marks: &Path, rank: u32) -> Result<(), forebay::service::Error> {
+    let mut kept = Vec::new();
+    loop {
+        let request = server.recv()?;
+        let x: Vec<f32> = request.message().as_slice::<f32>("x").unwrap().to_vec();
+        let firsts: Vec<f32> = x.chunks(2).map(|row| row[0]).collect();
+        if let Some(ms) = mode.strip_prefix("slow-") {
+            std::thread::sleep(Duration::from_millis(ms.parse().unwrap()));
+        }
+        if rank != 0 {
+            fs::write(marks.join(format!("rank-{rank}-saw-{}", firsts[0])), "").unwrap();
+            server.finish(&request);
+            continue;
+        }
+        answer(server, &request, &firsts, marks)?;
+        if mode == "leak" {
+            kept.push(request);
+        }
+    }
+}
+
+fn answer(server: &mut Server, request: &Request, firsts: &[f32], marks: &Path) -> Result<(), forebay::service::Error> {
+    let n = firsts.len() as u64;
+    let has = |what: f32| firsts.contains(&what);
+    if has(KILL_ITSELF) || has(KILL_ITSELF_ONCE) && !marks.join("died").exists() {
+        fs::write(marks.join("died"), "").unwrap();
+        let _ = std::process::Command::new("kill").arg("-9").arg(std::process::id().to_string()).status();
+    }
+    if has(HANG) {
+        std::thread::sleep(PATIENCE);
+    }
+    if has(EXIT) {
+        std::process::exit(3);
+    }
+    if has(FAIL_BATCH) {
+        return server.fail(request, "ValueError", "not today");
+    }
+    if has(UNTIL_FILE) {
+        fs::write(marks.join("waiting"), "").unwrap();
+        while !marks.join("go").exists() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    if let Some(at) = firsts.iter().position(|x| *x == UNTIL_CANCELLED) {
+        fs::write(marks.join("waiting"), "").unwrap();
+        while !request.cancelled(at) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        fs::write(marks.join("cancelled"), "").unwrap();
+    }
+    let start_ns = now_ns();
+    let columns = if has(WRONG_SHAPE) { 3 } else { 2 };
+    let mut loan = server.answer(request, &[FieldSpec::new("y", DType::F32, &[n, columns])])?;
+    for (row, first) in loan.tensor_mut::<f32>("y").unwrap().chunks_mut(columns as usize).zip(firsts) {
+        row.fill(2.0 * first);
+    }
+    for (row, first) in firsts.iter().enumerate() {
+        if *first == FAIL_ITEM {
+            loan.set_status(row, ItemStatus::Error, "ValueError: a bad item");
+        }
+    }
+    loan.set_timings(Timings { start_ns, end_ns: now_ns() });
+    Ok(loan.publish()?)
+}
+
+/// Each item counts down from its first element, a token a step.
+fn generate(server: &mut Server, marks: &Path) -> Result<(), forebay::service::Error> {
+    let mut open: HashMap<u64, (Arc<Request>, usize, i64)> = HashMap::new();
+    loop {
+        let request = if open.is_empty() { Some(server.recv()?) } else { server.try_recv()? };
+        if let Some(request) = request {
+            let x: Vec<f32> = request.message().as_slice::<f32>("x").unwrap().to_vec();
+            let request = Arc::new(request);
+            for (at, item) in request.items().iter().enumerate() {
+                open.insert(item.id, (Arc::clone(&request), at, x[2 * at] as i64));
+            }
+        }
+        let mut items = Vec::new();
+        let mut tokens = Vec::new();
+        for (&id, (request, at, left)) in &mut open {
+            if request.cancelled(*at) {
+                fs::write(marks.join("cancelled"), "").unwrap();
+                *left = 0;
+            }
+            tokens.push(*left);
+            items.push(PartItem { id, last: *left <= 0 });
+            *left -= 1;
+        }
+        open.retain(|_, (_, _, left)| *left >= 0);
+        std::thread::sleep(Duration::from_millis(1));
+        let mut loan = server.part(&items, &[FieldSpec::new("tokens", DType::I64, &[items.len() as u64])])?;
+        loan.tensor_mut::<i64>("tokens").unwrap().copy_from_slice(&tokens);
+        loan.publish()?;
+    }
+}
+
+/// The log of the engine, on standard error, if `RUST_LOG` is set.
+pub(crate) fn log() {
+    if let Ok(level) = std::env::var("RUST_LOG") {
+        let level: tracing_subscriber::filter::LevelFilter = level.parse().unwrap();
+        let _ = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).try_init();
+    }
+}

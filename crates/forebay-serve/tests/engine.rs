@@ -1,0 +1,361 @@
+//! The engine with real worker processes: what they answer, and what happens when they do not.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use common::*;
+use forebay_serve::backend::{Backend, Finish, Health, Part, Refusal};
+
+/// Not a test: what the workers of the others are.
+#[test]
+fn worker_process() {
+    worker();
+}
+
+macro_rules! engine_test {
+    ($(#[$doc:meta])* async fn $name:ident($place:ident: Place) $body:block) => {
+        $(#[$doc])*
+        #[test]
+        fn $name() {
+            log();
+            let runtime =
+                tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+            let $place = Place::new();
+            runtime.block_on(async { tokio::time::timeout(2 * PATIENCE, async $body).await.expect("it hangs") });
+        }
+    };
+}
+
+engine_test! {
+    async fn items_are_answered_in_their_order_with_their_times(place: Place) {
+        let engine = place.engine("normal", "", "").await;
+        let answer = ask(&engine, &[1.0, 2.0, 3.0]).await.unwrap();
+        assert_eq!(firsts(&answer), [Ok(2.0), Ok(4.0), Ok(6.0)]);
+        assert_eq!(answer.timings.batch_items, 3);
+        assert!(answer.timings.hand_over_s > 0.0 && answer.timings.forward_s > 0.0, "{:?}", answer.timings);
+        let status = engine.status();
+        assert_eq!((status.queued_items, status.running_items, status.workers.len()), (0, 0, 1));
+        assert!(status.workers[0].rss_bytes > 0 && status.workers[0].slots.1 == 4, "{:?}", status.workers[0]);
+        engine.stop().await;
+        assert!(matches!(ask(&engine, &[1.0]).await, Err(Refusal::Draining)));
+    }
+}
+
+engine_test! {
+    async fn a_call_of_more_items_than_a_batch_is_split_and_joined(place: Place) {
+        let engine = place.engine("normal", "answer_slots = 4", "[batch]\nmax_items = 8").await;
+        let items: Vec<f32> = (0..100).map(|x| x as f32).collect();
+        let expected: Vec<_> = items.iter().map(|x| Ok(2.0 * x)).collect();
+        let one = || async { firsts(&ask(&engine, &items).await.unwrap()) };
+        let (a, b, c, d) = tokio::join!(one(), one(), one(), one());
+        assert!([a, b, c, d].iter().all(|found| *found == expected));
+    }
+}
+
+engine_test! {
+    async fn waiting_items_share_a_batch(place: Place) {
+        let engine = place.engine("normal", "", "").await;
+        let held = tokio::spawn({
+            let engine = Arc::clone(&engine);
+            async move { ask(&engine, &[UNTIL_FILE]).await }
+        });
+        place.until_marked("waiting").await;
+        let others: Vec<_> = (0..10)
+            .map(|x| {
+                let engine = Arc::clone(&engine);
+                tokio::spawn(async move { ask(&engine, &[x as f32]).await })
+            })
+            .collect();
+        until("all wait", || engine.status().queued_items == 10).await;
+        assert!(engine.status().oldest_wait_s > 0.0);
+        place.mark("go");
+        for (x, other) in others.into_iter().enumerate() {
+            let answer = other.await.unwrap().unwrap();
+            assert_eq!((firsts(&answer), answer.timings.batch_items), (vec![Ok(2.0 * x as f32)], 10));
+        }
+        assert!(held.await.unwrap().is_ok());
+    }
+}
+
+engine_test! {
+    async fn a_killed_worker_is_told_at_once_and_started_again(place: Place) {
+        let engine = place.engine("normal", "", "").await;
+        let waiting = tokio::spawn({
+            let engine = Arc::clone(&engine);
+            async move { (ask(&engine, &[UNTIL_FILE]).await, Instant::now()) }
+        });
+        place.until_marked("waiting").await;
+        let pid = pids(&engine)[0];
+        let killed = Instant::now();
+        assert!(std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
+        let (answer, at) = waiting.await.unwrap();
+        assert!(matches!(answer, Err(Refusal::WorkerDied)), "{answer:?}");
+        assert!(at.duration_since(killed) < Duration::from_millis(200), "{:?}", at.duration_since(killed));
+        assert_eq!(firsts(&ask(&engine, &[4.0]).await.unwrap()), [Ok(8.0)]);
+        let worker = engine.status().workers.remove(0);
+        assert_eq!((worker.restarts, worker.last_exit.as_deref()), (1, Some("killed by signal 9")));
+    }
+}
+
+engine_test! {
+    async fn items_of_a_dead_worker_are_tried_once_more_if_so_configured(place: Place) {
+        let engine = place.engine("normal", "on_death = \"retry\"\nbackoff_s = 0.01", "").await;
+        assert_eq!(firsts(&ask(&engine, &[KILL_ITSELF_ONCE]).await.unwrap()), [Ok(2.0 * KILL_ITSELF_ONCE)]);
+        assert!(matches!(ask(&engine, &[KILL_ITSELF]).await, Err(Refusal::WorkerDied)), "twice is enough");
+        until("it is back", || engine.health() == Health::Ready).await;
+        assert_eq!(restarts(&engine), 3);
+    }
+}
+
+engine_test! {
+    async fn a_worker_that_hangs_is_replaced(place: Place) {
+        let engine = place.engine("normal", "batch_timeout_s = 0.3\nbackoff_s = 0.01", "").await;
+        let started = Instant::now();
+        assert!(matches!(ask(&engine, &[HANG]).await, Err(Refusal::WorkerDied)));
+        assert!(started.elapsed() >= Duration::from_millis(300));
+        assert_eq!(firsts(&ask(&engine, &[4.0]).await.unwrap()), [Ok(8.0)]);
+        assert!(engine.status().workers[0].last_exit.as_ref().unwrap().contains("hung"));
+    }
+}
+
+engine_test! {
+    async fn what_the_model_does_wrong_is_told_and_leaves_it_healthy(place: Place) {
+        let engine = place.engine("normal", "", "").await;
+        match ask(&engine, &[WRONG_SHAPE]).await {
+            Err(Refusal::Worker { message, .. }) => assert!(message.contains("[3], expected float32 of [2]"), "{message}"),
+            found => panic!("{found:?}"),
+        }
+        match ask(&engine, &[FAIL_BATCH]).await {
+            Err(Refusal::Worker { kind, message }) => assert_eq!((&kind[..], &message[..]), ("ValueError", "not today")),
+            found => panic!("{found:?}"),
+        }
+        let answer = ask(&engine, &[1.0, FAIL_ITEM, 3.0]).await.unwrap();
+        assert_eq!(firsts(&answer), [Ok(2.0), Err("ValueError: a bad item".to_owned()), Ok(6.0)]);
+        assert_eq!((restarts(&engine), engine.health()), (0, Health::Ready));
+    }
+}
+
+engine_test! {
+    async fn a_worker_that_keeps_every_batch_is_replaced(place: Place) {
+        let engine = place.engine("leak", "backoff_s = 0.01", "[limits]\nqueue_timeout_s = 20").await;
+        for x in 0..10 {
+            assert_eq!(firsts(&ask(&engine, &[x as f32]).await.unwrap()), [Ok(2.0 * x as f32)]);
+        }
+        assert!(restarts(&engine) >= 1);
+        assert!(engine.status().workers[0].last_exit.as_ref().unwrap().contains("kept the tensors"));
+    }
+}
+
+engine_test! {
+    async fn workers_that_keep_ending_make_it_not_ready(place: Place) {
+        let config = place.config("crash-later", "backoff_s = 0.01\ncrash_loop = 3", "");
+        place.mark("crash");
+        let engine = place.start(config);
+        until("it gave up", || engine.status().workers[0].state == "failed").await;
+        match engine.health() {
+            Health::NotReady(why) => assert!(why.contains("exit status 9") && why.contains("ImportError"), "{why}"),
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(ask(&engine, &[1.0]).await, Err(Refusal::NotReady(_))));
+        std::fs::remove_file(place.path("crash")).unwrap();
+        engine.reload().await.unwrap();
+        until("it is ready after all", || engine.health() == Health::Ready).await;
+        assert_eq!(firsts(&ask(&engine, &[1.0]).await.unwrap()), [Ok(2.0)]);
+    }
+}
+
+engine_test! {
+    async fn a_worker_that_never_says_that_it_is_ready_is_started_again(place: Place) {
+        let engine = place.start(place.config("mute", "start_timeout_s = 0.2\nbackoff_s = 0.01", ""));
+        until("it was started again", || restarts(&engine) >= 1).await;
+        assert!(matches!(engine.health(), Health::NotReady(_)));
+        assert!(engine.status().workers[0].last_exit.as_ref().unwrap().contains("not ready within 0.2 s"));
+    }
+}
+
+engine_test! {
+    async fn a_reload_under_load_fails_no_request(place: Place) {
+        let engine = place.engine("slow-2", "count = 2", "[batch]\nmax_items = 4").await;
+        until("both are ready", || engine.status().workers.iter().all(|worker| worker.state == "ready")).await;
+        let before = pids(&engine);
+        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let clients: Vec<_> = (0..8)
+            .map(|x| {
+                let (engine, stop) = (Arc::clone(&engine), Arc::clone(&stop));
+                tokio::spawn(async move {
+                    let mut asked = 0;
+                    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                        assert_eq!(firsts(&ask(&engine, &[x as f32]).await.unwrap()), [Ok(2.0 * x as f32)]);
+                        asked += 1;
+                    }
+                    asked
+                })
+            })
+            .collect();
+        engine.reload().await.unwrap();
+        let after = pids(&engine);
+        assert!(after.len() == 2 && after.iter().all(|pid| !before.contains(pid)), "{before:?} {after:?}");
+        until("the old ones are gone", || before.iter().all(|&pid| !lives(pid))).await;
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        for client in clients {
+            assert!(client.await.unwrap() > 0);
+        }
+        assert_eq!(restarts(&engine), 0);
+    }
+}
+
+engine_test! {
+    async fn a_dropped_call_leaves_the_queue_and_tells_the_worker(place: Place) {
+        let engine = place.engine("normal", "", "[batch]\nprefetch = 0").await;
+        let running = tokio::spawn({
+            let engine = Arc::clone(&engine);
+            async move { ask(&engine, &[UNTIL_CANCELLED]).await }
+        });
+        place.until_marked("waiting").await;
+        let queued = tokio::spawn({
+            let engine = Arc::clone(&engine);
+            async move { ask(&engine, &[1.0]).await }
+        });
+        until("one waits", || engine.status().queued_items == 1).await;
+        queued.abort();
+        until("it left", || engine.status().queued_items == 0).await;
+        running.abort();
+        place.until_marked("cancelled").await;
+        until("its place is free", || engine.status().running_items == 0).await;
+        assert_eq!(firsts(&ask(&engine, &[2.0]).await.unwrap()), [Ok(4.0)]);
+    }
+}
+
+engine_test! {
+    async fn deadlines_are_kept_in_the_queue_and_in_the_worker(place: Place) {
+        let engine = place.engine("normal", "", "[limits]\nqueue_timeout_s = 0.2").await;
+        let mut late = call(&[UNTIL_CANCELLED]);
+        late.deadline = Instant::now() + Duration::from_millis(500);
+        let running = tokio::spawn({
+            let engine = Arc::clone(&engine);
+            async move { (engine.infer(late).await, Instant::now()) }
+        });
+        place.until_marked("waiting").await;
+        let mut soon = call(&[1.0]);
+        soon.deadline = Instant::now() + Duration::from_millis(50);
+        let (waits, gives_up) = tokio::join!(ask(&engine, &[1.0]), engine.infer(soon));
+        assert!(matches!(waits, Err(Refusal::QueueTimeout { waited_s }) if waited_s >= 0.2), "{waits:?}");
+        assert!(matches!(gives_up, Err(Refusal::Deadline)), "{gives_up:?}");
+        let (late, _) = running.await.unwrap();
+        assert!(matches!(late, Err(Refusal::Deadline)), "{late:?}");
+        place.until_marked("cancelled").await;
+        assert_eq!(firsts(&ask(&engine, &[2.0]).await.unwrap()), [Ok(4.0)]);
+    }
+}
+
+engine_test! {
+    async fn every_rank_sees_each_batch_and_the_death_of_one_restarts_all(place: Place) {
+        let engine = place.engine("normal", "ranks = 2\nbackoff_s = 0.01", "").await;
+        let before = pids(&engine);
+        assert_eq!(before.len(), 2);
+        assert_eq!(firsts(&ask(&engine, &[5.0, 6.0]).await.unwrap()), [Ok(10.0), Ok(12.0)]);
+        place.until_marked("rank-1-saw-5").await;
+        let waiting = tokio::spawn({
+            let engine = Arc::clone(&engine);
+            async move { ask(&engine, &[UNTIL_FILE]).await }
+        });
+        place.until_marked("waiting").await;
+        assert!(std::process::Command::new("kill").args(["-9", &before[1].to_string()]).status().unwrap().success());
+        assert!(matches!(waiting.await.unwrap(), Err(Refusal::WorkerDied)));
+        assert_eq!(firsts(&ask(&engine, &[7.0]).await.unwrap()), [Ok(14.0)]);
+        until("all of the old group is gone", || before.iter().all(|&pid| !lives(pid))).await;
+        let after = pids(&engine);
+        assert!(after.len() == 2 && after.iter().all(|pid| !before.contains(pid)));
+    }
+}
+
+engine_test! {
+    async fn stopping_lets_requests_finish_and_workers_leave(place: Place) {
+        let engine = place.engine("slow-100", "", "").await;
+        let pid = pids(&engine)[0];
+        let running = tokio::spawn({
+            let engine = Arc::clone(&engine);
+            async move { ask(&engine, &[1.0]).await }
+        });
+        until("it runs", || engine.status().running_items == 1).await;
+        engine.drain();
+        assert!(engine.health() == Health::Draining && matches!(ask(&engine, &[1.0]).await, Err(Refusal::Draining)));
+        engine.stop().await;
+        assert_eq!(firsts(&running.await.unwrap().unwrap()), [Ok(2.0)]);
+        assert!(!lives(pid));
+        assert_eq!(restarts(&engine), 0);
+    }
+}
+
+engine_test! {
+    async fn workers_end_with_an_engine_that_is_dropped(place: Place) {
+        let engine = place.engine("normal", "count = 2", "").await;
+        until("both are ready", || pids(&engine).len() == 2).await;
+        let pids = pids(&engine);
+        drop(engine);
+        until("they are gone", || pids.iter().all(|&pid| !lives(pid))).await;
+    }
+}
+
+/// All parts, by item.
+async fn read(engine: &Arc<impl Backend>, items: &[f32]) -> Vec<(Vec<u32>, Option<Finish>)> {
+    let mut parts = engine.generate(call(items)).await.unwrap();
+    let mut all = vec![(Vec::new(), None); items.len()];
+    while let Some(part) = std::future::poll_fn(|context| parts.as_mut().poll_next(context)).await {
+        let Part { item, tokens, finished, .. } = part.unwrap();
+        assert!(all[item].1.is_none(), "nothing comes after the last");
+        all[item].0.extend(tokens);
+        all[item].1 = finished;
+    }
+    all
+}
+
+engine_test! {
+    async fn tokens_come_part_by_part_to_whom_they_belong(place: Place) {
+        let engine = place.engine("generate", "", "[batch]\nmax_items = 3").await;
+        let (one, other) = tokio::join!(read(&engine, &[3.0, 1.0]), read(&engine, &[2.0, 5.0]));
+        let countdown = |from: u32| ((0..=from).rev().collect::<Vec<u32>>(), Some(Finish::Stop));
+        assert_eq!(one, [countdown(3), countdown(1)]);
+        assert_eq!(other, [countdown(2), countdown(5)]);
+        let whole = ask(&engine, &[2.0]).await.unwrap();
+        let tokens: Vec<u8> = whole.items[0].as_ref().unwrap().tensors().next().unwrap().3.to_vec();
+        assert_eq!(tokens.chunks(8).map(|token| token[0]).collect::<Vec<_>>(), [2, 1, 0]);
+    }
+}
+
+engine_test! {
+    async fn a_dropped_stream_is_cancelled_in_the_worker(place: Place) {
+        let engine = place.engine("generate", "", "").await;
+        let mut parts = engine.generate(call(&[1e6])).await.unwrap();
+        for _ in 0..3 {
+            std::future::poll_fn(|context| parts.as_mut().poll_next(context)).await.unwrap().unwrap();
+        }
+        drop(parts);
+        place.until_marked("cancelled").await;
+        until("its place is free", || engine.status().running_items == 0).await;
+        assert_eq!(read(&engine, &[1.0]).await[0].0, [1, 0]);
+    }
+}
+
+engine_test! {
+    async fn a_stream_whose_worker_dies_ends_with_that(place: Place) {
+        let engine = place.engine("generate", "on_death = \"retry\"\nbackoff_s = 0.01", "").await;
+        let mut parts = engine.generate(call(&[1e6])).await.unwrap();
+        std::future::poll_fn(|context| parts.as_mut().poll_next(context)).await.unwrap().unwrap();
+        let pid = pids(&engine)[0];
+        assert!(std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
+        let end = loop {
+            match std::future::poll_fn(|context| parts.as_mut().poll_next(context)).await.unwrap() {
+                Ok(_) => {}
+                Err(refusal) => break refusal,
+            }
+        };
+        assert!(matches!(end, Refusal::WorkerDied), "{end:?}");
+    }
+}
