@@ -23,7 +23,7 @@ PACKAGES    := python-client python-client/ingest
 export PYO3_PYTHON := $(PY)
 export FOREBAY_BIN := $(FOREBAY)
 
-.PHONY: help setup build binary python examples demo test check rust-test fence-test fences python-test docs-test model model-short cargo-mutants crash fuzz tsan mutants conformance faults bench dist docs clean hostile soak instructions compare aims compare-ingest
+.PHONY: help setup build binary python examples demo test check rust-test fence-test fences python-test docs-test model model-short cargo-mutants crash fuzz tsan mutants conformance faults bench dist docs clean hostile soak instructions compare aims compare-ingest compare-serve serve-demo
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -45,6 +45,9 @@ build: binary python examples ## all of these
 
 demo: binary python ## feed the bundled corpus through a ring, check every batch as torch tensors, print the table
 	$(PY) examples/demo/run.py $(DEMO_FLAGS)
+
+serve-demo: binary python ## an embedder behind `forebay serve`: asked over HTTP, compared with transformers, stopped
+	$(PY) examples/embedder/demo.py
 
 test: setup ## every check and every test
 	@$(MAKE) --no-print-directory check
@@ -143,6 +146,13 @@ compare-ingest: ## ingest through forebay and through what users have now, into 
 	@CARGO_TARGET_DIR=$(INGEST)/client PYO3_PYTHON=$(INGEST)/venv/bin/python ci/develop.sh $(INGEST)/venv $(CURDIR)/python-client/ingest
 	cargo build $(CARGO_FLAGS) --release -p forebay-ingest --example bare_loop
 	FOREBAY_BARE_LOOP=$(TARGET)/release/examples/bare_loop $(INGEST)/venv/bin/python benches/ingest/run.py $(INGEST_FLAGS)
+
+SERVE       := $(TARGET)/compare-serve
+compare-serve: binary ## forebay serve beside mosec, LitServe and FastAPI, into docs/serve-performance.md; SERVE_FLAGS="--quick", "--only NAME", "--soak MINUTES"
+	@ci/venv.sh $(SERVE)/venv benches/serve/requirements.txt
+	@CARGO_TARGET_DIR=$(SERVE)/client PYO3_PYTHON=$(SERVE)/venv/bin/python ci/develop.sh $(SERVE)/venv $(CURDIR)/python-client
+	cargo build $(CARGO_FLAGS) --release --manifest-path benches/serve/load/Cargo.toml --target-dir $(SERVE)/load
+	$(SERVE)/venv/bin/python benches/serve/run.py $(SERVE_FLAGS)
 
 docs: ## API documentation of the published crates
 	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --no-deps -p forebay -p forebay-ring -p forebay-layout -p forebay-os -p forebay-ingest

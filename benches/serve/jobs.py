@@ -73,11 +73,11 @@ def bodies(job: str) -> list[bytes]:
     if job == "image":
         return [photograph()]
     if job == "json":
-        return [json.dumps({"x": [index, 0.5, -1.25, 3.0]}).encode() for index in range(BODIES)]
+        return [json.dumps({"inputs": {"x": [index, 0.5, -1.25, 3.0]}}).encode() for index in range(BODIES)]
     verses = KJV.read_text().splitlines()
     step = len(verses) // BODIES
     chosen = texts(400) if job == "text" else [verses[index * step] for index in range(BODIES)]
-    return [json.dumps({"text": text}).encode() for text in chosen]
+    return [json.dumps({"inputs": text}).encode() for text in chosen]
 
 
 def as_form(body: bytes) -> bytes:

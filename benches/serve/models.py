@@ -26,7 +26,7 @@ class Json:
         self.weights = np.arange(8, dtype=np.float32).reshape(4, 2)
 
     def item(self, request: dict[str, Any]) -> list[float]:
-        return request["x"]
+        return request["inputs"]["x"]
 
     def prepare(self, items: list[list[float]]) -> dict[str, np.ndarray]:
         return {"x": np.array(items, np.float32)}
@@ -51,7 +51,7 @@ class Texts:
         self.tokenizer.enable_padding()
 
     def item(self, request: dict[str, Any]) -> str:
-        return request["text"]
+        return request["inputs"]
 
     def prepare(self, items: list[str]) -> dict[str, Any]:
         rows = self.tokenizer.encode_batch_fast(items)

@@ -16,7 +16,7 @@ import time
 
 import torch
 from safetensors.torch import save_model
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch.nn import functional as F
 
 from decoder import CONTEXT, TRAINED, Decoder
@@ -45,13 +45,15 @@ def train_tokenizer(verses: list[str]) -> Tokenizer:
         vocab_size=VOCABULARY, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(verses, trainer)
+    # A verse begins with the token that ends the one before.
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{END} $A", special_tokens=[(END, 0)])
     return tokenizer
 
 
 def train(tokenizer: Tokenizer, verses: list[str], steps: int) -> Decoder:
     """Random stretches of the text; the rate rises for some steps, then falls to a twentieth."""
     torch.manual_seed(0)
-    encodings = tokenizer.encode_batch([END + verse for verse in verses])
+    encodings = tokenizer.encode_batch(verses)
     ids = torch.tensor([token for encoding in encodings for token in encoding.ids])
     decoder = Decoder(tokenizer.get_vocab_size())
     optimizer = torch.optim.AdamW(decoder.parameters(), weight_decay=0.05)
