@@ -159,6 +159,7 @@ impl Close for Shared {
 ///     schema: the Schema expected; another one is refused with a diff.
 ///     writable: map the slots writable; the ring must have been created so.
 ///     prefault: map every page before the first message.
+///     pin: register the slots with CUDA at once, as pin() does.
 ///     label: what `forebay ls` calls this consumer.
 /// Raises:
 ///     RingNotFound: no producer appeared in time (a TimeoutError and ConnectionError).
@@ -230,7 +231,11 @@ impl PyConsumer {
     }
 
     /// Calls `f` with the consumer, detached if it must be waited for.
-    fn with<R: Send>(&self, py: Python<'_>, f: impl FnOnce(&mut forebay::Consumer) -> R + Send) -> PyResult<R> {
+    pub(crate) fn with<R: Send>(
+        &self,
+        py: Python<'_>,
+        f: impl FnOnce(&mut forebay::Consumer) -> R + Send,
+    ) -> PyResult<R> {
         self.check(py)?;
         let f = |inner: &mut Inner| f(&mut inner.consumer);
         if let Ok(mut guard) = self.shared.inner.try_lock() {
@@ -273,9 +278,9 @@ impl PyConsumer {
 impl PyConsumer {
     #[new]
     #[pyo3(signature = (ring, *, timeout_s = Some(10.0), ack = "auto", wait = "adaptive", quota = None, reconnect = None,
-        directory = None, schema = None, writable = false, prefault = true, label = None),
+        directory = None, schema = None, writable = false, prefault = true, pin = false, label = None),
         text_signature = "(ring, *, timeout_s=10.0, ack='auto', wait='adaptive', quota=None, reconnect=None, \
-        directory=None, schema=None, writable=False, prefault=True, label=None)")]
+        directory=None, schema=None, writable=False, prefault=True, pin=False, label=None)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of a Python constructor")]
     fn new(
         py: Python<'_>,
@@ -289,6 +294,7 @@ impl PyConsumer {
         schema: Option<&Bound<'_, PySchema>>,
         writable: bool,
         prefault: bool,
+        pin: bool,
         label: Option<&str>,
     ) -> PyResult<Self> {
         let ack: AckMode = ack.parse().map_err(value_error)?;
@@ -309,6 +315,7 @@ impl PyConsumer {
         arguments.set_item("schema", schema)?;
         arguments.set_item("writable", writable)?;
         arguments.set_item("prefault", prefault)?;
+        arguments.set_item("pin", pin)?;
         arguments.set_item("label", label)?;
         if let Some(quota) = quota {
             options = options.quota(quota);
@@ -349,7 +356,11 @@ impl PyConsumer {
         lifecycle::register(weak);
         let arguments = arguments.unbind();
         let (current, prepared, waiters) = (Current::default(), AtomicU8::new(0), PyOnceLock::new());
-        Ok(Self { shared, arguments, fields, ack, current, prepared, waiters })
+        let attached = Self { shared, arguments, fields, ack, current, prepared, waiters };
+        if pin {
+            attached.pin_or_warn(py, None)?;
+        }
+        Ok(attached)
     }
 
     fn __aiter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {

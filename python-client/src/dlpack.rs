@@ -17,7 +17,7 @@ use pyo3::{
     types::{PyCapsule, PyCapsuleMethods},
 };
 
-use crate::memory::Memory;
+use crate::{device::Watch, memory::Memory};
 
 const LEGACY: &CStr = c"dltensor";
 const VERSIONED: &CStr = c"dltensor_versioned";
@@ -105,6 +105,8 @@ struct Export<M> {
     managed: M,
     shape: [i64; MAX_RANK],
     strides: [i64; MAX_RANK],
+    /// Before the memory: it ends with a word on it.
+    _watch: Option<Watch>,
     _memory: Memory,
 }
 
@@ -140,7 +142,7 @@ pub(crate) fn versioned(memory: Memory, dtype: DType, copied: bool) -> NonNull<V
     let (shape, strides) = dims_of(&memory);
     let tensor = tensor_of(&memory, dtype);
     let managed = Versioned { version: VERSION, context: null_mut(), deleter: Some(delete_versioned), flags, tensor };
-    let raw = Box::into_raw(Box::new(Export { managed, shape, strides, _memory: memory }));
+    let raw = Box::into_raw(Box::new(Export { managed, shape, strides, _watch: Watch::of(&memory), _memory: memory }));
     // SAFETY: `raw` comes from a box, and nobody else has it yet.
     let export = unsafe { &mut *raw };
     export.managed.context = raw.cast();
@@ -154,7 +156,7 @@ fn legacy(memory: Memory, dtype: DType) -> NonNull<Legacy> {
     let (shape, strides) = dims_of(&memory);
     let tensor = tensor_of(&memory, dtype);
     let managed = Legacy { tensor, context: null_mut(), deleter: Some(delete_legacy) };
-    let raw = Box::into_raw(Box::new(Export { managed, shape, strides, _memory: memory }));
+    let raw = Box::into_raw(Box::new(Export { managed, shape, strides, _watch: Watch::of(&memory), _memory: memory }));
     // SAFETY: `raw` comes from a box, and nobody else has it yet.
     let export = unsafe { &mut *raw };
     export.managed.context = raw.cast();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use forebay::{
     AttachError, CreateError, DType, HeldLease, LoanError, OsError, PublishError, RecvError, SchemaError, TensorError,
-    WaitError, service::ServiceError,
+    WaitError, cuda::CudaError, service::ServiceError,
 };
 use pyo3::{
     exceptions::PyRuntimeError,
@@ -247,6 +247,16 @@ pub(crate) fn wait(py: Python<'_>, e: WaitError) -> PyErr {
 pub(crate) fn tensor(py: Python<'_>, e: TensorError) -> PyErr {
     let class = if matches!(e, TensorError::NoField { .. }) { "NoSuchField" } else { "ForebayError" };
     plain(py, class, e)
+}
+
+/// A GPU cannot do what it was asked for.
+pub(crate) fn device(py: Python<'_>, e: &CudaError) -> PyErr {
+    let class = match e {
+        CudaError::Forked { .. } => "ForkedError",
+        CudaError::NoTensor { .. } => "NoSuchField",
+        _ => "DeviceError",
+    };
+    make(py, class, e.to_string(), |a| a.set_item("code", e.code()))
 }
 
 /// A schema that cannot be.

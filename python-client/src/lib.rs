@@ -5,14 +5,15 @@
 //!   producer.rs  loan.rs  incoming.rs                                     sending
 //!   tensor.rs    one tensor             memory.rs  keeper.rs              what keeps its bytes alive
 //!   numpy.rs  array_api.rs   torch.rs  exchange.rs  dlpack.rs  buffer.rs  the ways out of it
+//!   device.rs                                         ways to a GPU, and what keeps a slot meanwhile
 //!   schema.rs    dtype.rs  errors.rs    lifecycle.rs     fork, exit, signals
 //!   service/                                          request and response
 //!   inspect.rs                                        rings from outside
 //!   interpreter.rs                                    the first interpreter of a process, and no other
 //! ```
 //!
-//! This file only registers. Unsafe code lives in `array_api.rs`, `buffer.rs`, `dlpack.rs`, `exchange.rs`, `interpreter.rs`
-//! and `keeper.rs` alone.
+//! This file only registers. Unsafe code lives in `array_api.rs`, `buffer.rs`, `device.rs`, `dlpack.rs`, `exchange.rs`,
+//! `interpreter.rs` and `keeper.rs` alone.
 //! Nothing here holds logic that a Rust user lacks, and nothing imports NumPy, torch or JAX before it is asked for one of their arrays.
 #![deny(unsafe_code)]
 
@@ -22,6 +23,7 @@ compile_error!("forebay runs on Linux only: it needs memfd, futex and open-file-
 mod array_api;
 mod buffer;
 mod consumer;
+mod device;
 mod dlpack;
 mod dtype;
 mod errors;
@@ -50,6 +52,8 @@ mod torch;
 mod _native {
     #[pymodule_export]
     use crate::consumer::{ConsumerStats, HeldLease, PyConsumer};
+    #[pymodule_export]
+    use crate::device::leave_captures_alone;
     #[pymodule_export]
     use crate::inspect::{ConsumerReport, HeldSlot, RingReport, list_rings};
     #[pymodule_export]

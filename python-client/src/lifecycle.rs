@@ -58,6 +58,7 @@ pub(crate) fn close_everything(py: Python<'_>) {
         for object in open.iter().filter(|(birth, _)| birth.is_here()).filter_map(|(_, object)| object.upgrade()) {
             object.close();
         }
+        forebay::cuda::process_ends();
     });
 }
 

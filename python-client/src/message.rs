@@ -31,7 +31,7 @@ pub(crate) type Names = Arc<[Py<PyString>]>;
 #[pyclass(frozen, weakref, mapping, name = "Message", module = "forebay")]
 #[derive(Debug)]
 pub(crate) struct PyMessage {
-    message: forebay::Message,
+    pub(crate) message: forebay::Message,
     names: Option<Names>,
     /// Whether it was acked or nacked by hand, or by the end of a `with`.
     decided: AtomicBool,
@@ -62,7 +62,7 @@ impl PyMessage {
         }
     }
 
-    fn index_of(&self, key: &Bound<'_, PyString>) -> PyResult<Option<usize>> {
+    pub(crate) fn index_of(&self, key: &Bound<'_, PyString>) -> PyResult<Option<usize>> {
         if let Some(names) = &self.names
             && let Some(index) = names.iter().position(|name| name.is(key))
         {
@@ -72,7 +72,7 @@ impl PyMessage {
         Ok(self.message.names().position(|name| name == key))
     }
 
-    fn dict<'py>(
+    pub(crate) fn dict<'py>(
         &self,
         py: Python<'py>,
         make: impl Fn(Memory) -> PyResult<Bound<'py, PyAny>>,

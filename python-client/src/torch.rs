@@ -23,6 +23,7 @@ use pyo3::{
 
 use crate::{
     buffer::RawBytes,
+    device::Watch,
     dlpack::{self, Form},
     dtype, errors,
     exchange::Exchange,
@@ -175,6 +176,8 @@ impl Torch {
             // torch.frombuffer refuses buffers without bytes.
             return self.empty.bind(py).call((shape,), Some(&keywords));
         }
+        // What torch keeps by this way is not told of its end: the stream is noted once.
+        drop(Watch::of(&memory));
         let flat = self.frombuffer.bind(py).call((Bound::new(py, RawBytes(memory))?,), Some(&keywords))?;
         flat.call_method1(intern!(py, "view"), (shape,))
     }
@@ -225,6 +228,20 @@ pub(crate) fn of<'py>(py: Python<'py>, memory: Memory, route: Option<Route>) -> 
     let torch = Torch::get(py)?;
     let (route, carrier) = torch.route(py, memory.dtype(), route)?;
     torch.import(py, memory, route, carrier)
+}
+
+/// torch's name for a device.
+pub(crate) fn device<'py>(py: Python<'py>, place: (&str, i32)) -> PyResult<Bound<'py, PyAny>> {
+    py.import(intern!(py, "torch"))?.getattr(intern!(py, "device"))?.call1(place)
+}
+
+/// A torch tensor like `meta` on a device, its elements whatever lies there.
+pub(crate) fn empty_on<'py>(py: Python<'py>, meta: &TensorMeta, place: (&str, i32)) -> PyResult<Bound<'py, PyAny>> {
+    let torch = Torch::get(py)?;
+    let keywords = PyDict::new(py);
+    keywords.set_item(intern!(py, "dtype"), torch.dtype(py, meta.dtype)?)?;
+    keywords.set_item(intern!(py, "device"), device(py, place)?)?;
+    torch.empty.bind(py).call((PyTuple::new(py, meta.shape())?,), Some(&keywords))
 }
 
 /// The routes by which the installed torch can be given tensors, cheapest first, and the one that is taken.

@@ -13,6 +13,8 @@ _Array: TypeAlias = Any  # NumPy, torch and JAX need not be installed: their typ
 _DType: TypeAlias = Any  # "int64", numpy.int64, numpy.dtype, torch.int64, float
 _Shape: TypeAlias = int | Sequence[int]
 _Bound: TypeAlias = int | Sequence[int | None]
+_Device: TypeAlias = Any  # "cuda", "cuda:1", 1, "cpu", torch.device
+_Stream: TypeAlias = Any  # torch.cuda.Stream, an object with __cuda_stream__, a CuPy stream, a handle
 _Path: TypeAlias = str | os.PathLike[str]
 _Route: TypeAlias = Literal["exchange", "dlpack", "legacy", "frombuffer"]
 _Wait: TypeAlias = Literal["adaptive", "spin", "block"]
@@ -39,6 +41,8 @@ class Tensor:
     def device(self) -> str: ...
     @property
     def writable(self) -> bool: ...
+    @property
+    def pinned(self) -> bool: ...
     def numpy(self) -> _Array:
         """A NumPy array of this memory; nothing is copied."""
     def torch(self, *, route: _Route | None = None) -> _Array:
@@ -100,6 +104,12 @@ class Message(Mapping[str, Tensor]):
         """All tensors as NumPy arrays, by name; nothing is copied."""
     def copy(self) -> dict[str, Tensor]:
         """All tensors as copies in private memory, by name."""
+    def to(
+        self, device: _Device = None, *, stream: _Stream | None = None, out: dict[str, _Array] | None = None
+    ) -> dict[str, _Array]:
+        """Copy all tensors to a GPU straight from the slot, without waiting; "cpu" gives what torch() gives."""
+    def record_stream(self, stream: _Stream) -> None:
+        """Keep the slot until the stream is past what it was given before the last view ended."""
     def ack(self) -> bool:
         """The message is dealt with: it will not come back."""
     def nack(self) -> bool:
@@ -152,8 +162,17 @@ class Consumer:
         schema: Schema | None = None,
         writable: bool = False,
         prefault: bool = True,
+        pin: bool = False,
         label: str | None = None,
     ) -> Self: ...
+    def pin(self, device: _Device = None) -> bool:
+        """Register the slots with CUDA, or warn once why not; whether they are."""
+    @property
+    def pinned(self) -> bool: ...
+    @property
+    def in_flight(self) -> int: ...
+    def take_device_trouble(self) -> str | None:
+        """The first error that was met while following copies, once."""
     @property
     def ring(self) -> str: ...
     @property
@@ -685,5 +704,6 @@ def torch_routes() -> tuple[list[str], str]:
     """The routes by which torch can be given tensors, cheapest first, and the one that is taken."""
 
 def _after_fork_in_child() -> None: ...
+def _leave_captures_alone() -> None: ...
 def _close_everything() -> None: ...
 def _refuse_other_interpreters() -> None: ...

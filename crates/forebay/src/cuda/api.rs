@@ -355,6 +355,11 @@ impl Api {
         Aside { api: self, before: (status == SUCCESS).then_some(other) }
     }
 
+    /// As [`aside`](Self::aside), for the rest of the thread.
+    pub(super) fn aside_for_good(&self) {
+        std::mem::forget(self.aside(CaptureMode::ThreadLocal));
+    }
+
     /// Makes `device` the current one of this thread until the answer is dropped.
     pub(super) fn on(&self, device: i32) -> Result<OnDevice<'_>, CudaError> {
         let before = self.current_device()?;
@@ -471,7 +476,7 @@ fn mapped_libraries() -> Vec<PathBuf> {
 /// torch's function that says a thread's current stream, if this process has a torch with CUDA.
 type CurrentStream = unsafe extern "C" fn(i32, *mut *mut c_void) -> i32;
 
-/// Where torch's function was found; 1 if there is none.
+/// torch's function, once found: torch may be imported at any time.
 static TORCH: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
 
 /// torch's current stream of `device` on this thread; `None` without torch. Reads a variable of the thread: no call of CUDA,
@@ -483,11 +488,8 @@ pub fn torch_current_stream(device: i32) -> Option<Stream> {
     // ORDER none, Relaxed: the address of a function, which is there for good.
     let mut found = TORCH.load(Ordering::Relaxed);
     if found.is_null() {
-        found = find_torch().map_or(std::ptr::without_provenance_mut(1), NonNull::as_ptr);
+        found = find_torch()?.as_ptr();
         TORCH.store(found, Ordering::Relaxed);
-    }
-    if found.addr() == 1 {
-        return None;
     }
     // SAFETY: the function of this name in torch's library has this type, which its stable C interface promises.
     let function: CurrentStream = unsafe { std::mem::transmute(found) };
@@ -499,9 +501,6 @@ pub fn torch_current_stream(device: i32) -> Option<Stream> {
 
 fn find_torch() -> Option<NonNull<c_void>> {
     let named = std::env::var_os("FOREBAY_LIBTORCH").filter(|named| !named.is_empty()).map(PathBuf::from);
-    let candidates = named.map_or_else(mapped_libraries, |named| vec![named]);
-    let libraries = candidates.iter().filter(|path| is_called(path, "libtorch_cuda") || candidates.len() == 1);
-    libraries
-        .filter_map(|path| Library::open(path, libc::RTLD_NOLOAD))
-        .find_map(|library| library.symbol(c"aoti_torch_get_current_cuda_stream"))
+    let library = Library::open(&named.unwrap_or_else(|| "libtorch_cuda.so".into()), libc::RTLD_NOLOAD)?;
+    library.symbol(c"aoti_torch_get_current_cuda_stream")
 }

@@ -74,6 +74,21 @@ pub fn pci_bus_id(device: i32) -> Result<String, CudaError> {
     Api::find()?.pci_bus_id(device)
 }
 
+/// From now on, what this thread asks of the runtime is no concern of graphs that other threads capture: for a thread that
+/// waits for events, which would otherwise spoil them.
+///
+/// # Errors
+/// There is no runtime.
+pub fn leave_captures_alone() -> Result<(), CudaError> {
+    Api::find()?.aside_for_good();
+    Ok(())
+}
+
+/// The process ends: from now on nobody asks its devices anything. Leases that they keep end with the process.
+pub fn process_ends() {
+    side::PROCESS_ENDS.store(true, std::sync::atomic::Ordering::SeqCst);
+}
+
 impl Attachment {
     /// Its side that deals with devices, made for `device` if there was none.
     fn side(&self, device: Option<i32>) -> Result<&Side, CudaError> {

@@ -4,7 +4,7 @@ use std::{sync::Arc, sync::atomic::Ordering, thread, time::Duration};
 
 use forebay_os::{OsError, futex, signals};
 
-use super::{CudaError, api::CaptureMode, side::Shared};
+use super::{CudaError, side::Shared};
 
 /// Between two looks at what is in flight, at first and at most. Who receives looks sooner.
 const FIRST: Duration = Duration::from_micros(100);
@@ -25,7 +25,7 @@ pub(super) fn start(shared: Arc<Shared>) -> Result<(), CudaError> {
 
 fn run(shared: &Arc<Shared>) {
     // It captures nothing itself, and what it asks is no concern of captures elsewhere (pytorch#104487).
-    let aside = shared.api.aside(CaptureMode::ThreadLocal);
+    shared.api.aside_for_good();
     let (mut pause, mut idle) = (FIRST, LINGER);
     loop {
         let seen = shared.bell.load(Ordering::SeqCst);
@@ -48,5 +48,4 @@ fn run(shared: &Arc<Shared>) {
         }
     }
     shared.unregister();
-    drop(aside);
 }

@@ -44,6 +44,9 @@ use super::{
 };
 use crate::lease::Lease;
 
+/// The process ends: the runtime may be gone at any moment, and is asked nothing any more.
+pub(super) static PROCESS_ENDS: AtomicBool = AtomicBool::new(false);
+
 /// An attachment's side that deals with devices.
 #[derive(Debug)]
 pub(crate) struct Side(Arc<Shared>);
@@ -245,6 +248,9 @@ impl Shared {
 
     /// Unregisters what was registered, and lets it be unmapped. Only the reaper does, at the end (I3).
     pub(super) fn unregister(&self) {
+        if PROCESS_ENDS.load(Ordering::SeqCst) {
+            return;
+        }
         let Some(Registered { mapping }) = lock(&self.registered).take() else { return };
         let unregister = || {
             let _on = self.api.on(self.device)?;
@@ -364,6 +370,9 @@ impl Shared {
     }
 
     fn sweep(self: &Arc<Self>, mut flights: MutexGuard<'_, Flights>) -> usize {
+        if PROCESS_ENDS.load(Ordering::SeqCst) {
+            return 0;
+        }
         let mut landed = Vec::new();
         let flights_now = &mut *flights;
         if flights_now.len() > 0 || self.dying.load(Ordering::SeqCst) {
