@@ -85,6 +85,8 @@ pub(crate) struct RingReport {
     bytes: u64,
     /// Bytes of shared memory, all objects together.
     memory_bytes: u64,
+    /// The NUMA node that the slots lie on, if the producer was asked for one.
+    numa_node: Option<u32>,
     /// Who is attached, or died and was not mended yet.
     consumers: Py<PyAny>,
 }
@@ -157,6 +159,7 @@ fn report(py: Python<'_>, of: &forebay::inspect::RingReport) -> PyResult<RingRep
         dead_letters: view.map_or(0, |view| view.dead_letters),
         bytes: view.map_or(0, |view| view.bytes),
         memory_bytes: view.map_or(0, |view| view.memory_bytes),
+        numa_node: view.and_then(|view| view.numa_node),
         consumers: consumers?.into_pyobject(py)?.unbind(),
     })
 }

@@ -158,6 +158,8 @@ enum Failure<E> {
 ///     timestamps: stamp each message with the time of publishing.
 ///     fresh: discard what a dead producer left.
 ///     prefault, mlock, huge_pages: how to get the memory; see `notes` for wishes that were not granted.
+///     numa: the NUMA node to take the slots from: its number, "gpu:0" for the one that a GPU is attached to (in the order
+///         of nvidia-smi), or "gpu:<PCI bus id>".
 ///     directory: where to listen; None: $FOREBAY_DIR, else $XDG_RUNTIME_DIR/forebay, else /tmp/forebay-<uid>.
 ///     label: what `forebay ls` calls it.
 /// Raises:
@@ -308,10 +310,10 @@ impl PyProducer {
         kind = "queue", backing = "posix", when_full = "block", full_timeout_s = Some(60.0),
         max_consumers = forebay::DEFAULT_MAX_CONSUMERS, max_attempts = forebay::DEFAULT_MAX_ATTEMPTS,
         dead_letters = "keep", quota = None, wait = "adaptive", writable = false, timestamps = false, fresh = false, prefault = true, mlock = false,
-        huge_pages = false, directory = None, label = None),
+        huge_pages = false, numa = None, directory = None, label = None),
         text_signature = "(ring, *, schema=None, slots=16, slot_bytes=None, classes=None, kind='queue', backing='posix', \
         when_full='block', full_timeout_s=60.0, max_consumers=8, max_attempts=3, dead_letters='keep', quota=None, wait='adaptive', \
-        writable=False, timestamps=False, fresh=False, prefault=True, mlock=False, huge_pages=False, directory=None, \
+        writable=False, timestamps=False, fresh=False, prefault=True, mlock=False, huge_pages=False, numa=None, directory=None, \
         label=None)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of a Python constructor")]
     #[expect(clippy::fn_params_excessive_bools, reason = "keyword arguments of a Python constructor")]
@@ -337,6 +339,7 @@ impl PyProducer {
         prefault: bool,
         mlock: bool,
         huge_pages: bool,
+        numa: Option<&Bound<'_, PyAny>>,
         directory: Option<PathBuf>,
         label: Option<&str>,
     ) -> PyResult<Self> {
@@ -386,10 +389,14 @@ impl PyProducer {
         arguments.set_item("classes", &classes)?;
         arguments.set_item("full_timeout_s", full_timeout_s)?;
         arguments.set_item("quota", quota)?;
+        arguments.set_item("numa", numa)?;
         arguments.set_item("directory", &directory)?;
         arguments.set_item("label", label)?;
         if let Some(schema) = schema {
             options = options.schema(schema.get().0.clone());
+        }
+        if let Some(numa) = numa {
+            options = options.numa(numa.str()?.to_str()?.parse().map_err(value_error)?);
         }
         if let Some(slot_bytes) = slot_bytes {
             options = options.slot_bytes(slot_bytes);

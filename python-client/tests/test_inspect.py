@@ -39,3 +39,14 @@ def test_an_empty_and_an_impossible_directory(tmp_path):
         forebay.list_rings(file)
     assert isinstance(caught.value, forebay.SystemCallError)
     assert caught.value.errno
+
+
+def test_the_numa_node_of_the_slots_is_chosen_and_shown(ring):
+    producer = ring.producer(numa=0, slots=4, slot_bytes=1 << 16)
+    (shown,) = forebay.list_rings(ring.directory)
+    assert shown.numa_node == 0 or any("NUMA node" in note for note in producer.notes)
+    assert producer.__getnewargs_ex__()[1]["numa"] == 0
+    with pytest.raises(ValueError, match="expected a node"):
+        ring.producer(numa="gpu")
+    with pytest.raises(forebay.InvalidOptions, match="no gpu:4711"):
+        forebay.Producer(f"{ring.name}-b", directory=ring.directory, numa="gpu:4711")

@@ -240,10 +240,11 @@ fn details(ring: &RingReport, view: &RingView, rates: Option<&Rates>) -> String 
         .map(|class| format!("{} of {}", count(class.slots.into(), "slot"), Bytes(class.slot_bytes)))
         .collect();
     let mut text = format!(
-        "{}: {} ({} of memory), {}, {}, epoch {}\n",
+        "{}: {} ({} of memory{}), {}, {}, epoch {}\n",
         ring.name,
         classes.join(", "),
         Bytes(view.memory_bytes),
+        view.numa_node.map_or_else(String::new, |node| format!(" on NUMA node {node}")),
         view.schema.as_ref().map_or("no schema".to_owned(), |schema| format!("schema {schema}")),
         view.state,
         view.epoch
@@ -359,6 +360,7 @@ fn view_json(view: &RingView, rates: Option<&Rates>) -> Value {
         "max_attempts": view.max_attempts,
         "classes": classes,
         "memory_bytes": view.memory_bytes,
+        "numa_node": view.numa_node,
         "slots": {
             "free": slots.free, "writing": slots.writing, "full": slots.full, "claimed": slots.claimed,
             "acked": slots.acked, "done": slots.done, "dead": slots.dead, "unreadable": slots.unreadable,

@@ -71,6 +71,8 @@ pub const W_LABEL: usize = 132;
 pub const LABEL_WORDS: usize = 8;
 /// 1 if some peer cannot use membarrier, so that every waker must execute a fence.
 pub const W_FENCES: usize = 140;
+/// 1 + the NUMA node that the slots were wished on and lie on; 0 if none was wished. For people to read.
+pub const W_NUMA: usize = 141;
 /// 1 while the producer of a broadcast ring sleeps.
 pub const W_PARKED: usize = 144;
 /// The next sequence that will be published.

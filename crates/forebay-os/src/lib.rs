@@ -6,6 +6,7 @@
 //! |---|---|
 //! | [`object`] | memory objects: named ([`object::shm`]), anonymous ([`object::memfd`]), [`object::allocate`] |
 //! | [`mapping`] | one shared mapping of an object, and what may be asked of its pages |
+//! | [`numa`] | the node that memory comes from and lies on, and those of devices |
 //! | [`own`] | a descriptor that is used only while its number means what it meant |
 //! | [`fork`] | what a forked child finds: a stale token, PROT_NONE where mappings were, inert descriptors |
 //! | [`liveness`] | locks that end when their holder dies, never before, and probes that only look |
@@ -21,7 +22,7 @@
 //!
 //! # Unsafe
 //!
-//! Denied here and allowed file by file, where a call needs it: `mapping`, `fork`, `liveness`,
+//! Denied here and allowed file by file, where a call needs it: `mapping`, `numa`, `fork`, `liveness`,
 //! `futex`, `socket` and `signals`.
 #![deny(unsafe_code)]
 
@@ -42,6 +43,7 @@ pub mod futex;
 pub mod host;
 pub mod liveness;
 pub mod mapping;
+pub mod numa;
 pub mod object;
 pub mod own;
 pub mod poll;

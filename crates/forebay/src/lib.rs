@@ -59,7 +59,7 @@ pub use forebay_os::OsError;
 pub use message::{Message, Tensor};
 pub use options::{
     AckMode, DEFAULT_ATTACH_TIMEOUT, DEFAULT_FULL_TIMEOUT, DEFAULT_MAX_ATTEMPTS, DEFAULT_MAX_CONSUMERS,
-    DEFAULT_RECONNECT, DEFAULT_SLOT_BYTES, DEFAULT_SLOTS, DeadLetters, QUOTA_PATIENCE, WaitPolicy,
+    DEFAULT_RECONNECT, DEFAULT_SLOT_BYTES, DEFAULT_SLOTS, DeadLetters, Numa, QUOTA_PATIENCE, WaitPolicy,
 };
 pub use producer::{
     DeadLetter, DeadTensor, DetachedLoan, FieldSpec, Loan, Mapped, Producer, ProducerOptions, ProducerStats, Takeover,

@@ -21,6 +21,41 @@ pub const DEFAULT_RECONNECT: Duration = Duration::from_secs(30);
 /// How long `recv` without a timeout waits when this consumer itself holds all it may.
 pub const QUOTA_PATIENCE: Duration = Duration::from_secs(1);
 
+/// A NUMA node to take a ring's slots from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Numa {
+    /// The node of this number.
+    Node(u32),
+    /// The node that a GPU is attached to: its number in the order of `nvidia-smi`.
+    Gpu(u32),
+    /// The node that a PCI device is attached to, by its bus id: `0000:3b:00.0`.
+    Device(String),
+}
+
+impl fmt::Display for Numa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node(node) => write!(f, "{node}"),
+            Self::Gpu(number) => write!(f, "gpu:{number}"),
+            Self::Device(bus_id) => write!(f, "gpu:{bus_id}"),
+        }
+    }
+}
+
+impl FromStr for Numa {
+    type Err = String;
+
+    /// `0`, `gpu:0`, `gpu:0000:3b:00.0`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let unknown = || format!("{text:?} names no NUMA node; expected a node (0), gpu:N or gpu:<PCI bus id>");
+        match text.strip_prefix("gpu:") {
+            None => text.parse().map(Self::Node).map_err(|_| unknown()),
+            Some(gpu) if gpu.contains(':') => Ok(Self::Device(gpu.to_owned())),
+            Some(gpu) => gpu.parse().map(Self::Gpu).map_err(|_| unknown()),
+        }
+    }
+}
+
 /// How a side waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum WaitPolicy {

@@ -380,6 +380,7 @@ class Producer:
         prefault: bool = True,
         mlock: bool = False,
         huge_pages: bool = False,
+        numa: int | str | None = None,
         directory: _Path | None = None,
         label: str | None = None,
     ) -> Self: ...
@@ -694,6 +695,8 @@ class RingReport:
     def bytes(self) -> int: ...
     @property
     def memory_bytes(self) -> int: ...
+    @property
+    def numa_node(self) -> int | None: ...
     @property
     def consumers(self) -> list[ConsumerReport]: ...
 

@@ -120,6 +120,10 @@ pub(crate) struct Args {
     #[arg(long, help_heading = "Ring")]
     huge_pages: bool,
 
+    /// Take the slots from a NUMA node: its number, or gpu:N for the one that a GPU is attached to
+    #[arg(long, value_name = "NODE", help_heading = "Ring")]
+    numa: Option<forebay::Numa>,
+
     /// A Hugging Face tokenizer.json, or the folder that holds it
     #[arg(long, value_name = "PATH", required_unless_present_any = ["images", "jsonl"], conflicts_with_all = ["images", "jsonl"], help_heading = "Text")]
     tokenizer: Option<PathBuf>,
@@ -349,6 +353,9 @@ impl Args {
         }
         if let Some(dir) = &self.dir {
             options = options.dir(dir);
+        }
+        if let Some(numa) = &self.numa {
+            options = options.numa(numa.clone());
         }
         Ok(options)
     }

@@ -9,7 +9,7 @@ use forebay_layout::{
     Backing, Defect, Kind, MAX_CONSUMERS, check_ring_name,
     control::{Control, FRAME_BYTES, Hello, Intent, Label},
     header::{
-        Header, LABEL_WORDS, MAJOR, Object, W_BYTES, W_DEAD, W_DROPPED, W_EPOCH, W_FULL_WAITS, W_LABEL, W_PID,
+        Header, LABEL_WORDS, MAJOR, Object, W_BYTES, W_DEAD, W_DROPPED, W_EPOCH, W_FULL_WAITS, W_LABEL, W_NUMA, W_PID,
         W_STARTED, W_STATE, check_prefix, state,
     },
 };
@@ -139,6 +139,7 @@ fn view_of(opened: &Opened) -> RingView {
         max_attempts: geometry.max_attempts,
         classes: geometry.classes.to_vec(),
         memory_bytes: header.plan.total_bytes(geometry.max_consumers),
+        numa_node: u32::try_from(reader.peek(W_NUMA)).ok().and_then(|word| word.checked_sub(1)),
         slots: found.slots,
         depth: found.depth,
         head: reader.head(),

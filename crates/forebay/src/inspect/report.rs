@@ -85,6 +85,8 @@ pub struct RingView {
     pub classes: Vec<SlotClass>,
     /// Bytes of shared memory, all objects together.
     pub memory_bytes: u64,
+    /// The NUMA node that the slots lie on, if the producer was asked for one.
+    pub numa_node: Option<u32>,
     /// Slots by what they are.
     pub slots: SlotCounts,
     /// Messages published and taken by nobody; on broadcast, that some consumer has not read.

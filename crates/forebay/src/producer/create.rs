@@ -1,21 +1,27 @@
 //! Creating a ring, or taking over what a dead producer left.
 
-use std::{sync::Arc, thread};
+use std::{path::Path, sync::Arc, thread};
 
 use forebay_layout::{
     Backing, Kind, RingName, check_ring_name,
     control::MAX_LABEL,
     geometry::Geometry,
-    header::{LABEL_WORDS, W_EPOCH, W_LABEL, W_PARKED, W_PID, W_STARTED, W_STATE, pack, state},
+    header::{LABEL_WORDS, W_EPOCH, W_LABEL, W_NUMA, W_PARKED, W_PID, W_STARTED, W_STATE, pack, state},
     schema::Schema,
 };
-use forebay_os::{Dir, EventFd, Held, LockFile, clock, process, socket::Listener};
+use forebay_os::{
+    Dir, EventFd, Held, LockFile, clock,
+    numa::{self, Placement},
+    process,
+    socket::Listener,
+};
 use forebay_ring::{Publisher, Recovered, Words, broadcast::BroadcastProducer, queue::QueueProducer};
 use std::sync::atomic::Ordering;
 
 use super::{Core, Producer, ProducerOptions, Takeover, site::Site};
 use crate::{
     error::CreateError,
+    options::Numa,
     rendezvous::{
         client::label_of,
         lock_file,
@@ -30,12 +36,13 @@ pub(super) fn create(options: ProducerOptions) -> Result<Producer, CreateError> 
     let name = check_ring_name(&ring).map_err(|source| CreateError::Name { ring: ring.clone(), source })?;
     let geometry = options.geometry()?;
     geometry.plan().map_err(|source| CreateError::Geometry { ring: ring.clone(), source })?;
+    let (node, unmet) = node_of(&options)?;
     let dir = Dir::open(options.dir.as_deref())?;
     let (file, held) = match Locks::take(&dir, &ring)? {
         Ok(taken) => taken,
         Err(Taken(holder)) => return Err(CreateError::Taken { ring, holder }),
     };
-    let care = Care { prefault: options.prefault, mlock: options.mlock, huge_pages: options.huge_pages };
+    let care = Care { prefault: options.prefault, mlock: options.mlock, huge_pages: options.huge_pages, node };
     let (file, held) = if options.fresh { start_over(&dir, &ring, care, (file, held))? } else { (file, held) };
     // Whatever fails from here on takes the name away again while it is still ours.
     let locks = Locks::new(file, held, &geometry).map_err(|(e, held)| {
@@ -49,7 +56,7 @@ pub(super) fn create(options: ProducerOptions) -> Result<Producer, CreateError> 
         let stop = EventFd::new()?;
         Ok((stop, furnish(&dir, &options, name, geometry, (&locks, care))?))
     })();
-    let (stop, (objects, publisher, takeover)) = match furnished {
+    let (stop, (mut objects, publisher, takeover)) = match furnished {
         Ok(furnished) => furnished,
         Err(e) => {
             unname(&dir, &ring);
@@ -57,7 +64,9 @@ pub(super) fn create(options: ProducerOptions) -> Result<Producer, CreateError> 
         }
     };
     let epoch = takeover.as_ref().map_or(1, |takeover| takeover.epoch);
+    objects.notes.extend(unmet);
     introduce(&objects, epoch, &label);
+    say_where(&mut objects, options.numa.as_ref(), node);
     let site = Arc::new(Site::new(ring, dir, objects, locks, epoch, stop));
     let core = open_core(&site, publisher);
     match serve(&site) {
@@ -67,6 +76,63 @@ pub(super) fn create(options: ProducerOptions) -> Result<Producer, CreateError> 
             remove(&site, takeover.is_some());
             Err(e.into())
         }
+    }
+}
+
+/// The NUMA node that is wished for, or why it cannot be told.
+fn node_of(options: &ProducerOptions) -> Result<(Option<u32>, Option<String>), CreateError> {
+    let Some(wish) = &options.numa else { return Ok((None, None)) };
+    let wrong = |what| CreateError::Options { ring: options.ring.clone(), what };
+    let devices = Path::new(numa::PCI_DEVICES);
+    let bus_id = match wish {
+        Numa::Node(node) => {
+            let nodes = numa::nodes();
+            if !nodes.contains(node) {
+                return Err(wrong(format!(
+                    "there is no NUMA node {node} with memory, there is {nodes:?}; give one of those"
+                )));
+            }
+            return Ok((Some(*node), None));
+        }
+        Numa::Device(bus_id) => bus_id.clone(),
+        Numa::Gpu(number) => {
+            let mut gpus = numa::gpus(devices);
+            if *number as usize >= gpus.len() {
+                let found = gpus.len();
+                return Err(wrong(format!(
+                    "there is no gpu:{number}, {found} NVIDIA GPUs were found; give a node's number"
+                )));
+            }
+            gpus.swap_remove(*number as usize)
+        }
+    };
+    match numa::node_of_device(devices, &bus_id) {
+        Some(node) => Ok((Some(node), None)),
+        None if devices.join(bus_id.to_ascii_lowercase()).exists() => {
+            Ok((None, Some(format!("slots from any NUMA node: the host does not say which one {bus_id} is near"))))
+        }
+        None => Err(wrong(format!("there is no PCI device {bus_id}; `nvidia-smi -q` lists bus ids"))),
+    }
+}
+
+/// Notes where the slots lie, if that was wished.
+fn say_where(objects: &mut Objects, wish: Option<&Numa>, node: Option<u32>) {
+    let Some(node) = node else { return };
+    let found = numa::placement(objects.data.mapping());
+    // ORDER none, Relaxed: for people.
+    let set = |value: u64| objects.ring.word(W_NUMA).store(value, Ordering::Relaxed);
+    match found {
+        Placement::Node(found) => set(u64::from(found) + 1),
+        Placement::Mixed | Placement::Unknown => set(0),
+    }
+    if found != Placement::Node(node) {
+        let where_ = match found {
+            Placement::Node(found) => format!("they lie on node {found}"),
+            Placement::Mixed => "they lie on several nodes".to_owned(),
+            Placement::Unknown => "the kernel does not say where they lie".to_owned(),
+        };
+        let wish = wish.map_or_else(String::new, |wish| format!(" ({wish})"));
+        objects.notes.push(format!("slots were wished on NUMA node {node}{wish}, {where_}"));
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
     error::CreateError,
     options::{
         DEFAULT_FULL_TIMEOUT, DEFAULT_MAX_ATTEMPTS, DEFAULT_MAX_CONSUMERS, DEFAULT_SLOT_BYTES, DEFAULT_SLOTS,
-        DeadLetters, WaitPolicy,
+        DeadLetters, Numa, WaitPolicy,
     },
 };
 
@@ -40,6 +40,7 @@ pub struct ProducerOptions {
     pub(crate) prefault: bool,
     pub(crate) mlock: bool,
     pub(crate) huge_pages: bool,
+    pub(crate) numa: Option<Numa>,
     pub(crate) timestamps: bool,
     pub(crate) fresh: bool,
     pub(crate) label: String,
@@ -67,6 +68,7 @@ impl ProducerOptions {
             prefault: true,
             mlock: false,
             huge_pages: false,
+            numa: None,
             timestamps: false,
             fresh: false,
             label: String::new(),
@@ -179,6 +181,13 @@ impl ProducerOptions {
     /// Whether to ask for huge pages; if they are refused the producer has a note of it.
     pub fn huge_pages(mut self, huge_pages: bool) -> Self {
         self.huge_pages = huge_pages;
+        self
+    }
+
+    /// The NUMA node to take the slots from: near the GPU that reads them, or the cores. As long as it has memory; what came
+    /// of it the producer's notes say, and `forebay ls`. What a dead producer left stays where it is.
+    pub fn numa(mut self, numa: Numa) -> Self {
+        self.numa = Some(numa);
         self
     }
 

@@ -11,6 +11,7 @@ use forebay_layout::{
 use forebay_os::{
     Access, AllocateError, Dir, Mapping, OsError, clock,
     mapping::Mapping as Map,
+    numa,
     object::{self, memfd, shm},
     own::OwnFd,
     process,
@@ -75,6 +76,8 @@ pub(crate) struct Care {
     pub(crate) prefault: bool,
     pub(crate) mlock: bool,
     pub(crate) huge_pages: bool,
+    /// The NUMA node that new slots are taken from.
+    pub(crate) node: Option<u32>,
 }
 
 fn no_memory(ring: &str, total: u64) -> impl Fn(AllocateError) -> CreateError + '_ {
@@ -109,17 +112,26 @@ impl Objects {
         guard(instance)?;
         let header = Header { instance, minor: 0, created_unix_ns: clock::realtime_ns(), name, geometry, plan };
         let mut made = Made { dir, ring, names: Vec::new() };
-        let mut fds = Vec::new();
+        let (mut fds, mut notes) = (Vec::new(), Vec::new());
         for (object, part) in parts(&header.geometry) {
             let write = match header.geometry.backing {
                 Backing::Posix => made.create(&part)?,
                 Backing::Memfd => memfd::create(&format!("forebay.{ring}.{part}"), None)?,
             };
+            let preference = match care.node.filter(|_| object == Object::Data).map(numa::Preference::set).transpose() {
+                Ok(preference) => preference,
+                Err(e) => {
+                    notes.push(format!("slots from any NUMA node: {e}"));
+                    None
+                }
+            };
             object::allocate(&write, size_of(&header, object)).map_err(no_memory(ring, total))?;
+            drop(preference);
             fds.push((object, write));
         }
         let mut this =
             Self::assemble(header, fds, care, |part| shm::open(&object_name(dir, ring, part), Access::ReadOnly))?;
+        this.notes.splice(..0, notes);
         this.fill(schema);
         this.seal()?;
         made.names.clear();
