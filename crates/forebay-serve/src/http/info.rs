@@ -144,9 +144,9 @@ pub(super) async fn status(State(app): State<Arc<App>>) -> Json<Value> {
             })
         })
         .collect();
-    let stages: serde_json::Map<String, Value> = Stage::ALL
+    let stages: Vec<Value> = Stage::ALL
         .iter()
-        .map(|stage| (stage.name().to_owned(), buckets(&app.metrics.stage_snapshot(*stage))))
+        .map(|stage| json!({ "stage": stage.name(), "seconds": buckets(&app.metrics.stage_snapshot(*stage)) }))
         .collect();
     let routes: Vec<Value> = Route::ALL
         .into_iter()

@@ -9,5 +9,6 @@ mod generating;
 mod hostile;
 mod life;
 mod openai;
+mod page;
 mod seen;
 mod v2;

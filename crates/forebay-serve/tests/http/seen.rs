@@ -89,7 +89,8 @@ fn the_status_has_what_the_page_shows() {
     let status = server.get("/status").json();
     assert_eq!((&status["health"], &status["queued_items"]), (&json!("ready"), &json!(3)));
     assert_eq!(status["workers"][0]["slots_used"], json!(1));
-    assert_eq!(status["stages"]["parse"]["count"], json!(1));
+    assert_eq!(status["stages"][0], json!({"stage": "parse", "seconds": status["stages"][0]["seconds"]}));
+    assert_eq!(status["stages"][0]["seconds"]["count"], json!(1));
     let route = &status["routes"][0];
     assert_eq!((&route["route"], &route["seconds"]["count"]), (&json!("/predict"), &json!(1)));
     let page = server.get("/");
