@@ -250,3 +250,57 @@ fn every_key_can_be_set_and_has_a_variable_of_its_own() {
         load(TENSORS, &[(&key.variable().unwrap(), value)], &[]).unwrap_or_else(|e| panic!("{}: {e}", key.path));
     }
 }
+
+#[test]
+fn the_documentation_lists_every_key_with_its_default_and_its_variable() {
+    let page = include_str!("../../../docs/serve/configuration.md");
+    let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("| `")).collect();
+    for key in KEYS {
+        let row = rows.iter().find(|row| row.starts_with(&format!("| `{}` |", key.path)));
+        let row = row.unwrap_or_else(|| panic!("docs/serve/configuration.md is without {}", key.path));
+        assert!(row.contains(key.default), "{}: the default is {}", key.path, key.default);
+        if let Some(variable) = key.variable() {
+            assert!(row.contains(&format!("| `{variable}` |")), "{}: the variable is {variable}", key.path);
+        }
+    }
+    assert_eq!(rows.len(), KEYS.len(), "a row for what is no key");
+}
+
+#[test]
+fn defaults_are_what_the_table_of_keys_says() {
+    let config = load(TENSORS, &[], &[]).unwrap();
+    let said = |path: &str| KEYS.iter().find(|key| key.path == path).unwrap().default.to_owned();
+    for (path, is) in [
+        ("server.listen", config.server.listen),
+        ("server.threads", config.server.threads.to_string()),
+        ("server.cpu_threads", config.server.cpu_threads.to_string()),
+        ("server.drain_s", config.server.drain_s.to_string()),
+        ("server.header_timeout_s", config.server.header_timeout_s.to_string()),
+        ("server.body_timeout_s", config.server.body_timeout_s.to_string()),
+        ("limits.in_flight", config.limits.in_flight.to_string()),
+        ("limits.body_bytes", config.limits.body_bytes.to_string()),
+        ("limits.queue_timeout_s", config.limits.queue_timeout_s.to_string()),
+        ("limits.request_timeout_s", config.limits.request_timeout_s.to_string()),
+        ("limits.items", config.limits.items.to_string()),
+        ("log.level", config.log.level),
+        ("log.requests", config.log.requests.to_string()),
+        ("trace.sample", config.trace.sample.to_string()),
+        ("model.version", config.model.version),
+        ("model.generate", config.model.generate.to_string()),
+        ("batch.max_items", config.batch.max_items.to_string()),
+        ("batch.max_tokens", config.batch.max_tokens.to_string()),
+        ("batch.window_ms", config.batch.window_ms.to_string()),
+        ("batch.prefetch", config.batch.prefetch.to_string()),
+        ("worker.count", config.worker.count.to_string()),
+        ("worker.ranks", config.worker.ranks.to_string()),
+        ("worker.start_timeout_s", config.worker.start_timeout_s.to_string()),
+        ("worker.batch_timeout_s", config.worker.batch_timeout_s.to_string()),
+        ("worker.grace_s", config.worker.grace_s.to_string()),
+        ("worker.backoff_s", config.worker.backoff_s.to_string()),
+        ("worker.crash_loop", config.worker.crash_loop.to_string()),
+        ("worker.answer_slots", config.worker.answer_slots.to_string()),
+        ("worker.answer_slot_bytes", config.worker.answer_slot_bytes.to_string()),
+    ] {
+        assert_eq!(said(path), is, "{path}");
+    }
+}
