@@ -25,7 +25,7 @@ use tokio::{
     time::{self, Instant},
 };
 
-use super::{App, front};
+use super::{App, front, socket::Socket};
 
 /// How long connections have to write what is answered, after the drain.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -128,7 +128,7 @@ async fn connection(app: Arc<App>, router: Router, stream: TcpStream, mut closed
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(app.header_timeout);
-    let serving = http.serve_connection(TokioIo::new(stream), service);
+    let serving = http.serve_connection(TokioIo::new(Socket::new(stream)), service);
     tokio::pin!(serving);
     tokio::select! {
         // How it ended is the client's affair: it left, was too slow, or sent what is no HTTP.

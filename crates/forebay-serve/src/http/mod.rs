@@ -1,7 +1,7 @@
 //! HTTP: what clients speak, in front of a [`Backend`].
 //!
 //! ```text
-//!   connection.rs   sockets, slow clients, draining
+//!   connection.rs   accepting, slow clients, draining        socket.rs  an end that can be heard
 //!   front.rs        context → admission → route → id, count, log line, span
 //!   admission.rs    key, rate, places, length: before a byte of the body is read
 //!   body.rs         the body, in time and not too long
@@ -30,6 +30,7 @@ mod openai;
 mod openapi;
 mod predict;
 mod problem;
+mod socket;
 mod tensors;
 mod v2;
 

@@ -109,6 +109,22 @@ fn a_body_that_says_it_is_huge_is_refused_before_it_comes() {
 }
 
 #[test]
+fn a_client_that_sends_too_much_without_asking_hears_why() {
+    let server = quick(&[]);
+    let long = vec![b'x'; 8 << 20];
+    let head = format!("POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", long.len());
+    let chunked = "POST /predict HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n800000\r\n";
+    for head in [head.as_str(), chunked] {
+        let mut connection = server.open();
+        // All of it, before a byte of the answer is read.
+        connection.send(&[head.as_bytes(), &long].concat());
+        assert_eq!(connection.response(false).problem().1, "too_large");
+        assert!(connection.closed());
+    }
+    still_well(&server);
+}
+
+#[test]
 fn a_chunked_body_ends_at_the_limit() {
     let server = quick(&[]);
     let mut connection = server.open();
