@@ -497,11 +497,13 @@ class Stream:
     """What came for each item."""
 
     def __init__(self, service) -> None:
-        self.service, self.rows, self.ends, self.live = service, {}, {}, []
+        self.service, self.rows, self.ends, self.live, self.failures = service, {}, {}, [], []
 
     def take(self):
         answer = self.service.answer()
-        assert answer.kind == "part", answer.failure
+        if answer.kind == "failed":
+            self.failures.append((answer.request, answer.failure))
+            return
         y = answer["y"].numpy().tolist() if "y" in answer else [None] * len(answer)
         if "live" in answer:
             self.live += answer["live"].numpy().tolist()
@@ -628,3 +630,74 @@ def test_the_death_of_any_rank_ends_the_service(service):
     with pytest.raises(forebay.PeerDied, match="2 of 3 ranks"):
         service.answer()
     assert time.monotonic() - killed < SOON
+
+
+def test_a_batch_that_makes_every_rank_raise_fails_and_all_go_on(service):
+    service.begin(RANKS, ranks=2)
+    for value in (1, 13, 2):
+        service.ask([value, value])
+    assert service.answer()["y"].numpy().tolist() == [1001, 1001]
+    assert service.answer().failure == ("ValueError", "unlucky")
+    assert service.answer()["y"].numpy().tolist() == [3016, 3016]
+    service.client.drain()
+    with pytest.raises(forebay.ServiceClosed):
+        service.answer()
+    for worker in service.workers:
+        assert worker.wait(PATIENCE) == 0
+
+
+def test_a_batch_that_makes_one_rank_raise_ends_the_service(service):
+    service.begin(RANKS, ranks=3)
+    service.ask([14])
+    assert service.answer().kind == "result"
+    with pytest.raises(forebay.PeerDied, match="2 of 3 ranks"):
+        service.answer()
+    _, err = service.workers[1].communicate(timeout=PATIENCE)
+    assert service.workers[1].returncode == 1
+    assert "ValueError: only here" in err
+    assert "the model raised on rank 1, rank 0 did not; the ranks would go on with different batches" in err
+
+
+RANKED_COUNTER = """
+log = open(os.path.join(os.environ["FOREBAY_DIR"], "rank" + os.environ["FOREBAY_RANK"]), "w", buffering=1)
+""" + COUNTER.replace(
+    "        for s in states:",
+    "        print([(s['to'], s['at']) for s in states], file=log)\n        for s in states:",
+    1,
+)
+
+
+def test_ranks_generate_alike(service, tmp_path):
+    client = service.begin(RANKED_COUNTER, ranks=2)
+    stream = Stream(service)
+    long = service.ask([1_000_000], ids=[1])
+    stream.until(lambda: len(stream.rows.get(1, ())) >= 2)
+    for round_ in range(10):
+        service.ask([2 + round_ % 3, 4], ids=[10 + 2 * round_, 11 + 2 * round_])
+        stream.take()
+    refused = service.ask([-1], ids=[50])
+    service.ask([100], ids=[51])
+    stream.until(lambda: 1 in stream.ends and 51 in stream.ends)
+    # With several ranks a step that raises fails all that were in it.
+    assert stream.failures == [(refused, ("ValueError", "cannot count to less than nothing"))]
+    assert stream.ends[51] == stream.ends[1] == ("error", "RuntimeError: lost count")
+    assert client.outstanding == 0
+    long = service.ask([1_000_000], ids=[1])
+    stream.rows.clear(), stream.ends.clear()
+    stream.until(lambda: len(stream.rows.get(1, ())) >= 2)
+    client.cancel(long)
+    stream.until(lambda: stream.ends)
+    assert stream.ends == {1: ("cancelled", None)}
+    service.ask([3], ids=[60])
+    client.drain()
+    stream.until(lambda: 60 in stream.ends)
+    with pytest.raises(forebay.ServiceClosed):
+        service.answer()
+    for worker in service.workers:
+        assert worker.wait(PATIENCE) == 0
+    logs = [tmp_path / f"rank{rank}" for rank in range(2)]
+    steps = [log.read_text().splitlines() for log in logs]
+    assert len(steps[0]) > 10
+    assert steps[0] == steps[1], "every rank did the same steps"
+    for log in logs:
+        log.unlink()

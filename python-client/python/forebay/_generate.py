@@ -6,7 +6,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
-from forebay._errors import ServiceClosed, ServiceError
+from forebay._errors import ServiceClosed
 from forebay._serving import GONE, Leaks, fail, fields, log
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeAlias
 
     from forebay._native import Batch, ServiceServer
+    from forebay._ranks import Ranks
     from forebay._serving import Outputs
 
     State: TypeAlias = Any
@@ -28,7 +29,8 @@ class Generator(Protocol):
     def step(self, states: Sequence[State]) -> tuple[Outputs, Sequence[bool]]:
         """Go on by one step: outputs with a row for each state, and for each whether it is finished.
 
-        If it raises, it must leave the states as they were: it is called again with each of them alone.
+        If it raises, it must leave the states as they were: it is called again with each of them alone. With several
+        ranks all of these items fail.
         """
 
     def drop(self, state: State) -> None:
@@ -48,21 +50,25 @@ class Active:
 class Generation:
     """The loop of `Worker.generate`."""
 
-    def __init__(self, server: ServiceServer, model: Generator, names: tuple[str, ...], max_states: int) -> None:
+    def __init__(
+        self, server: ServiceServer, ranks: Ranks | None, model: Generator, names: tuple[str, ...], max_states: int
+    ) -> None:
         """Nothing is active yet."""
-        if server.ranks > 1:
-            raise ServiceError("generate() works with one rank; step by step, several would admit at different times")
-        self._server, self._model, self._names, self._max = server, model, names, max_states
+        self._server, self._ranks, self._model, self._names, self._max = server, ranks, model, names, max_states
         self._active: list[Active] = []
         self._leaks = Leaks(server)
         self._ended: ServiceClosed | None = None
+        self._words = 0  # said to the other ranks
 
     def run(self) -> NoReturn:
         """Go on until the client is gone."""
         try:
             while True:
-                self._take()
-                self._sweep()
+                batches, gone = self._decide()
+                while batches:
+                    self._admit(batches.pop(0))
+                if gone:
+                    self._end(gone, cancelled=list(range(len(gone))))
                 if self._active:
                     self._step()
                 else:
@@ -71,19 +77,43 @@ class Generation:
             # Whatever ends it: what was begun is let go of, and answered if anybody still listens.
             self._abandon()
 
-    def _take(self) -> None:
-        """Admit what there is; wait for it only when there is nothing else to do."""
-        if self._ended is not None:
-            if not self._active:
-                raise self._ended
-            return
+    def _decide(self) -> tuple[list[Batch], list[Active]]:
+        """Find out what to admit and what to drop before the next step; rank 0 does so for all."""
+        if self._ranks is not None and self._server.rank != 0:
+            admit, drop, end = self._ranks.hear()
+            if end:
+                # Nothing comes any more: this raises.
+                self._server.recv()
+            ids = set(drop)
+            return [self._server.recv() for _ in range(admit)], [a for a in self._active if a.id in ids]
+        batches = self._take()
+        now, server = time.monotonic(), self._server
+        gone = [
+            a
+            for a in self._active
+            if (a.deadline is not None and a.deadline < now) or server.is_cancelled(a.request, a.id)
+        ]
+        over = self._ended is not None and not self._active and not batches
+        if self._ranks is not None:
+            self._ranks.decide(len(batches), [a.id for a in gone], end=over)
+        if over and self._ended is not None:
+            raise self._ended
+        return batches, gone
+
+    def _take(self) -> list[Batch]:
+        """Take what there is; wait for it only when there is nothing else to do."""
+        batches: list[Batch] = []
+        room = self._max - len(self._active)
         try:
-            if not self._active:
-                self._admit(self._server.recv())
-            while len(self._active) < self._max and (batch := self._server.try_recv()) is not None:
-                self._admit(batch)
+            if not self._active and self._ended is None:
+                batches.append(self._server.recv())
+            while (
+                self._ended is None and sum(map(len, batches)) < room and (batch := self._server.try_recv()) is not None
+            ):
+                batches.append(batch)
         except ServiceClosed as e:
             self._ended = e
+        return batches
 
     def _admit(self, batch: Batch) -> None:
         if batch.unwanted():
@@ -94,16 +124,25 @@ class Generation:
         except GONE:
             raise
         except Exception as e:  # noqa: BLE001 - said to the client
-            if len(batch) == 1:
+            if len(batch) == 1 or self._ranks is not None:
                 fail(self._server, batch, e)
+                self._say(raised=True)
                 return
         except BaseException as e:
             fail(self._server, batch, e)
             raise
         else:
+            if self._server.rank != 0:
+                self._server.finish(batch)
+            self._say(raised=False)
             return
         for row in range(len(batch)):
             self._admit(batch.rows(row, row + 1))
+
+    def _say(self, *, raised: bool) -> None:
+        if self._ranks is not None:
+            self._words += 1
+            self._ranks.say(self._words, raised=raised)
 
     def _begin(self, batch: Batch) -> None:
         states = self._model.admit(batch)
@@ -115,17 +154,6 @@ class Generation:
             deadline = min(filter(None, (item.deadline, batch.deadline)), default=None)
             self._active.append(Active(batch.request, item.id, deadline, state))
 
-    def _sweep(self) -> None:
-        """Drop what nobody wants any more."""
-        now, server = time.monotonic(), self._server
-        gone = [
-            a
-            for a in self._active
-            if (a.deadline is not None and a.deadline < now) or server.is_cancelled(a.request, a.id)
-        ]
-        if gone:
-            self._end(gone, cancelled=list(range(len(gone))))
-
     def _step(self) -> None:
         active = list(self._active)
         started = time.monotonic_ns()
@@ -134,10 +162,12 @@ class Generation:
         except GONE:
             raise
         except Exception as e:  # noqa: BLE001 - said to the client
-            if len(active) == 1:
+            if len(active) == 1 or self._ranks is not None:
                 self._fail(active, e)
+                self._say(raised=True)
                 return
         else:
+            self._say(raised=False)
             return
         for one in active:
             try:
@@ -154,7 +184,8 @@ class Generation:
             raise ValueError(f"step said of {len(finished)} states whether they are finished, expected {len(active)}")
         rows = [(a.id, bool(last)) for a, last in zip(active, finished, strict=True)]
         try:
-            self._server.part(rows, fields(outputs, self._names), started_ns=started, ended_ns=ended)
+            if self._server.rank == 0:
+                self._server.part(rows, fields(outputs, self._names), started_ns=started, ended_ns=ended)
         except GONE:
             raise
         except Exception as e:  # noqa: BLE001 - the states went on, so these items cannot be retried
@@ -169,7 +200,8 @@ class Generation:
         self._end(active, errors=dict.fromkeys(range(len(active)), error))
 
     def _end(self, active: list[Active], **how: Any) -> None:  # noqa: ANN401 - arguments of `part`
-        self._server.part([(a.id, True) for a in active], {}, **how)
+        if self._server.rank == 0:
+            self._server.part([(a.id, True) for a in active], {}, **how)
         self._let_go(active)
 
     def _let_go(self, active: list[Active]) -> None:

@@ -47,6 +47,9 @@ def fail(server: ServiceServer, batch: Batch, error: BaseException) -> None:
     """Tell the client, unless the batch was answered already."""
     if isinstance(error, Exception):
         log.warning("a batch of %d items failed", len(batch), exc_info=error)
+    if server.rank != 0:
+        server.finish(batch)
+        return
     try:
         server.fail(batch, error)
     except ServiceError as e:

@@ -6,18 +6,20 @@ cancelled. Nothing is printed in normal operation; what a model raises is logged
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from forebay._errors import PeerDied, ServiceClosed
 from forebay._generate import Generation
 from forebay._native import ServiceServer
+from forebay._ranks import Ranks
 from forebay._serving import GONE, Leaks, fail, fields
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
     from forebay._generate import Generator
@@ -89,21 +91,17 @@ class Worker:
             warmup: called once before the client is told that this worker is ready.
 
         Raises:
-            SystemExit: with status 1: the client died, or forward keeps the tensors of all batches there is room for.
+            SystemExit: with status 1: the client died, forward keeps the tensors of all batches there is room for, or
+                it raised on some ranks and not on others.
 
         """
-        with self._attach(warmup) as server:
+        with self._attached(warmup) as (server, ranks):
             leaks = Leaks(server)
-            try:
-                while True:
-                    batch = server.recv()
-                    self._one(server, forward, batch)
-                    del batch
-                    leaks.look()
-            except ServiceClosed:
-                return
-            except PeerDied as e:
-                _leave(e)
+            while True:
+                batch = server.recv()
+                self._one(server, ranks, forward, batch)
+                del batch
+                leaks.look()
 
     def generate(self, model: Generator, warmup: Callable[[], object] | None = None, *, max_states: int = 256) -> None:
         """Answer items step by step (continuous batching) until the client drains; blocks.
@@ -120,43 +118,51 @@ class Worker:
             SystemExit: with status 1: the client died.
 
         """
-        with self._attach(warmup) as server:
-            try:
-                Generation(server, model, self._names, max_states).run()
-            except ServiceClosed:
-                return
-            except PeerDied as e:
-                _leave(e)
+        with self._attached(warmup) as (server, ranks):
+            Generation(server, ranks, model, self._names, max_states).run()
 
-    def _attach(self, warmup: Callable[[], object] | None) -> ServiceServer:
-        server = ServiceServer(self.service, **self._options)
+    @contextlib.contextmanager
+    def _attached(self, warmup: Callable[[], object] | None) -> Iterator[tuple[ServiceServer, Ranks | None]]:
         try:
-            if warmup is not None:
-                warmup()
-            server.ready(_framework())
-        except BaseException:
-            server.close()
-            raise
-        return server
+            with contextlib.ExitStack() as stack:
+                server = stack.enter_context(ServiceServer(self.service, **self._options))
+                ranks = None
+                if server.ranks > 1:
+                    ranks = Ranks(self.service, server.rank, server.ranks, self._options["directory"])
+                    stack.callback(ranks.close)
+                if warmup is not None:
+                    warmup()
+                if ranks is not None:
+                    ranks.meet()
+                server.ready(_framework())
+                yield server, ranks
+        except ServiceClosed:
+            return
+        except PeerDied as e:
+            raise SystemExit(f"forebay worker: {e}") from None
 
-    def _one(self, server: ServiceServer, forward: Callable[[Batch], Outputs], batch: Batch) -> None:
+    def _one(
+        self, server: ServiceServer, ranks: Ranks | None, forward: Callable[[Batch], Outputs], batch: Batch
+    ) -> None:
         if batch.unwanted():
             server.give_up(batch)
             return
         started = time.monotonic_ns()
         try:
             outputs = forward(batch)
-        except Exception as e:
-            if server.rank != 0:
-                raise
-            if len(batch) == 1 or server.ranks > 1:
+        except Exception as e:  # noqa: BLE001 - said to the client
+            if len(batch) == 1 or ranks is not None:
                 fail(server, batch, e)
+                if ranks is not None:
+                    ranks.say(batch.request, raised=True)
                 return
         except BaseException as e:
             fail(server, batch, e)
             raise
         else:
             self._send(server, batch, outputs, started)
+            if ranks is not None:
+                ranks.say(batch.request, raised=False)
             return
         self._split(server, forward, batch)
 
@@ -228,7 +234,3 @@ def _framework() -> str:
         if found is not None:
             return f"{module} {getattr(found, '__version__', '')}".strip() + f", {python}"
     return python
-
-
-def _leave(error: Exception) -> NoReturn:
-    raise SystemExit(f"forebay worker: {error}")

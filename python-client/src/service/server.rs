@@ -304,7 +304,8 @@ impl PyServiceServer {
         self.held.with(py, |server| server.finish(&batch.request))
     }
 
-    /// Whether nobody wants this item of a request any more. With several ranks always False.
+    /// Whether nobody wants this item of a request any more. With several ranks only rank 0 hears of it, and must tell the
+    /// others.
     fn is_cancelled(&self, py: Python<'_>, request: u64, item: u64) -> PyResult<bool> {
         self.held.with(py, |server| server.is_cancelled(request, item))
     }

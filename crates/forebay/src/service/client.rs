@@ -10,7 +10,7 @@ use super::{
     control_ring,
     error::{End, ServiceError as Error},
     header::{Header, Kind},
-    requests_ring,
+    rank_rings, requests_ring,
 };
 use crate::{
     Consumer, DeadLetters, Message, Producer, WaitPolicy,
@@ -484,7 +484,11 @@ impl Drop for Client {
         self.answers = None;
         if !matches!(self.ended, Some(End::Closed)) {
             // The socket and lock file of a server that died, whether or not that was noticed; a living one keeps its own.
-            inspect::tidy(self.dir.as_deref(), &[answers_ring(&self.name)]);
+            let mut rings = vec![answers_ring(&self.name)];
+            if self.ranks > 1 {
+                rings.extend(rank_rings(&self.name, self.ranks));
+            }
+            inspect::tidy(self.dir.as_deref(), &rings);
         }
     }
 }

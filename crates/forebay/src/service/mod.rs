@@ -149,6 +149,11 @@ fn answers_ring(service: &str) -> String {
     format!("{service}.a")
 }
 
+/// The rings by which the ranks of a Python worker agree. They are theirs; a client only removes what dead ones left.
+fn rank_rings(service: &str, ranks: u32) -> impl Iterator<Item = String> {
+    (0..ranks).map(move |rank| format!("{service}.r{rank}")).chain([format!("{service}.l")])
+}
+
 /// Hashes the ids of this process's own requests and items.
 #[derive(Debug, Default)]
 struct IdHasher(u64);

@@ -476,10 +476,11 @@ impl Server {
         lock(&self.book).outstanding()
     }
 
-    /// Whether nobody wants this item any more, as [`Request::cancelled`] says it. With several ranks always false.
+    /// Whether nobody wants this item any more, as [`Request::cancelled`] says it. With several ranks only rank 0 hears of
+    /// it, and must tell the others, so that all go on alike.
     #[must_use]
     pub fn is_cancelled(&self, request: u64, item: u64) -> bool {
-        if self.ranks > 1 {
+        if self.rank != 0 {
             return false;
         }
         let mut book = lock(&self.book);
