@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   feed/     text → tokens → a ring                  ls.rs      what rings there are
+//!   serve.rs  HTTP → batches → workers                bench.rs   how fast it is here
 //!   clean.rs  removes what nobody holds any more      doctor.rs  what the host allows, and what to change
-//!   bench.rs  how fast it is here
 //!   stop.rs   SIGINT, SIGTERM                         units.rs   sizes and times on the command line
 //! ```
 //!
@@ -15,6 +15,7 @@ mod doctor;
 mod failure;
 mod feed;
 mod ls;
+mod serve;
 mod show;
 mod stop;
 mod units;
@@ -33,7 +34,8 @@ const ABOUT: &str = "Hands tensors from one process to others on the same host, 
 const LONG_ABOUT: &str = "\
 Hands tensors from one process to others on the same host, through shared memory, without a copy.
 
-A ring has a name, one producer and up to 32 consumers. `feed` is a producer: it tokenizes text and writes the ids where \
+`serve` puts HTTP, tokenizing and batching before a Python worker. Below it are rings: a ring has a name, one producer and \
+up to 32 consumers. `feed` is a producer: it tokenizes text and writes the ids where \
 consumers read them. Consumers are programs that use the forebay library, in Rust or Python:
 
     for message in forebay.Consumer(\"tokens\"):
@@ -59,6 +61,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Feed(Box<feed::Args>),
+    Serve(serve::Args),
     Ls(ls::Args),
     Clean(clean::Args),
     Doctor(doctor::Args),
@@ -79,6 +82,7 @@ fn main() -> ExitCode {
     };
     let done = match cli.command {
         Command::Feed(args) => feed::run(*args),
+        Command::Serve(args) => serve::run(&args),
         Command::Ls(args) => ls::run(&args),
         Command::Clean(args) => clean::run(&args),
         Command::Doctor(args) => doctor::run(&args),

@@ -62,9 +62,6 @@ const MAX_WAITING: usize = 16_384;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
-    /// The configuration, or a file that it names, cannot be used.
-    #[error(transparent)]
-    Intake(#[from] IntakeError),
     /// The workers cannot be watched over.
     #[error(transparent)]
     Workers(#[from] WorkersError),
@@ -104,11 +101,38 @@ pub struct Engine {
     workers: Workers,
 }
 
-/// What is known of a model from its configuration, with the files that this names read: what `--check-config` does.
+/// A model's configuration, with the files that it names read.
+#[derive(Debug)]
+pub struct Checked {
+    config: Config,
+    model: ModelInfo,
+    intake: Intake,
+}
+
+impl Checked {
+    /// What the model is called, takes and gives.
+    #[must_use]
+    pub fn model(&self) -> &ModelInfo {
+        &self.model
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+}
+
+/// Reads what the configuration names: tokenizer, processor, schema. Starts nothing.
 ///
 /// # Errors
 /// [`IntakeError`] names the key.
-pub fn check(config: &Config) -> Result<(ModelInfo, Intake), IntakeError> {
+pub fn check(config: Config) -> Result<Checked, IntakeError> {
+    let (model, intake) = read(&config)?;
+    Ok(Checked { config, model, intake })
+}
+
+fn read(config: &Config) -> Result<(ModelInfo, Intake), IntakeError> {
     let intake = Intake::open(config)?;
     let model = &config.model;
     let output = |(at, output): (usize, &crate::config::OutputConfig)| {
@@ -134,20 +158,20 @@ pub fn check(config: &Config) -> Result<(ModelInfo, Intake), IntakeError> {
 }
 
 impl Engine {
-    /// Reads the files of the configuration and starts the workers; does not wait until they are ready. `dir`: where rings
-    /// meet; `None` as [`forebay::Producer`] has it.
+    /// Starts the workers; does not wait until they are ready. `dir`: where rings meet; `None` as [`forebay::Producer`] has
+    /// it.
     ///
     /// Within a tokio runtime, whose tasks it uses.
     ///
     /// # Errors
     /// [`EngineError`]; nothing was started then.
     pub fn start(
-        config: Config,
+        checked: Checked,
         dir: Option<PathBuf>,
         metrics: Arc<Metrics>,
         tracer: Tracer,
     ) -> Result<Self, EngineError> {
-        let (model, intake) = check(&config)?;
+        let Checked { config, model, intake } = checked;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let threads = match config.server.cpu_threads {
             0 => (cores - cores / 2).max(1),

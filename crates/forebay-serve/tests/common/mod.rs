@@ -83,7 +83,8 @@ impl Place {
 
     pub(crate) fn start(&self, config: Config) -> Arc<Engine> {
         let dir = Some(self.path("rings"));
-        Arc::new(Engine::start(config, dir, Metrics::new(), Tracer::off()).unwrap())
+        let checked = forebay_serve::engine::check(config).unwrap();
+        Arc::new(Engine::start(checked, dir, Metrics::new(), Tracer::off()).unwrap())
     }
 
     /// An engine that is ready.
