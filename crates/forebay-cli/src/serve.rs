@@ -12,14 +12,12 @@ use clap::Args as ClapArgs;
 use forebay_serve::{
     Config,
     backend::{Backend, Health, Takes},
-    config::LogFormat,
     engine::{self, Checked, Engine},
-    http,
+    http, logs,
     metrics::Metrics,
     trace::Tracer,
 };
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{failure::Failure, show};
 
@@ -78,7 +76,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         show::say(&summary(&checked));
         return Ok(());
     }
-    start_log(checked.config())?;
+    let _log = logs::init(&checked.config().log).map_err(Failure::failed)?;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = match checked.config().server.threads {
         0 => (cores / 2).max(1),
@@ -115,18 +113,6 @@ fn summary(checked: &Checked) -> String {
         if count == 1 { "" } else { "s" },
         config.worker.command.join(" "),
     )
-}
-
-fn start_log(config: &Config) -> Result<(), Failure> {
-    let level = &config.log.level;
-    let filter: Targets = level.parse().map_err(|e| Failure::usage(format!("log.level = {level:?}: {e}")))?;
-    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
-    let log = tracing_subscriber::registry().with(filter);
-    let done = match config.log.format {
-        LogFormat::Text => log.with(lines.with_ansi(io::IsTerminal::is_terminal(&io::stderr()))).try_init(),
-        LogFormat::Json => log.with(lines.json().flatten_event(true)).try_init(),
-    };
-    done.map_err(Failure::failed)
 }
 
 async fn serve(checked: Checked, started: Instant) -> Result<(), Failure> {
