@@ -343,3 +343,98 @@ assert os.waitpid(child, 0)[1] == 0
 fake.run(1, 9)
 wait_for(lambda: consumer.in_flight == 0)
 """)
+
+
+def test_the_prefetchers_own_way_to_a_gpu_by_a_torch_that_pretends(run):
+    run(
+        """
+import forebay.torch
+
+class OnGpu(torch.Tensor):
+    is_cuda = property(lambda self: True)
+
+class Stream:
+    device_index = 0
+    def __init__(self, handle=7): self.cuda_stream = handle
+    def wait_event(self, event): told.append(("wait", self.cuda_stream, event.number))
+
+class Event:
+    made = 0
+    def __init__(self): Event.made += 1; self.number = Event.made
+    def record(self, stream): told.append(("record", stream.cuda_stream, self.number))
+
+told = []
+torch.cuda.Stream = lambda device: Stream()
+torch.cuda.Event = Event
+torch.cuda.current_stream = lambda device=None: Stream(8)
+torch.cuda.current_device = lambda: 0
+def room(self, nbytes):
+    return torch.empty(nbytes, dtype=torch.uint8).as_subclass(OnGpu)
+forebay.torch._Cuda.room = room
+
+assert consumer.pin()
+fake.hold(1)
+loader = iter(forebay.torch.DevicePrefetcher(consumer, "cuda", depth=1, ack="copied", timeout_s=20))
+send(1); send(2)
+batch = next(loader)
+assert batch["x"].shape == (1000,) and fake.waiting(7) == 4 and full()
+assert consumer.in_flight == 2, "two slots are kept until they were copied"
+fake.run(7, 2)
+assert set(batch["x"].tolist()) == {1}
+wait_for(lambda: not full())
+fake.run(7, 9)
+# Into the buffers of the first: not before the program's work on it is through.
+wait_for(lambda: consumer.in_flight == 0)
+send(3)
+batch = next(loader)
+assert set(batch["x"].tolist()) == {2}
+fake.run(7, 9)
+assert set(next(loader)["x"].tolist()) == {3}
+used = told.index(("record", 8, 2))
+assert told[used + 1] == ("wait", 7, 2), told
+assert told[0] == ("record", 7, 1) and ("wait", 8, 1) in told
+""",
+        torch=True,
+    )
+
+
+def test_new_tensors_are_made_for_the_stream_that_writes_them(run):
+    run(
+        """
+import contextlib
+class OnGpu(torch.Tensor):
+    is_cuda = property(lambda self: True)
+
+made = []
+def empty(shape, *, dtype, device):
+    made.append((str(device), current[-1]))
+    return real(shape, dtype=dtype).as_subclass(OnGpu)
+@contextlib.contextmanager
+def stream(of):
+    current.append(of.handle)
+    yield
+    current.pop()
+class External:
+    def __init__(self, handle, device): self.handle, self.device = handle, device
+current, real = [None], torch.empty
+torch.empty, torch.cuda.stream, torch.cuda.ExternalStream = empty, stream, External
+forebay.torch_routes()
+made.clear()
+assert consumer.pin()
+fake.set_current_stream(3)
+send(5)
+message = consumer.recv()
+there = message.to("cuda:0")
+assert set(there["x"].tolist()) == {5} and there["x"].dtype == torch.int32
+there = message.to("cuda:2", stream=9)
+assert set(there["x"].tolist()) == {5}
+assert made == [("cuda:0", None), ("cuda:2", 9)], made
+try:
+    message.to("cuda:0", stream=9, out={"x": real(1000, dtype=torch.int32)})
+except ValueError as e:
+    assert "not on a GPU" in str(e)
+else:
+    raise AssertionError
+""",
+        torch=True,
+    )
