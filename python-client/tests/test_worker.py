@@ -701,3 +701,30 @@ def test_ranks_generate_alike(service, tmp_path):
     assert steps[0] == steps[1], "every rank did the same steps"
     for log in logs:
         log.unlink()
+
+
+def test_a_result_on_a_gpu_is_copied_into_the_slot(service):
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    script = """
+import torch
+def forward(batch):
+    x = batch.torch()["x"].cuda() * 2
+    strided = x.t().contiguous().t()[:, ::2]
+    return {"y": x, "strided": strided, "half": x.to(torch.bfloat16), "grad": x.clone().requires_grad_() + 1}
+forebay.Worker().run(forward)
+"""
+    service.begin(script)
+    x = np.arange(24, dtype=np.float32).reshape(4, 6)
+    for _ in range(20):
+        service.ask(x)
+        found = service.answer().torch()
+        assert {name: tensor.device.type for name, tensor in found.items()} == dict.fromkeys(found, "cpu")
+        np.testing.assert_array_equal(found["y"].numpy(), x * 2)
+        np.testing.assert_array_equal(found["strided"].numpy(), x[:, ::2] * 2)
+        np.testing.assert_array_equal(found["grad"].numpy(), x * 2 + 1)
+        assert found["half"].dtype == torch.bfloat16
+        assert torch.equal(found["half"].float(), torch.from_numpy(x * 2))
+        del found
+    service.leave()

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias
 
 from forebay._errors import ServiceClosed
 from forebay._serving import GONE, Leaks, fail, fields, log
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any, TypeAlias
 
     from forebay._native import Batch, ServiceServer
     from forebay._ranks import Ranks
     from forebay._serving import Outputs
 
-    State: TypeAlias = Any
+State: TypeAlias = Any
 
 
 class Generator(Protocol):

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import gc
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from forebay._errors import PeerDied, ServiceClosed, ServiceError
 
 if TYPE_CHECKING:
-    from typing import Any, TypeAlias
-
     from forebay._native import Batch, ServiceServer
 
-    # An array, a list of numbers, a dict or a tuple of these: NumPy and torch need not be installed to say so.
-    Outputs: TypeAlias = Any
+# An array, a list of numbers, a dict or a tuple of these: NumPy and torch need not be installed to say so.
+Outputs: TypeAlias = Any
 
 log = logging.getLogger("forebay.worker")
 GONE = (PeerDied, ServiceClosed)

@@ -103,7 +103,6 @@ pub(super) fn begin<'c>(
     let mut specs = Vec::with_capacity(fields.len() + 1);
     specs.extend_from_slice(fields);
     specs.push(FieldSpec::new(ITEMS_FIELD, DType::U64, &shape));
-    let ring = requests.ring().to_owned();
     let mut loan = requests.try_loan(&specs).map_err(|e| match e {
         // What the caller knows of: his own fields.
         LoanError::TooLarge { ring, needed, largest } => {
@@ -112,10 +111,7 @@ pub(super) fn begin<'c>(
         }
         e => e,
     })?;
-    let rows = match loan.tensor_mut::<u64>(ITEMS_FIELD) {
-        Ok(rows) => rows,
-        Err(e) => return Err(LoanError::Fields { ring, what: e.to_string() }),
-    };
+    let rows = loan.tensor_mut::<u64>(ITEMS_FIELD).expect("it was asked for above, as u64");
     for (row, item) in rows.chunks_exact_mut(2).zip(items) {
         row.copy_from_slice(&[item.id.to_le(), item.deadline_ns.to_le()]);
     }
