@@ -1,0 +1,269 @@
+"""`forebay serve` with workers as users write them: what a client is told when they do wrong, and that it goes on."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PATIENCE = 60
+TENSORS = """
+[model]
+name = "double"
+[model.input]
+type = "tensors"
+tensors = [{ name = "x", dtype = "float32", shape = [2] }]
+"""
+HEAD = "import forebay, os, sys, time\nimport numpy as np\n"
+
+
+class Served:
+    """The binary, running, and what one asks it."""
+
+    def __init__(self, folder: Path, worker: str, model: str, more: str) -> None:
+        binary = Path(os.environ.get("FOREBAY_BIN", REPOSITORY / "target/debug/forebay"))
+        assert binary.exists(), f"{binary} is missing: make binary, or set FOREBAY_BIN"
+        (folder / "worker.py").write_text(HEAD + worker)
+        command = json.dumps([sys.executable, "-u", "worker.py"])
+        config = f"{model}\n[server]\nlisten = '127.0.0.1:0'\n[worker]\ncommand = {command}\n{more}"
+        (folder / "serve.toml").write_text(config)
+        self.lines: list[str] = []
+        environment = {**os.environ, "FOREBAY_DIR": str(folder / "rings")}
+        self.process = subprocess.Popen(
+            [binary, "serve", "--config", "serve.toml"], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
+        )
+        self.reader = threading.Thread(target=self._read)
+        self.reader.start()
+        self.port = int(self.until(lambda: self._find(r"listening on http://[\d.]+:(\d+)")))
+        self.until(lambda: self.ask("GET", "/readyz")[0] == 200)
+
+    def _read(self) -> None:
+        for line in self.process.stderr:
+            self.lines.append(line)
+
+    def _find(self, pattern: str) -> str | None:
+        found = re.search(pattern, "".join(self.lines))
+        return found and found[1]
+
+    def until(self, holds):
+        deadline = time.monotonic() + PATIENCE
+        while not (found := holds()):
+            assert self.process.poll() is None, "".join(self.lines)
+            assert time.monotonic() < deadline, "".join(self.lines)
+            time.sleep(0.005)
+        return found
+
+    def ask(self, method: str, path: str, body: object = None) -> tuple[int, object]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        try:
+            content = None if body is None else json.dumps(body)
+            connection.request(method, path, content, {"content-type": "application/json"})
+            response = connection.getresponse()
+            text = response.read().decode()
+        finally:
+            connection.close()
+        try:
+            return response.status, json.loads(text)
+        except ValueError:
+            return response.status, text
+
+    def infer(self, *rows: list[float]) -> tuple[int, object]:
+        flat = [number for row in rows for number in row]
+        tensor = {"name": "x", "datatype": "FP32", "shape": [len(rows), 2], "data": flat}
+        return self.ask("POST", "/v2/models/double/infer", {"inputs": [tensor]})
+
+    def doubles(self, *rows: list[float]) -> None:
+        """It is as healthy as ever."""
+        status, answer = self.infer(*rows)
+        assert status == 200, answer
+        assert answer["outputs"][0]["data"] == [2 * number for row in rows for number in row]
+
+    def worker(self) -> dict:
+        return self.ask("GET", "/status")[1]["workers"][0]
+
+    def close(self) -> None:
+        self.process.terminate()
+        assert self.process.wait(PATIENCE) == 0, "".join(self.lines)
+        self.reader.join()
+        self.process.stderr.close()
+
+
+@pytest.fixture
+def serve(tmp_path):
+    running = []
+
+    def serve(worker: str, model: str = TENSORS, more: str = "") -> Served:
+        running.append(Served(tmp_path, worker, model, more))
+        return running[-1]
+
+    yield serve
+    for served in running:
+        served.close()
+
+
+WORKER = """
+def forward(batch):
+    x = batch["x"].numpy()
+    first = x[:, 0].tolist()
+    {bad}
+    return {{"y": x * 2}}
+forebay.Worker().run(forward)
+"""
+
+
+def test_an_item_on_which_the_model_raises_fails_alone(serve) -> None:
+    served = serve(WORKER.format(bad="if -1 in first: raise ValueError('a negative one')\n    time.sleep(0.02)"))
+    rows = [[float(i), 1.0] for i in range(12)]
+    rows[5][0] = -1.0
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(served.infer, rows))
+    assert [status for status, _ in answers] == [200] * 5 + [500] + [200] * 6, answers
+    assert "ValueError" in str(answers[5][1])
+    assert "a negative one" in str(answers[5][1])
+    served.doubles([1, 2], [3, 4])
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ("if -1 in first: return {'y': x[:1].repeat(3, 0)}", "rows"),
+        ("if -1 in first: return {'y': np.array(['a'] * len(x))}", "format"),
+        ("if -1 in first: return {'y': np.zeros((len(x), 1 << 20), np.float32)}", "slot"),
+        ("if -1 in first: return None", "None"),
+        ("if -1 in first: x *= 2", "read-only"),
+    ],
+)
+def test_what_cannot_be_sent_is_said_and_leaves_the_worker_alive(serve, bad, said) -> None:
+    served = serve(WORKER.format(bad=bad))
+    pids = served.worker()["pids"]
+    status, answer = served.infer([-1.0, 0.0])
+    assert status == 500, answer
+    assert said in str(answer)
+    served.doubles([1, 2])
+    assert served.worker()["pids"] == pids
+
+
+def test_nans_and_infinities_come_back_as_they_were(serve) -> None:
+    served = serve(WORKER.format(bad=""))
+    body = '{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":[1e38,-0.5]}]}'
+    status, answer = served.ask("POST", "/v2/models/double/infer", json.loads(body))
+    assert (status, answer["outputs"][0]["data"]) == (200, [2e38, -1.0])
+    status, answer = served.infer([3e38, 1.0])
+    assert status in (200, 500), answer  # infinity is no number in JSON
+    served.doubles([1, 2])
+
+
+def test_the_client_hears_of_a_kill_within_200_ms(serve, tmp_path) -> None:
+    served = serve(WORKER.format(bad="if -1 in first: open('waiting', 'w'); time.sleep(60)"))
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(lambda: (served.infer([-1.0, 0.0]), time.monotonic()))
+        served.until((tmp_path / "waiting").exists)
+        os.kill(served.worker()["pids"][0], signal.SIGKILL)
+        killed = time.monotonic()
+        (status, text), heard = answer.result(PATIENCE)
+    assert status == 502, text
+    assert heard - killed < 0.2
+    served.doubles([1, 2])
+    assert served.worker()["restarts"] == 1
+
+
+@pytest.mark.parametrize(
+    "bad", ["if -1 in first: time.sleep(60)", "if -1 in first: os._exit(3)", "if -1 in first: sys.exit(3)"]
+)
+def test_a_worker_that_hangs_or_leaves_is_started_again(serve, bad) -> None:
+    served = serve(WORKER.format(bad=bad), more="batch_timeout_s = 0.5\n")
+    status, answer = served.infer([-1.0, 0.0])
+    assert status in (500, 502), answer
+    served.doubles([1, 2])
+    assert served.worker()["restarts"] == 1
+
+
+def test_a_worker_that_keeps_every_batch_is_started_again(serve) -> None:
+    served = serve("kept = []\n" + WORKER.format(bad="kept.append(batch['x'])"))
+    for number in range(12):
+        served.doubles([number, 1])
+    assert served.worker()["restarts"] >= 1
+
+
+TEXTS = f"""
+[model]
+name = "spell"
+generate = true
+[model.input]
+type = "text"
+tokenizer = "{REPOSITORY}/examples/data/tokenizer.json"
+[[model.parameters]]
+name = "max_new_tokens"
+dtype = "int64"
+default = 20
+"""
+SPELLER = """
+class Speller:
+    # Says the prompt again, token by token.
+    def admit(self, batch):
+        ids, mask, most = (batch[name].numpy() for name in ("input_ids", "attention_mask", "max_new_tokens"))
+        return [[list(row[kept == 1][1:-1]), int(n)] for row, kept, n in zip(ids, mask, most)]
+    def step(self, states):
+        tokens = []
+        for state in states:
+            tokens.append(int(state[0].pop(0)))
+            state[1] -= 1
+        time.sleep(0.002)
+        return {"token": np.array(tokens)}, [not s[0] or s[1] == 0 for s in states]
+    def drop(self, state):
+        pass
+forebay.Worker().generate(Speller())
+"""
+
+
+def events(text: str) -> list[dict]:
+    return [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+
+
+def test_text_is_streamed_as_it_is_made(serve) -> None:
+    served = serve(SPELLER, TEXTS)
+    prompts = ["in the beginning god created the heaven", "unbelievable", "and the earth was without form"]
+    ask = lambda prompt: served.ask("POST", "/generate_stream", {"inputs": prompt})  # noqa: E731
+    with ThreadPoolExecutor(3) as pool:
+        answers = list(pool.map(ask, prompts))
+    for prompt, (status, text) in zip(prompts, answers, strict=True):
+        assert status == 200
+        parts = events(text)
+        assert "".join(part.get("text", "") for part in parts) == prompt
+        assert "stop" in json.dumps(parts[-2:]), parts[-2:]
+    cut = {"inputs": prompts[0], "parameters": {"max_new_tokens": 2}}
+    status, text = served.ask("POST", "/generate_stream", cut)
+    assert "length" in json.dumps(events(text)[-2:]), text
+
+
+RANKS = """
+import torch
+import torch.distributed as dist
+dist.init_process_group("gloo")
+def forward(batch):
+    x = batch["x"].torch().clone() * (0.5 + dist.get_rank())
+    dist.all_reduce(x)
+    return {"y": x}
+forebay.Worker().run(forward)
+"""
+
+
+def test_ranks_compute_together_and_end_together(serve) -> None:
+    served = serve(RANKS, more="ranks = 2\nbackoff_s = 0.01\n")
+    served.doubles([1, 2], [3, 4])
+    before = served.worker()["pids"]
+    assert len(before) == 2
+    os.kill(before[1], signal.SIGKILL)
+    served.until(lambda: served.worker()["state"] == "ready" and not set(before) & set(served.worker()["pids"]))
+    served.doubles([5, 6])
