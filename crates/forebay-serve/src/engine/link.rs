@@ -79,9 +79,9 @@ impl Link {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Items that it has.
-    pub(crate) fn items(&self) -> usize {
-        self.lock().flights.len()
+    /// Whether it has items that somebody waits for.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.lock().flights.values().any(|flight| !flight.waiting.load.call.is_over())
     }
 
     /// How long it has been at the same work, if it has any.

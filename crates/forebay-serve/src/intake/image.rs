@@ -57,6 +57,12 @@ impl Images {
         self.fixed.map(|(height, width)| self.processor.tensor_bytes(height, width) as u64)
     }
 
+    /// Bytes that the tensor of an image will take, at most `room`; reads its header if need be.
+    pub(super) fn bytes_of(&self, image: &[u8], room: u64) -> u64 {
+        let size = self.fixed.or_else(|| self.size(image).ok());
+        size.map_or(0, |(height, width)| (self.processor.tensor_bytes(height, width) as u64).min(room))
+    }
+
     pub(super) fn tensors(&self) -> Vec<TensorInfo> {
         let dtype = match self.processor.options().dtype {
             Dtype::U8 => DType::U8,

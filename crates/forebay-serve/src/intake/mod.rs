@@ -302,7 +302,7 @@ impl Intake {
                 items.iter().map(|item| (item.text.len() + item.pair.as_ref().map_or(0, String::len)) as u64).sum()
             }
             (Input::Images(items), Kind::Images(images)) => {
-                items.len() as u64 * images.fixed_bytes().unwrap_or(self.max_bytes)
+                items.iter().map(|image| images.bytes_of(image, self.max_bytes)).sum()
             }
             (Input::Images(items), _) => items.len() as u64,
             (Input::Tensors(tensors), _) => tensors.iter().map(|tensor| tensor.bytes.len() as u64).sum(),

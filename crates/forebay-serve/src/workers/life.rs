@@ -27,6 +27,8 @@ use crate::{
 
 /// How long answers of a worker whose process ended are still read.
 const LAST_ANSWERS: Duration = Duration::from_millis(100);
+/// How long a batch may take from being assigned to being in the ring of its worker.
+const ON_THEIR_WAY: Duration = Duration::from_millis(500);
 /// How soon answers are looked for again when too many are held.
 const QUOTA_NAP: Duration = Duration::from_millis(1);
 
@@ -179,9 +181,12 @@ impl Life {
         core.close_link(&self.link);
         let patience = seconds(core.config.worker.batch_timeout_s);
         let started = tokio::time::Instant::now();
-        // Batches that were assigned may still be on their way to its ring.
-        let has_work = || core.schedule().load_of(self.link.key).1 > 0 || self.link.items() > 0;
-        while has_work() && started.elapsed() < patience && self.rings.borrow().is_none() {
+        while started.elapsed() < patience && self.rings.borrow().is_none() {
+            // Batches that were assigned may still be on their way to its ring.
+            let assigned = core.schedule().load_of(self.link.key).1;
+            if !self.link.is_wanted() && (assigned == 0 || started.elapsed() > ON_THEIR_WAY) {
+                break;
+            }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let link = Arc::clone(&self.link);
