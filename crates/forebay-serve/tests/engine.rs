@@ -10,7 +10,11 @@ use std::{
 };
 
 use common::*;
-use forebay_serve::backend::{Backend, Finish, Health, Part, Refusal};
+use forebay_serve::{
+    backend::{Backend, Call, Finish, Health, Input, Part, Refusal, TextItem, TraceContext},
+    metrics::Metrics,
+    trace::Tracer,
+};
 
 /// Not a test: what the workers of the others are.
 #[test]
@@ -300,6 +304,100 @@ engine_test! {
         let pids = pids(&engine);
         drop(engine);
         until("they are gone", || pids.iter().all(|&pid| !lives(pid))).await;
+    }
+}
+
+engine_test! {
+    async fn texts_of_all_lengths_share_batches_within_their_limits(place: Place) {
+        let mut config = place.config("texts", "", "[batch]\nmax_items = 16\nmax_tokens = 256");
+        let tokenizer = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/data/tokenizer.json");
+        let input = format!("type = \"text\"\ntokenizer = \"{tokenizer}\"\nmax_tokens = 64");
+        config.model.input = toml::from_str(&input).unwrap();
+        let engine = place.start(config);
+        // Long ones are prepared on the CPU pool, short ones at once.
+        for repeated in [1, 20] {
+            let lengths: Vec<usize> = (0..60).map(|i| (i * 37) % 61).collect();
+            let texts = lengths.iter().map(|&length| TextItem {
+                text: "light ".repeat(length) + &" ".repeat(100 * (repeated - 1)),
+                pair: None,
+            });
+            let asked = Call { input: Input::Texts(texts.collect()), ..call(&[]) };
+            let answer = engine.infer(asked).await.unwrap();
+            let expected: Vec<_> = lengths.iter().map(|&length| Ok(length as f32 + 2.0)).collect();
+            assert_eq!(firsts(&answer), expected);
+            for item in &answer.items {
+                let padded = item.as_ref().unwrap().tensors().next().unwrap().3[4..8].to_vec();
+                assert!(f32::from_le_bytes(padded.try_into().unwrap()) <= 256.0);
+            }
+        }
+        let tokens = engine.tokenize(vec!["light".to_owned()], false).unwrap().unwrap();
+        assert_eq!(tokens[0].tokens, ["light"]);
+    }
+}
+
+/// Answers requests with 200 and sends their JSON on.
+async fn collector(listener: tokio::net::TcpListener, bodies: tokio::sync::mpsc::UnboundedSender<serde_json::Value>) {
+    use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+    while let Ok((stream, _)) = listener.accept().await {
+        let mut stream = BufReader::new(stream);
+        let mut length = 0;
+        let mut line = String::new();
+        while stream.read_line(&mut line).await.unwrap_or(0) > 0 {
+            if let Some(text) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = text.trim().parse().unwrap();
+            }
+            if line.trim().is_empty() {
+                let mut body = vec![0; length];
+                stream.read_exact(&mut body).await.unwrap();
+                let _ = bodies.send(serde_json::from_slice(&body).unwrap());
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+            }
+            line.clear();
+        }
+    }
+}
+
+engine_test! {
+    async fn a_batch_is_traced_into_the_worker_and_linked_to_its_requests(place: Place) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (send, mut bodies) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(collector(listener, send));
+        let config = place.config("normal", "", &format!("[trace]\notlp = \"http://{address}\""));
+        let metrics = Metrics::new();
+        let tracer = Tracer::new(&config, &metrics);
+        let engine = place.start_with(config, metrics, tracer);
+        until("the engine is ready", || engine.health() == Health::Ready).await;
+        let held = tokio::spawn({
+            let engine = Arc::clone(&engine);
+            async move { ask(&engine, &[UNTIL_FILE]).await }
+        });
+        place.until_marked("waiting").await;
+        let traced = |number: u8| {
+            let trace = TraceContext { trace_id: [number; 16], span_id: [number; 8], sampled: true };
+            let (engine, call) = (Arc::clone(&engine), Call { trace: Some(trace), ..call(&[f32::from(number)]) });
+            tokio::spawn(async move { engine.infer(call).await })
+        };
+        let (one, other) = (traced(1), traced(2));
+        until("both wait", || engine.status().queued_items == 2).await;
+        place.mark("go");
+        assert!(held.await.unwrap().is_ok() && one.await.unwrap().is_ok() && other.await.unwrap().is_ok());
+        let mut spans = Vec::new();
+        while spans.len() < 2 {
+            let body = bodies.recv().await.unwrap();
+            spans.extend(body["resourceSpans"][0]["scopeSpans"][0]["spans"].as_array().unwrap().clone());
+        }
+        let named = |name: &str| spans.iter().find(|span| span["name"] == name).unwrap();
+        let (batch, forward) = (named("batch"), named("forward"));
+        // Part of the first request's trace, linked to the second's; the order in which they came is theirs.
+        let ids = ["01".repeat(16), "02".repeat(16)];
+        let own = ids.iter().position(|id| batch["traceId"] == **id).unwrap();
+        assert_eq!(batch["parentSpanId"], ["01".repeat(8), "02".repeat(8)][own]);
+        assert_eq!(batch["links"][0]["traceId"], ids[1 - own]);
+        assert_eq!((&forward["traceId"], &forward["parentSpanId"]), (&batch["traceId"], &batch["spanId"]));
+        let time = |span: &serde_json::Value, key: &str| span[key].as_str().unwrap().parse::<u64>().unwrap();
+        assert!(time(batch, "startTimeUnixNano") <= time(forward, "startTimeUnixNano"));
+        assert!(time(forward, "endTimeUnixNano") <= time(batch, "endTimeUnixNano"));
     }
 }
 

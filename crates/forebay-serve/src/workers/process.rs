@@ -25,6 +25,9 @@ const LINE_BYTES: usize = 8 << 10;
 /// Last words that are kept of a worker.
 const LAST_WORDS: usize = 8;
 
+/// How long they are waited for once it has ended.
+const LAST_WORDS_TIME: Duration = Duration::from_millis(30);
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// The thread that starts all processes. A process that is to end with its parent ends with the *thread* that started
@@ -118,12 +121,14 @@ impl Group {
             let raw = child.id().and_then(|id| Pid::from_raw(id as i32));
             let pid = raw.ok_or("a worker ended before it began")?;
             let rank_label = (ranks > 1).then_some(rank);
+            let mut readers = Vec::new();
             for (stream, output) in [
                 ("stdout", child.stdout.take().map(|out| Box::new(out) as Box<dyn AsyncRead + Send + Unpin>)),
                 ("stderr", child.stderr.take().map(|out| Box::new(out) as Box<dyn AsyncRead + Send + Unpin>)),
             ] {
                 if let Some(output) = output {
-                    tokio::spawn(log_lines(output, worker, rank_label, stream, Arc::clone(&group.words)));
+                    let reader = log_lines(output, worker, rank_label, stream, Arc::clone(&group.words));
+                    readers.push(tokio::spawn(reader));
                 }
             }
             let gone = Arc::new(AtomicBool::new(false));
@@ -132,6 +137,13 @@ impl Group {
                 let status = child.wait().await.unwrap_or_else(|_| ExitStatus::from_raw(0xff00));
                 // ORDER none, Relaxed: a hint that the number may be somebody else's from now on.
                 ended.store(true, Ordering::Relaxed);
+                // Its last words say why; what it started may hold the pipes open longer.
+                let last_words = async {
+                    for reader in readers {
+                        let _ = reader.await;
+                    }
+                };
+                let _ = tokio::time::timeout(LAST_WORDS_TIME, last_words).await;
                 told.send_modify(|exits| exits.push((rank, status)));
             });
             group.processes.push(Process { pid, gone });

@@ -82,9 +82,13 @@ impl Place {
     }
 
     pub(crate) fn start(&self, config: Config) -> Arc<Engine> {
+        self.start_with(config, Metrics::new(), Tracer::off())
+    }
+
+    pub(crate) fn start_with(&self, config: Config, metrics: Arc<Metrics>, tracer: Tracer) -> Arc<Engine> {
         let dir = Some(self.path("rings"));
         let checked = forebay_serve::engine::check(config).unwrap();
-        Arc::new(Engine::start(checked, dir, Metrics::new(), Tracer::off()).unwrap())
+        Arc::new(Engine::start(checked, dir, metrics, tracer).unwrap())
     }
 
     /// An engine that is ready.
@@ -189,6 +193,10 @@ fn run(server: &mut Server, mode: &str, marks: &Path, rank: u32) -> Result<(), f
     let mut kept = Vec::new();
     loop {
         let request = server.recv()?;
+        if mode == "texts" {
+            count_tokens(server, &request)?;
+            continue;
+        }
         let x: Vec<f32> = request.message().as_slice::<f32>("x").unwrap().to_vec();
         let firsts: Vec<f32> = x.chunks(2).map(|row| row[0]).collect();
         if let Some(ms) = mode.strip_prefix("slow-") {
@@ -204,6 +212,24 @@ fn run(server: &mut Server, mode: &str, marks: &Path, rank: u32) -> Result<(), f
             kept.push(request);
         }
     }
+}
+
+/// The number of tokens of each text, and the width of the batch that it was in.
+fn count_tokens(server: &mut Server, request: &Request) -> Result<(), forebay::service::Error> {
+    let message = request.message();
+    let n = request.items().len();
+    let mask = message.as_slice::<i64>("attention_mask").unwrap();
+    let ids = message.as_slice::<i64>("input_ids").unwrap();
+    let width = mask.len() / n;
+    let count = |row: &[i64]| row.iter().sum::<i64>() as f32;
+    let mut loan = server.answer(request, &[FieldSpec::new("y", DType::F32, &[n as u64, 2])])?;
+    for (row, y) in loan.tensor_mut::<f32>("y").unwrap().chunks_mut(2).enumerate() {
+        let row = row * width..(row + 1) * width;
+        // Padding is where there is no token, and nowhere else.
+        let padded = ids[row.clone()].iter().zip(&mask[row.clone()]).all(|(id, kept)| (*id != 0) == (*kept == 1));
+        y.copy_from_slice(&[if padded { count(&mask[row]) } else { -1.0 }, (width * n) as f32]);
+    }
+    Ok(loan.publish()?)
 }
 
 fn answer(server: &mut Server, request: &Request, firsts: &[f32], marks: &Path) -> Result<(), forebay::service::Error> {
