@@ -23,7 +23,7 @@ PACKAGES    := python-client python-client/ingest
 export PYO3_PYTHON := $(PY)
 export FOREBAY_BIN := $(FOREBAY)
 
-.PHONY: help setup build binary python examples demo test check rust-test fence-test fences python-test docs-test model model-short cargo-mutants crash fuzz tsan mutants conformance faults bench dist docs clean hostile soak instructions compare aims compare-ingest compare-serve serve-demo
+.PHONY: help setup build binary python examples demo test check rust-test fence-test fences python-test docs-test model model-short cargo-mutants crash fuzz tsan mutants conformance faults bench dist docs clean hostile soak instructions compare aims compare-ingest compare-serve serve-demo gpu
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -139,6 +139,17 @@ compare: ## forebay and its rivals side by side, into docs/performance.md; COMPA
 	@CARGO_TARGET_DIR=$(COMPARE)/client PYO3_PYTHON=$(COMPARE)/venv/bin/python ci/develop.sh $(COMPARE)/venv $(CURDIR)/python-client
 	cargo build $(CARGO_FLAGS) --release --manifest-path benches/compare/rust/Cargo.toml --target-dir $(COMPARE)/rust
 	$(COMPARE)/venv/bin/python benches/compare/run.py $(COMPARE_FLAGS)
+
+# GPU_PYTHON=python3 takes an interpreter that has torch and forebay already, and makes no environment.
+GPU         := $(TARGET)/gpu
+GPU_PYTHON  ?=
+gpu: ## on a machine with a GPU: its tests, then the benchmark into docs/gpu.md; without one says so; GPU_FLAGS="--quick"
+ifeq ($(GPU_PYTHON),)
+	@ci/venv.sh $(GPU)/venv benches/gpu/requirements.txt
+	@CARGO_TARGET_DIR=$(GPU)/client PYO3_PYTHON=$(GPU)/venv/bin/python ci/develop.sh $(GPU)/venv $(CURDIR)/python-client
+endif
+	cd python-client && $(or $(GPU_PYTHON),$(GPU)/venv/bin/python) -m pytest -v tests/test_gpu_fake.py tests/test_gpu_absent.py tests/test_gpu_torch.py tests/test_gpu_real.py
+	$(or $(GPU_PYTHON),$(GPU)/venv/bin/python) benches/gpu/run.py $(or $(GPU_FLAGS),--write)
 
 INGEST      := $(TARGET)/compare-ingest
 compare-ingest: ## ingest through forebay and through what users have now, into docs/ingest/README.md; INGEST_FLAGS="--quick", "--only NAME"
