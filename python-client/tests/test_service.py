@@ -233,6 +233,7 @@ def test_cancellation_and_deadline_are_seen(ends):
     client.cancel(number, [5])
     assert [batch.cancelled(0), batch.cancelled(1)] == [False, True]
     assert server.is_cancelled(number, 5)
+    assert server.cancelled() == [(number, 5)]
     assert not batch.unwanted()
     assert batch.rows(1, 2).unwanted()
     client.cancel(number, [])

@@ -182,11 +182,14 @@ fn cancellations_are_seen_while_the_server_computes() {
     client.cancel(b, &[]);
     assert!(!request.cancelled(0) && request.cancelled(1) && !request.cancelled(2));
     assert!(server.is_cancelled(a, 2));
+    assert_eq!(server.cancelled(), [(a, 2)], "the other request was not received yet");
     double(&mut server, &request);
     assert!(!request.cancelled(1), "it is answered");
     let request = server.recv().unwrap();
     assert!(request.cancelled(0) && request.cancelled(1));
+    assert_eq!(server.cancelled(), [(b, 3), (b, 4)]);
     double(&mut server, &request);
+    assert!(server.cancelled().is_empty());
     assert_eq!(client.recv_timeout(SOON).unwrap().request(), a);
     assert_eq!(client.recv_timeout(SOON).unwrap().request(), b);
     client.cancel(a, &[1]);
@@ -333,6 +336,7 @@ fn a_client_that_leaves_ends_the_service() {
     drop(client);
     let request = server.recv().unwrap();
     assert!(request.cancelled(0), "nobody waits for it");
+    assert_eq!(server.cancelled(), [(request.id(), 1)]);
     assert!(matches!(server.recv(), Err(Error::Closed { .. })));
 }
 

@@ -86,11 +86,12 @@ class Generation:
             ids = set(drop)
             return [self._server.recv() for _ in range(admit)], [a for a in self._active if a.id in ids]
         batches = self._take()
-        now, server = time.monotonic(), self._server
+        now = time.monotonic()
+        cancelled = set(self._server.cancelled())
         gone = [
             a
             for a in self._active
-            if (a.deadline is not None and a.deadline < now) or server.is_cancelled(a.request, a.id)
+            if (a.deadline is not None and a.deadline < now) or (cancelled and (a.request, a.id) in cancelled)
         ]
         over = self._ended is not None and not self._active and not batches
         if self._ranks is not None:

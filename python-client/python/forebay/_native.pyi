@@ -618,6 +618,8 @@ class ServiceServer:
         """Be through with a batch without answering it: for ranks other than 0."""
     def is_cancelled(self, request: int, item: int) -> bool:
         """Whether nobody wants this item of a request any more."""
+    def cancelled(self) -> list[tuple[int, int]]:
+        """The received items that nobody wants any more: (request, item)."""
     def fileno(self) -> int:
         """A descriptor that is readable when try_recv should be called."""
     def close(self) -> None:

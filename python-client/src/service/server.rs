@@ -310,6 +310,12 @@ impl PyServiceServer {
         self.held.with(py, |server| server.is_cancelled(request, item))
     }
 
+    /// The items that were received, are not answered and that nobody wants any more: (request, item), in no order, some
+    /// perhaps twice. With several ranks as is_cancelled.
+    fn cancelled(&self, py: Python<'_>) -> PyResult<Vec<(u64, u64)>> {
+        self.held.with(py, |server| server.cancelled())
+    }
+
     /// Requests that were received and are not answered yet.
     #[getter]
     fn outstanding(&self, py: Python<'_>) -> PyResult<usize> {

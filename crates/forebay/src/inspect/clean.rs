@@ -87,7 +87,8 @@ fn run(dir: Option<&Path>, really: bool) -> Result<Cleaned> {
 /// Removes what dead processes left of these rings. What cannot be removed stays for [`clean`].
 pub(crate) fn tidy(dir: Option<&Path>, rings: &[String]) {
     if let Ok(dir) = Dir::open(dir) {
-        for ring in rings {
+        let is_there = |file: String| dir.path().join(file).exists();
+        for ring in rings.iter().filter(|ring| is_there(lock_file(ring)) || is_there(socket_file(ring))) {
             let _ = one(&dir, ring, true, &mut Vec::new());
         }
     }

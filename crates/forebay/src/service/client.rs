@@ -482,13 +482,11 @@ impl Client {
 impl Drop for Client {
     fn drop(&mut self) {
         self.answers = None;
-        if !matches!(self.ended, Some(End::Closed)) {
-            // The socket and lock file of a server that died, whether or not that was noticed; a living one keeps its own.
-            let mut rings = vec![answers_ring(&self.name)];
-            if self.ranks > 1 {
-                rings.extend(rank_rings(&self.name, self.ranks));
-            }
-            inspect::tidy(self.dir.as_deref(), &rings);
+        // The sockets and lock files of a server that died, perhaps unnoticed, or while it left; a living one keeps its own.
+        let mut rings = vec![answers_ring(&self.name)];
+        if self.ranks > 1 {
+            rings.extend(rank_rings(&self.name, self.ranks));
         }
+        inspect::tidy(self.dir.as_deref(), &rings);
     }
 }

@@ -114,6 +114,17 @@ impl Book {
             || !self.cancelled_requests.is_empty() && self.cancelled_requests.contains(&request)
     }
 
+    /// The open items that nobody wants: request and item.
+    pub(super) fn cancelled(&self) -> Vec<(u64, u64)> {
+        if self.ended.is_some() {
+            return self.items.iter().map(|(&item, &request)| (request, item)).collect();
+        }
+        let single = self.cancelled_items.iter().filter_map(|item| Some((*self.items.get(item)?, *item)));
+        let whole = self.cancelled_requests.iter().filter_map(|request| Some((*request, self.open.get(request)?)));
+        let whole = whole.flat_map(|(request, open)| open.ids.iter().map(move |&item| (request, item)));
+        single.chain(whole.filter(|(request, item)| self.items.get(item) == Some(request))).collect()
+    }
+
     /// A request was received. An id that comes twice is the client's fault; the later one has it.
     pub(super) fn enter(&mut self, request: u64, ids: Vec<u64>) -> Result<(), Bad> {
         if self.open.contains_key(&request) {

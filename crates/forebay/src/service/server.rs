@@ -488,6 +488,18 @@ impl Server {
         book.ended.is_some() || book.is_cancelled(request, item)
     }
 
+    /// The items that were received, are not answered and that nobody wants any more: request and item, in no order, some
+    /// perhaps twice. For who works on many at a time. With several ranks as [`is_cancelled`](Self::is_cancelled).
+    #[must_use]
+    pub fn cancelled(&self) -> Vec<(u64, u64)> {
+        if self.rank != 0 {
+            return Vec::new();
+        }
+        let mut book = lock(&self.book);
+        book.poll();
+        book.cancelled()
+    }
+
     /// How many requests' slots are still held, by requests or by tensors of them, and how many there are. When all are held
     /// and none is outstanding, somebody keeps tensors of requests that were answered long ago, and no more can come.
     #[must_use]
@@ -521,11 +533,8 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.requests = None;
         self.answers = None;
-        let mut book = lock(&self.book);
-        book.leave();
-        if !matches!(self.ended, Some(End::Closed)) && !matches!(book.ended, Some(End::Closed)) {
-            // Sockets and lock files of a client that died, whether or not that was noticed; a living one keeps its own.
-            inspect::tidy(self.dir.as_deref(), &[requests_ring(&self.name), control_ring(&self.name)]);
-        }
+        lock(&self.book).leave();
+        // The sockets and lock files of a client that died, perhaps unnoticed, or while it left; a living one keeps its own.
+        inspect::tidy(self.dir.as_deref(), &[requests_ring(&self.name), control_ring(&self.name)]);
     }
 }
