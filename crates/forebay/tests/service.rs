@@ -373,6 +373,27 @@ fn every_rank_gets_each_request_and_rank_0_answers() {
 }
 
 #[test]
+fn after_a_drain_ranks_may_leave_one_after_the_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut client = Client::options("s").dir(dir.path()).slots(4).slot_bytes(4096).ranks(2).create().unwrap();
+    let attach = |rank| Server::options("s").dir(dir.path()).answer_slot_bytes(4096).rank(rank).attach().unwrap();
+    let (mut lead, mut other) = (attach(0), attach(1));
+    assert!(client.accept_within(&mut || false).unwrap());
+    let asked = ask(&mut client, &[1], &Meta::default());
+    client.drain();
+    other.recv().unwrap();
+    assert!(matches!(other.recv(), Err(Error::Closed { .. })));
+    drop(other);
+    let request = lead.recv().unwrap();
+    assert!(matches!(client.recv_timeout(Duration::from_millis(120)), Err(Error::Recv(RecvError::Timeout { .. }))));
+    assert!(client.try_answer().unwrap().is_none());
+    double(&mut lead, &request);
+    assert_eq!(client.recv_timeout(SOON).unwrap().request(), asked);
+    drop(lead);
+    assert!(matches!(client.recv_timeout(SOON), Err(Error::Closed { outstanding: 0, .. })));
+}
+
+#[test]
 fn nothing_can_be_received_before_the_server_is_there() {
     let dir = tempfile::tempdir().unwrap();
     let mut client = Client::options("s").dir(dir.path()).slots(2).slot_bytes(64).create().unwrap();

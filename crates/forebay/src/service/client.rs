@@ -158,6 +158,7 @@ impl ClientOptions {
             ranks: self.ranks,
             wait: self.wait,
             accepted: false,
+            drained: false,
             ledger: Ledger::default(),
             cancels: VecDeque::new(),
             waiting: 0,
@@ -198,6 +199,8 @@ pub struct Client {
     wait: WaitPolicy,
     /// All ranks were there.
     accepted: bool,
+    /// Ranks may leave one after the other.
+    drained: bool,
     ledger: Ledger,
     cancels: VecDeque<Cancel>,
     /// Items in these.
@@ -369,8 +372,9 @@ impl Client {
         loop {
             self.flush();
             self.usable()?;
-            let (requests, ranks, accepted) = (&self.requests, self.ranks as usize, self.accepted);
-            let incomplete = || accepted && ranks > 1 && requests.consumers() < ranks;
+            let (requests, ranks) = (&self.requests, self.ranks as usize);
+            let counts = self.counts_ranks();
+            let incomplete = || counts && requests.consumers() < ranks;
             let Some(answers) = &mut self.answers else {
                 return Err(Error::NotAccepted { service: self.name.clone() });
             };
@@ -403,7 +407,7 @@ impl Client {
             },
             Ok(None) => {
                 let there = self.requests.consumers();
-                if self.ranks == 1 || !self.accepted || there >= self.ranks as usize {
+                if !self.counts_ranks() || there >= self.ranks as usize {
                     return Ok(None);
                 }
                 End::Died(format!(": {there} of {} ranks are left", self.ranks))
@@ -411,6 +415,11 @@ impl Client {
             Err(e) => End::of(&e).ok_or(Error::Recv(e))?,
         };
         Err(self.end(end))
+    }
+
+    /// Whether a rank that is not there is a death. After a drain each leaves when it is through.
+    fn counts_ranks(&self) -> bool {
+        self.ranks > 1 && self.accepted && !self.drained
     }
 
     fn end(&mut self, end: End) -> Error {
@@ -450,7 +459,10 @@ impl Client {
 
     /// Asks the server to answer what was asked and then leave: after its last answer comes [`Error::Closed`]. No request
     /// can be made after it.
+    ///
+    /// After it the end of one of several ranks is no death any more: each leaves when it is through.
     pub fn drain(&mut self) {
+        self.drained = true;
         self.requests.close();
     }
 
