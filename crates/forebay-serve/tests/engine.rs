@@ -215,6 +215,39 @@ engine_test! {
 }
 
 engine_test! {
+    async fn a_worker_that_dies_while_its_successor_starts_is_answered_for(place: Place) {
+        let engine = place.engine("late", "", "").await;
+        let waiting = tokio::spawn({
+            let engine = Arc::clone(&engine);
+            async move { ask(&engine, &[UNTIL_FILE]).await }
+        });
+        place.until_marked("waiting").await;
+        let pid = pids(&engine)[0];
+        let reload = tokio::spawn(engine.reload());
+        until("the next one starts", || pids(&engine).len() == 2).await;
+        assert!(std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
+        let answer = waiting.await.unwrap();
+        assert!(matches!(answer, Err(Refusal::WorkerDied)), "{answer:?}");
+        assert!(matches!(engine.health(), Health::NotReady(_)), "the successor is not there yet");
+        place.mark("start");
+        reload.await.unwrap().unwrap();
+        assert_eq!(firsts(&ask(&engine, &[2.0]).await.unwrap()), [Ok(4.0)]);
+    }
+}
+
+engine_test! {
+    async fn stopping_does_not_wait_for_a_worker_that_starts(place: Place) {
+        let engine = place.engine("late", "", "").await;
+        let reload = tokio::spawn(engine.reload());
+        until("the next one starts", || pids(&engine).len() == 2).await;
+        let pids = pids(&engine);
+        engine.stop().await;
+        assert!(reload.await.unwrap().unwrap_err().contains("shutting down"));
+        until("both are gone", || pids.iter().all(|&pid| !lives(pid))).await;
+    }
+}
+
+engine_test! {
     async fn a_dropped_call_leaves_the_queue_and_tells_the_worker(place: Place) {
         let engine = place.engine("normal", "", "[batch]\nprefetch = 0").await;
         let running = tokio::spawn({

@@ -38,6 +38,8 @@ use crate::{backend::Boxed, engine::Core};
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Deaths within this time count together.
 const CRASH_LOOP_TIME: Duration = Duration::from_secs(60);
+/// How soon a reload notices that the server is to end.
+const STOP_LOOK: Duration = Duration::from_millis(50);
 /// How long a worker may keep all its slots without work before it is replaced.
 const LEAK_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -253,9 +255,13 @@ impl Watch {
                 order = self.orders.recv() => match order {
                     Some(Order::Reload(done)) => {
                         let (next, result) = self.replace(core, life).await;
-                        life = next;
+                        let why = result.as_ref().err().cloned().unwrap_or_default();
                         // Who asked may have left.
                         let _ = done.send(result);
+                        match next {
+                            Some(next) => life = next,
+                            None => return Ended::Died(why),
+                        }
                     }
                     Some(Order::Stop(done)) => {
                         core.board.change(self.index, |slot| slot.state = State::Draining);
@@ -275,22 +281,53 @@ impl Watch {
         core.remove_link(&life.link);
     }
 
-    /// The next life, once it is ready; else the one there is.
-    async fn replace(&self, core: &Arc<Core>, life: Life) -> (Life, Result<(), String>) {
-        let next = match Life::start(core, &self.shared, self.index).await {
-            Ok(next) => next,
-            Err(why) => {
-                tracing::warn!(worker = self.index, why, "the new worker is not ready; the one before it goes on");
-                return (life, Err(why));
+    /// The next life, once it is ready; else the one there is, if it still lives.
+    async fn replace(&self, core: &Arc<Core>, life: Life) -> (Option<Life>, Result<(), String>) {
+        let start = Life::start(core, &self.shared, self.index);
+        tokio::pin!(start);
+        let mut old = Some(life);
+        loop {
+            let ended = async {
+                match &old {
+                    Some(life) => life.ended().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let how = tokio::select! {
+                next = &mut start => match next {
+                    Ok(next) => {
+                        self.take_over(core, &next, old);
+                        return (Some(next), Ok(()));
+                    }
+                    Err(why) => {
+                        tracing::warn!(worker = self.index, why, "the new worker is not ready; the one before it goes on");
+                        return (old, Err(why));
+                    }
+                },
+                how = ended => how,
+                () = tokio::time::sleep(STOP_LOOK) => {
+                    if core.is_draining() {
+                        return (old, Err("the server is shutting down".to_owned()));
+                    }
+                    continue;
+                }
+            };
+            if let Some(life) = old.take() {
+                tracing::warn!(worker = self.index, how, "worker ended before its successor was ready");
+                self.bury(core, &life);
             }
-        };
+        }
+    }
+
+    /// From now on the next life gets the batches; the one before it finishes what it has.
+    fn take_over(&self, core: &Arc<Core>, next: &Life, old: Option<Life>) {
         core.board.ready(self.index, &next.link, &next.group.pids());
         core.add_link(Arc::clone(&next.link));
-        core.close_link(&life.link);
-        let core = Arc::clone(core);
-        let retire = async move { life.retire(&core).await };
-        tokio::spawn(retire);
-        (next, Ok(()))
+        if let Some(old) = old {
+            core.close_link(&old.link);
+            let core = Arc::clone(core);
+            tokio::spawn(async move { old.retire(&core).await });
+        }
     }
 
     /// Waits; true if it was told to stop meanwhile.

@@ -176,6 +176,12 @@ pub(crate) fn worker() {
         eprintln!("ImportError: no module named model");
         std::process::exit(9);
     }
+    if mode == "late" && marks.join("started").exists() {
+        while !marks.join("start").exists() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    fs::write(marks.join("started"), "").unwrap();
     let mut server = Server::options(&service).rank(rank).answer_slot_bytes(1 << 16).answer_slots(16).attach().unwrap();
     server.ready(&mode).unwrap();
     let result = if mode == "generate" { generate(&mut server, &marks) } else { run(&mut server, &mode, &marks, rank) };
