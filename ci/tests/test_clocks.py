@@ -26,6 +26,10 @@ ASKERS = {
     "crates/forebay/src/producer/site.rs": "when a consumer attached, for `forebay ls`",
     "crates/forebay/src/rendezvous/objects.rs": "when the ring was made, for `forebay ls`",
     "crates/forebay-cli/src/ls.rs": "how long ago that was",
+    "crates/forebay-serve/src/engine/dispatch.rs": "when a span began and ended, for a collector of traces",
+    "crates/forebay-serve/src/http/context.rs": "the same",
+    "crates/forebay-serve/src/trace/mod.rs": "the same",
+    "crates/forebay-serve/src/trace/otlp.rs": "the same",
 }
 # Who reads such a time.
 READERS = {
