@@ -7,10 +7,12 @@ import json
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -194,6 +196,76 @@ def test_a_worker_that_keeps_every_batch_is_started_again(serve) -> None:
     for number in range(12):
         served.doubles([number, 1])
     assert served.worker()["restarts"] >= 1
+
+
+IMAGES = """
+[model]
+name = "brightness"
+[model.input]
+type = "image"
+processor = "preprocessor_config.json"
+"""
+BRIGHTNESS = """
+def forward(batch):
+    return {"y": batch["pixel_values"].numpy().mean(axis=(1, 2, 3), keepdims=False).reshape(len(batch), 1)}
+forebay.Worker().run(forward)
+"""
+
+
+def png(width: int, height: int, rows: bytes) -> bytes:
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    ]
+    parts = (
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def webp(width: int, height: int) -> bytes:
+    bits = (width - 1) | (height - 1) << 14
+    body = b"\x2f" + struct.pack("<I", bits) + bytes(16)
+    chunk = b"VP8L" + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2)
+    return b"RIFF" + struct.pack("<I", 4 + len(chunk)) + b"WEBP" + chunk
+
+
+def test_images_that_cannot_be_used_are_refused_and_cost_nothing(serve, tmp_path) -> None:
+    config = {"image_processor_type": "ViTImageProcessor", "size": {"height": 8, "width": 8}, "do_normalize": False}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
+    served = serve(BRIGHTNESS, IMAGES)
+    white = png(1, 1, b"\0\xff")
+
+    def predict(image: bytes) -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=PATIENCE)
+        try:
+            connection.request("POST", "/predict", image, {"content-type": "image/png"})
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+        finally:
+            connection.close()
+
+    assert predict(white)[0] == 200
+    before = served.worker()["restarts"], served.ask("GET", "/status")[1]["process"]["rss_bytes"]
+    cases = [
+        (png(20_000, 20_000, b"\0"), "20000"),
+        (webp(16_383, 16_383), "16383"),
+        (b"", "image"),
+        (b"no image at all", "not an image"),
+        (white[:40], "damaged"),
+        (png(4, 4, b"\0"), "damaged"),
+    ]
+    for image, said in cases:
+        status, text = predict(image)
+        assert status in (400, 422), (status, text)
+        assert said in text
+    status, text = predict(white)
+    assert status == 200
+    assert json.loads(re.search(r"\[([-\d.e]+)\]", text)[1]) == pytest.approx(1.0)
+    after = served.worker()["restarts"], served.ask("GET", "/status")[1]["process"]["rss_bytes"]
+    assert after[0] == before[0]
+    assert after[1] < before[1] + (64 << 20)
 
 
 TEXTS = f"""
