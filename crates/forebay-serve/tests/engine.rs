@@ -108,6 +108,26 @@ engine_test! {
 }
 
 engine_test! {
+    async fn a_batch_that_was_handed_over_ahead_survives_the_worker(place: Place) {
+        let engine = place.engine("normal", "backoff_s = 0.01", "[batch]\nmax_items = 1").await;
+        let running = tokio::spawn({
+            let engine = Arc::clone(&engine);
+            async move { ask(&engine, &[UNTIL_FILE]).await }
+        });
+        place.until_marked("waiting").await;
+        let ahead = tokio::spawn({
+            let engine = Arc::clone(&engine);
+            async move { ask(&engine, &[3.0]).await }
+        });
+        until("it is ahead", || engine.status().workers[0].batches == 2).await;
+        let pid = pids(&engine)[0];
+        assert!(std::process::Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
+        assert!(matches!(running.await.unwrap(), Err(Refusal::WorkerDied)));
+        assert_eq!(firsts(&ahead.await.unwrap().unwrap()), [Ok(6.0)]);
+    }
+}
+
+engine_test! {
     async fn items_of_a_dead_worker_are_tried_once_more_if_so_configured(place: Place) {
         let engine = place.engine("normal", "on_death = \"retry\"\nbackoff_s = 0.01", "").await;
         assert_eq!(firsts(&ask(&engine, &[KILL_ITSELF_ONCE]).await.unwrap()), [Ok(2.0 * KILL_ITSELF_ONCE)]);

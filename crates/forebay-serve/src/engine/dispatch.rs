@@ -435,13 +435,16 @@ impl Core {
         };
         self.schedule().remove_worker(link.key);
         let retry = self.config.worker.on_death == OnDeath::Retry;
+        // A worker takes one batch after the other: those behind the first are not what it died of. Generating ones take all.
+        let running = flights.iter().map(|flight| flight.request).min().filter(|_| !self.model.generates);
         let mut again = Vec::new();
         for flight in flights {
+            let innocent = running.is_some_and(|running| flight.request > running);
             let mut waiting = flight.waiting;
             if waiting.load.call.is_over() {
                 continue;
             }
-            if retry && !flight.begun && waiting.load.deaths == 0 {
+            if (retry || innocent) && !flight.begun && waiting.load.deaths == 0 {
                 waiting.load.deaths += 1;
                 again.push(waiting);
             } else {
