@@ -221,6 +221,8 @@ def main() -> None:
         print("no GPU here (torch.cuda.is_available() is False): nothing is measured, docs/gpu.md stays as it is")
         sys.exit(0)
     device = torch.device(options.device if options.device == "cpu" else "cuda:0")
+    if device.type == "cpu":
+        torch.set_num_threads(1)
     sizes = [size for size in (SIZES[:3:2] if options.quick else SIZES) if size <= options.most]
     rounds, seconds = (1, 0.05) if options.quick else (options.rounds or 3, 0.3)
     ways = [way for way in WAYS if not options.only or any(text in way.name for text in options.only)]

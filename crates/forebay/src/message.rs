@@ -256,7 +256,7 @@ impl Tensor {
     /// [`TensorError::ReadOnly`] unless the ring is a `writable` queue and this is the only handle to the message.
     pub fn as_mut_slice<T: Element>(&mut self) -> Result<&mut [T], TensorError> {
         element::check::<T>(self.name(), self.dtype())?;
-        if !self.is_writable() || self.lease.handles() != 1 {
+        if !self.is_writable() || !self.lease.handles().is_one() {
             return Err(TensorError::ReadOnly { name: self.name().to_owned() });
         }
         let (data, meta) = (&self.lease.attachment().data, self.meta());

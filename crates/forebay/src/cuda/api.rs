@@ -360,6 +360,11 @@ impl Api {
         std::mem::forget(self.aside(CaptureMode::ThreadLocal));
     }
 
+    /// As [`on`](Self::on), for the rest of the thread.
+    pub(super) fn on_for_good(&self, device: i32) -> Result<(), CudaError> {
+        self.select(device)
+    }
+
     /// Makes `device` the current one of this thread until the answer is dropped.
     pub(super) fn on(&self, device: i32) -> Result<OnDevice<'_>, CudaError> {
         let before = self.current_device()?;

@@ -26,6 +26,8 @@ pub(super) fn start(shared: Arc<Shared>) -> Result<(), CudaError> {
 fn run(shared: &Arc<Shared>) {
     // It captures nothing itself, and what it asks is no concern of captures elsewhere (pytorch#104487).
     shared.api.aside_for_good();
+    // Once and for all: to go back to another device after each look would make a context there.
+    shared.settle();
     let (mut pause, mut idle) = (FIRST, LINGER);
     loop {
         let seen = shared.bell.load(Ordering::SeqCst);

@@ -19,8 +19,8 @@
 //!
 //! # Invariants
 //! I1 keep      Whatever is watched or in flight has a lease, so the slot's word stays this member's.
-//! I2 own       `own[slot]` is at most the handles that are held here: raised after the lease was cloned, lowered before it
-//!              is dropped. So `handles == own` means that the program has none, and then it cannot make one.
+//! I2 alone     A lease's handles are counted in one word, the program's apart from those held here. Once the program has
+//!              none it cannot make one, and nobody adds a stream.
 //! I3 order     What is registered is unregistered by the reaper, after the attachment was dropped, which every lease keeps:
 //!              never while a copy is in flight. It keeps the mapping until then.
 //! I4 locks     No lock is held while a lease is dropped; `watched` is held for moments only, and never across CUDA.
@@ -42,7 +42,7 @@ use super::{
     api::{Api, Capture, CaptureMode, Event, OnDevice},
     reaper,
 };
-use crate::lease::Lease;
+use crate::lease::{Keep, Lease};
 
 /// The process ends: the runtime may be gone at any moment, and is asked nothing any more.
 pub(super) static PROCESS_ENDS: AtomicBool = AtomicBool::new(false);
@@ -74,7 +74,6 @@ impl Side {
             device,
             registered: Mutex::new(None),
             is_pinned: AtomicBool::new(false),
-            own: (0..slots).map(|_| AtomicU32::new(0)).collect(),
             watched: Mutex::default(),
             is_watched: (0..slots).map(|_| AtomicBool::new(false)).collect(),
             dying: AtomicBool::new(false),
@@ -103,8 +102,6 @@ pub(crate) struct Shared {
     device: i32,
     registered: Mutex<Option<Registered>>,
     is_pinned: AtomicBool,
-    /// Handles to leases that are held here, by slot (I2).
-    own: Box<[AtomicU32]>,
     watched: Mutex<Vec<Watch>>,
     /// Whether a slot is watched, for who has no lock.
     is_watched: Box<[AtomicBool]>,
@@ -126,38 +123,10 @@ struct Registered {
     mapping: Arc<Mapping>,
 }
 
-/// A handle to a lease, held here.
-#[derive(Debug)]
-struct Hold {
-    // Before `shared`, so that it goes first.
-    lease: Lease,
-    shared: Arc<Shared>,
-}
-
-impl Hold {
-    fn new(shared: &Arc<Shared>, lease: &Lease) -> Self {
-        let hold = Self { lease: lease.clone(), shared: Arc::clone(shared) };
-        // ORDER I2, SeqCst (also below): after the handle was made.
-        hold.own().fetch_add(1, Ordering::SeqCst);
-        hold
-    }
-
-    fn own(&self) -> &AtomicU32 {
-        &self.shared.own[self.lease.slot() as usize]
-    }
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        // ORDER I2: before the handle goes.
-        self.own().fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
 /// A slot that streams may read although nobody said when they are through.
 #[derive(Debug)]
 struct Watch {
-    hold: Hold,
+    keep: Keep,
     streams: Vec<Stream>,
 }
 
@@ -165,7 +134,7 @@ struct Watch {
 #[derive(Debug)]
 struct Flight {
     /// Dropped when it lands, not before.
-    _hold: Hold,
+    _keep: Keep,
     marks: ArrayVec<(Stream, Event), 8>,
 }
 
@@ -267,6 +236,13 @@ impl Shared {
         }
     }
 
+    /// Makes the device this thread's.
+    pub(super) fn settle(&self) {
+        if let Err(e) = self.api.on_for_good(self.device) {
+            self.note(e);
+        }
+    }
+
     fn note(&self, e: CudaError) {
         lock(&self.trouble).get_or_insert(e);
     }
@@ -284,7 +260,7 @@ impl Shared {
             return Err(CudaError::Capturing);
         }
         let event = lock(&self.flights).event(self.api, stream.device())?;
-        let hold = Hold::new(self, lease);
+        let keep = Keep::new(lease);
         let begin = |leg: &Leg| {
             #[allow(unsafe_code, reason = "what the call asks for is shown here")]
             // SAFETY: S1: the flight made below keeps the slot until the stream is past the copy, or it was waited for; a
@@ -302,7 +278,7 @@ impl Shared {
         }
         let mut flights = lock(&self.flights);
         let marks = ArrayVec::from_iter([(stream, event)]);
-        flights.list.push(Flight { _hold: hold, marks });
+        flights.list.push(Flight { _keep: keep, marks });
         self.flying.store(flights.len(), Ordering::Relaxed);
         drop(flights);
         self.ring();
@@ -312,30 +288,21 @@ impl Shared {
     /// The slot stays leased until the stream is past what it was given when the program's last handle ended.
     pub(super) fn watch(self: &Arc<Self>, lease: &Lease, stream: Stream) {
         let mut watched = lock(&self.watched);
-        match watched.iter_mut().find(|watch| watch.hold.lease.slot() == lease.slot()) {
+        match watched.iter_mut().find(|watch| watch.keep.slot() == lease.slot()) {
             Some(watch) if watch.streams.contains(&stream) => {}
             Some(watch) => watch.streams.push(stream),
             None => {
-                watched.push(Watch { hold: Hold::new(self, lease), streams: vec![stream] });
+                watched.push(Watch { keep: Keep::new(lease), streams: vec![stream] });
                 // ORDER SeqCst: before the caller's handle ends, which looks at it.
                 self.is_watched[lease.slot() as usize].store(true, Ordering::SeqCst);
             }
         }
     }
 
-    /// Whether the program would have no handle to `lease` any more without this one.
+    /// The program has no handle to the slot any more, and there are some here.
     #[inline]
-    pub(crate) fn is_last(&self, lease: &Lease) -> bool {
-        // ORDER I2, SeqCst: `own` is read first, so that a handle made here meanwhile only makes the answer "no".
-        let own = self.own[lease.slot() as usize].load(Ordering::SeqCst);
-        own > 0 && lease.handles() == own + 1
-    }
-
-    /// A handle to the slot ended, and `left` are left.
-    #[inline]
-    pub(crate) fn handle_gone(&self, slot: u32, left: u32) {
-        let slot = slot as usize;
-        if self.is_watched[slot].load(Ordering::SeqCst) && self.own[slot].load(Ordering::SeqCst) == left {
+    pub(crate) fn program_is_through(&self, slot: u32) {
+        if self.is_watched[slot as usize].load(Ordering::SeqCst) {
             // ORDER SeqCst: before the bell.
             self.dying.store(true, Ordering::SeqCst);
             self.ring();
@@ -394,7 +361,7 @@ impl Shared {
     }
 
     /// Watches that the program is through with become flights.
-    fn follow(self: &Arc<Self>, flights: &mut Flights, on: &mut OnDevice<'_>, landed: &mut Vec<Hold>) {
+    fn follow(self: &Arc<Self>, flights: &mut Flights, on: &mut OnDevice<'_>, landed: &mut Vec<Keep>) {
         let mut dead = mem::take(&mut flights.late);
         if self.dying.swap(false, Ordering::SeqCst) {
             dead.append(&mut self.unwatch());
@@ -406,7 +373,7 @@ impl Shared {
                 flights.late.push(watch);
                 continue;
             }
-            let Watch { hold, streams } = watch;
+            let Watch { keep, streams } = watch;
             let mut marks = ArrayVec::new();
             for stream in streams {
                 let marked = on.switch(stream.device()).and_then(|()| {
@@ -422,15 +389,15 @@ impl Shared {
                 }
             }
             if marks.is_empty() {
-                landed.push(hold);
+                landed.push(keep);
             } else {
-                flights.list.push(Flight { _hold: hold, marks });
+                flights.list.push(Flight { _keep: keep, marks });
             }
         }
     }
 
     /// Flights whose events are done land.
-    fn land(&self, flights: &mut Flights, on: &mut OnDevice<'_>, landed: &mut Vec<Hold>) {
+    fn land(&self, flights: &mut Flights, on: &mut OnDevice<'_>, landed: &mut Vec<Keep>) {
         // Work on a stream is done in order: behind one that flies, all do.
         let mut busy: ArrayVec<Stream, 8> = ArrayVec::new();
         let mut at = 0;
@@ -452,7 +419,7 @@ impl Shared {
             }
             if flight.marks.is_empty() {
                 // In order, so that a stream's flights stay in the order of their copies.
-                landed.push(flights.list.remove(at)._hold);
+                landed.push(flights.list.remove(at)._keep);
             } else {
                 at += 1;
             }
@@ -465,10 +432,10 @@ impl Shared {
         let mut watched = lock(&self.watched);
         let mut at = 0;
         while let Some(watch) = watched.get(at) {
-            // I2: then it cannot get another one, and nobody adds a stream.
-            if watch.hold.lease.handles() == watch.hold.own().load(Ordering::SeqCst) {
+            // I2: and so it stays.
+            if watch.keep.is_alone() {
                 let watch = watched.swap_remove(at);
-                self.is_watched[watch.hold.lease.slot() as usize].store(false, Ordering::SeqCst);
+                self.is_watched[watch.keep.slot() as usize].store(false, Ordering::SeqCst);
                 dead.push(watch);
             } else {
                 at += 1;
@@ -477,11 +444,11 @@ impl Shared {
         dead
     }
 
-    fn give_up(&self, flights: &mut Flights, e: CudaError, landed: &mut Vec<Hold>) {
+    fn give_up(&self, flights: &mut Flights, e: CudaError, landed: &mut Vec<Keep>) {
         self.note(e);
         self.dying.store(false, Ordering::SeqCst);
-        landed.extend(flights.list.drain(..).map(|flight| flight._hold));
-        landed.extend(flights.late.drain(..).map(|watch| watch.hold));
-        landed.extend(self.unwatch().into_iter().map(|watch| watch.hold));
+        landed.extend(flights.list.drain(..).map(|flight| flight._keep));
+        landed.extend(flights.late.drain(..).map(|watch| watch.keep));
+        landed.extend(self.unwatch().into_iter().map(|watch| watch.keep));
     }
 }

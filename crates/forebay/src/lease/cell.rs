@@ -11,7 +11,7 @@
 
 use std::{
     cell::UnsafeCell,
-    sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence},
+    sync::atomic::{AtomicU8, AtomicU64, Ordering, fence},
 };
 
 use forebay_layout::entry::ENTRY_WORDS;
@@ -21,7 +21,9 @@ use super::{Outcome, description::Description};
 
 /// The state of one slot, as its holder sees it.
 pub(super) struct LeaseCell {
-    refs: AtomicU32,
+    /// Handles: the program's in the lower half, in the upper one those that are kept for a device. One word, so that
+    /// "the program has none" is never half true.
+    refs: AtomicU64,
     pub(super) outcome: AtomicU8,
     /// Queue: the slot word as the claim left it. Broadcast: the generation, in the upper half.
     pub(super) word: AtomicU64,
@@ -41,10 +43,36 @@ impl std::fmt::Debug for LeaseCell {
     }
 }
 
+/// One handle that is kept for a device.
+#[cfg(feature = "cuda")]
+const FOR_DEVICE: u64 = 1 << 32;
+
+/// How many handles there are to a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Handles(u64);
+
+impl Handles {
+    /// The lease is over.
+    pub(crate) fn is_none(self) -> bool {
+        self.0 == 0
+    }
+
+    /// There is one, and the program has it.
+    pub(crate) fn is_one(self) -> bool {
+        self.0 == 1
+    }
+
+    /// The program's.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn of_the_program(self) -> u32 {
+        self.0 as u32
+    }
+}
+
 impl LeaseCell {
     pub(super) fn new(class: u8) -> Self {
         Self {
-            refs: AtomicU32::new(0),
+            refs: AtomicU64::new(0),
             outcome: AtomicU8::new(0),
             word: AtomicU64::new(0),
             sequence: AtomicU64::new(0),
@@ -61,9 +89,9 @@ impl LeaseCell {
     }
 
     /// How many handles there are.
-    pub(super) fn handles(&self) -> u32 {
+    pub(super) fn handles(&self) -> Handles {
         // ORDER Acquire: a handle that ended elsewhere has ended its reads if it is not counted here.
-        self.refs.load(Ordering::Acquire)
+        Handles(self.refs.load(Ordering::Acquire))
     }
 
     /// Where the position entry of the next message in the slot goes.
@@ -106,21 +134,38 @@ impl LeaseCell {
         self.refs.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// One handle less. How many are left: if none, the slot may be given up.
-    pub(super) fn end(&self) -> u32 {
+    /// One handle more that is kept for a device, made from one that there is.
+    #[cfg(feature = "cuda")]
+    pub(super) fn share_for_device(&self) {
+        // ORDER none, Relaxed: as `share`.
+        self.refs.fetch_add(FOR_DEVICE, Ordering::Relaxed);
+    }
+
+    /// One handle of the program less. Which are left: if none, the slot may be given up.
+    pub(super) fn end(&self) -> Handles {
+        self.less(1)
+    }
+
+    /// One handle less that was kept for a device; as [`end`](Self::end).
+    #[cfg(feature = "cuda")]
+    pub(super) fn end_for_device(&self) -> Handles {
+        self.less(FOR_DEVICE)
+    }
+
+    fn less(&self, one: u64) -> Handles {
         // ORDER Acquire: what handles that ended before read of the slot is read. A handle that finds itself the only one
         // stays it: there is no other to make one from. So no exchange is needed.
-        if self.refs.load(Ordering::Acquire) == 1 {
+        if self.refs.load(Ordering::Acquire) == one {
             // ORDER Release: what was read through handles is read before the cell is seen free.
             self.refs.store(0, Ordering::Release);
-            return 0;
+            return Handles(0);
         }
         // ORDER as `Arc`, Release then Acquire: all handles' reads are over before the slot is given up.
-        let left = self.refs.fetch_sub(1, Ordering::Release).wrapping_sub(1);
+        let left = self.refs.fetch_sub(one, Ordering::Release).wrapping_sub(one);
         if left == 0 {
             fence(Ordering::Acquire);
         }
-        left
+        Handles(left)
     }
 
     /// What the message says of itself.

@@ -21,6 +21,7 @@ use forebay_ring::{Claim, SlotWord, queue};
 use self::cell::LeaseCell;
 pub(crate) use self::{
     attachment::{Attachment, Membership},
+    cell::Handles,
     description::Description,
 };
 use crate::consumer::InOrder;
@@ -192,7 +193,7 @@ impl Lease {
     }
 
     /// How many handles there are.
-    pub(crate) fn handles(&self) -> u32 {
+    pub(crate) fn handles(&self) -> Handles {
         self.cell().handles()
     }
 
@@ -228,9 +229,11 @@ impl Lease {
     /// another matter.
     #[cfg(feature = "cuda")]
     fn settle_for_device(&self) {
-        if let Some(device) = self.attachment.device.get()
+        // With one handle the program cannot make another: it stays the last.
+        if self.attachment.device.get().is_some()
             && !self.attachment.is_foreign()
-            && device.shared().is_last(self)
+            && self.handles().of_the_program() == 1
+            && !self.handles().is_one()
             && self.cell().outcome.load(Ordering::Relaxed) == Outcome::AckAtEnd as u8
         {
             self.ack();
@@ -264,13 +267,50 @@ impl Drop for Lease {
         if self.attachment.is_foreign() {
             return;
         }
-        if left == 0 {
+        if left.is_none() {
             self.attachment.end(self.slot);
-        } else {
-            #[cfg(feature = "cuda")]
-            if let Some(device) = self.attachment.device.get() {
-                device.shared().handle_gone(self.slot, left);
-            }
+        }
+        #[cfg(feature = "cuda")]
+        if left.of_the_program() == 0
+            && !left.is_none()
+            && let Some(device) = self.attachment.device.get()
+        {
+            device.shared().program_is_through(self.slot);
+        }
+    }
+}
+
+/// A handle that is kept for a device: the program need not have one. The lease ends with the last of either kind.
+#[cfg(feature = "cuda")]
+#[derive(Debug)]
+pub(crate) struct Keep {
+    attachment: Arc<Attachment>,
+    slot: u32,
+}
+
+#[cfg(feature = "cuda")]
+impl Keep {
+    pub(crate) fn new(lease: &Lease) -> Self {
+        lease.cell().share_for_device();
+        Self { attachment: Arc::clone(&lease.attachment), slot: lease.slot }
+    }
+
+    pub(crate) fn slot(&self) -> u32 {
+        self.slot
+    }
+
+    /// Whether the program has no handle any more. Then it cannot get one.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.attachment.held_cell(self.slot).handles().of_the_program() == 0
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl Drop for Keep {
+    fn drop(&mut self) {
+        let left = self.attachment.held_cell(self.slot).end_for_device();
+        if left.is_none() && !self.attachment.is_foreign() {
+            self.attachment.end(self.slot);
         }
     }
 }
