@@ -1,8 +1,9 @@
 //! Messages on their way to a GPU: `Consumer.pin`, `Message.to`, `Message.record_stream`, and views whose end tells the slot
 //! which stream may still read it.
 //!
-//! torch's tensors of a pinned slot (`Watch`) note torch's current stream when they are made and when they end, on threads
-//! that Python knows; elsewhere nothing is asked. Noting is a lock of our own for a moment, no call of CUDA.
+//! Whatever is made of a pinned slot notes torch's current stream when it is made and when it ends: DLPack's tensors by a
+//! `Watch`, NumPy's arrays in `keeper.rs`, buffers with their `Tensor`. On threads that Python does not know nothing is asked.
+//! Noting is a lock of our own for a moment, no call of CUDA.
 #![expect(unsafe_code, reason = "streams and addresses of a device come from Python as numbers")]
 
 use std::sync::{Mutex, PoisonError};
@@ -23,7 +24,6 @@ use crate::{consumer::PyConsumer, errors, memory::Memory, message::PyMessage, te
 #[derive(Debug)]
 pub(crate) struct Watch {
     tensor: forebay::Tensor,
-    device: i32,
 }
 
 impl Watch {
@@ -31,17 +31,29 @@ impl Watch {
     #[inline]
     pub(crate) fn of(memory: &Memory) -> Option<Self> {
         let Memory::Leased(tensor) = memory else { return None };
-        let watch = Self { device: tensor.pinned_for()?, tensor: tensor.clone() };
-        watch.note();
-        Some(watch)
+        tensor.pinned_for()?;
+        note(tensor);
+        Some(Self { tensor: tensor.clone() })
     }
+}
 
-    /// The stream that this thread gives its work to may read the slot.
-    fn note(&self) {
-        if let Some(stream) = cuda::torch_current_stream(self.device) {
-            // Without a device there is nothing to follow.
-            let _ = self.tensor.record_stream(stream);
-        }
+/// The stream that this thread gives its work to may read the slot, if it is pinned. The thread is one that Python knows.
+#[inline]
+pub(crate) fn note(tensor: &forebay::Tensor) {
+    if let Some(device) = tensor.pinned_for()
+        && !tensor.is_foreign()
+        && let Some(stream) = cuda::torch_current_stream(device)
+    {
+        // Without a device there is nothing to follow.
+        let _ = tensor.record_stream(stream);
+    }
+}
+
+/// As [`note`], of whatever keeps a tensor's bytes.
+#[inline]
+pub(crate) fn note_of(memory: &Memory) {
+    if let Memory::Leased(tensor) = memory {
+        note(tensor);
     }
 }
 
@@ -49,8 +61,8 @@ impl Drop for Watch {
     fn drop(&mut self) {
         // SAFETY: it may be asked on any thread, attached or not, and at the interpreter's end says null.
         let is_python_thread = !unsafe { ffi::PyGILState_GetThisThreadState() }.is_null();
-        if is_python_thread && !self.tensor.is_foreign() {
-            self.note();
+        if is_python_thread {
+            note(&self.tensor);
         }
     }
 }

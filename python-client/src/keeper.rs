@@ -13,6 +13,8 @@ use std::{
 
 use pyo3::{exceptions::PyMemoryError, ffi, prelude::*, sync::PyOnceLock, types::PyType};
 
+use crate::device;
+
 /// An object of the type, as it lies in memory.
 #[repr(C)]
 struct Object {
@@ -32,8 +34,9 @@ static TYPE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 unsafe extern "C" fn dealloc(object: *mut ffi::PyObject) {
     // SAFETY: the object is still whole.
     let of = unsafe { ffi::Py_TYPE(object) };
-    // SAFETY: all objects of the type are made by `new`, which wrote a tensor there; nobody uses it any more. It ends a
-    // lease, which any thread may do and which runs no Python.
+    // SAFETY: all objects of the type are made by `new`, which wrote a tensor there, and this is the only user.
+    device::note(unsafe { &*place(object) });
+    // SAFETY: as above; nobody uses it any more. It ends a lease, which any thread may do and which runs no Python.
     unsafe { place(object).drop_in_place() };
     // SAFETY: `new` took its memory from the other half of this allocator.
     unsafe { ffi::PyObject_Free(object.cast()) };
@@ -69,6 +72,7 @@ pub(crate) fn new(py: Python<'_>, tensor: forebay::Tensor) -> Result<Bound<'_, P
         Ok(of) => of,
         Err(e) => return Err((e, tensor)),
     };
+    device::note(&tensor);
     // SAFETY: this thread is attached, as `py` shows.
     let memory = unsafe { ffi::PyObject_Malloc(size_of::<Object>()) };
     let Some(object) = NonNull::new(memory.cast::<ffi::PyObject>()) else {

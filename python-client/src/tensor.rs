@@ -10,7 +10,7 @@ use pyo3::{
 };
 
 use crate::{
-    buffer,
+    buffer, device,
     dlpack::{self, Form},
     errors,
     memory::{Memory, Owned},
@@ -73,6 +73,13 @@ impl PyTensor {
         } else {
             Ok(Owned::copy_of(memory.meta(), buffer::bytes(memory))?)
         }
+    }
+}
+
+impl Drop for PyTensor {
+    fn drop(&mut self) {
+        // A buffer of it may have been read by a GPU.
+        device::note_of(&self.memory);
     }
 }
 

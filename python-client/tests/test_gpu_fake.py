@@ -126,6 +126,36 @@ wait_for(lambda: not full())
     )
 
 
+def test_arrays_and_buffers_of_a_pinned_slot_note_it_too(run):
+    run(
+        """
+assert consumer.pin()
+fake.hold(1)
+makes = {
+    21: lambda m: torch.from_numpy(m["x"].numpy()),
+    22: lambda m: torch.from_numpy(m.numpy()["x"]),
+    23: lambda m: memoryview(m["x"]),
+    24: lambda m: torch.from_dlpack(m["x"]),
+}
+import warnings
+warnings.simplefilter("ignore")
+for stream, make in makes.items():
+    fake.set_current_stream(1)
+    send(stream)
+    view = make(consumer.recv())
+    fake.set_current_stream(stream)
+    assert view[3] == stream or stream == 23
+    del view
+    wait_for(lambda: fake.waiting(1) == fake.waiting(stream) == 1)
+    fake.run(1, 9)
+    assert consumer.in_flight == 1
+    fake.run(stream, 9)
+    wait_for(lambda: consumer.in_flight == 0)
+""",
+        torch=True,
+    )
+
+
 def test_a_view_that_ends_on_a_thread_unknown_to_python_asks_nothing_there(run):
     run("""
 import ctypes

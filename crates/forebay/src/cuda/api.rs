@@ -16,8 +16,10 @@ use std::{
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     ptr::{NonNull, null_mut},
-    sync::atomic::{AtomicPtr, Ordering},
+    sync::atomic::{AtomicPtr, AtomicU64, Ordering},
 };
+
+use forebay_os::clock;
 
 use super::CudaError;
 
@@ -481,6 +483,10 @@ fn mapped_libraries() -> Vec<PathBuf> {
 /// torch's function that says a thread's current stream, if this process has a torch with CUDA.
 type CurrentStream = unsafe extern "C" fn(i32, *mut *mut c_void) -> i32;
 
+/// When it was looked for in vain, and how long that holds.
+static LOOKED: AtomicU64 = AtomicU64::new(0);
+const BETWEEN_LOOKS_NS: u64 = 10_000_000;
+
 /// torch's function, once found: torch may be imported at any time.
 static TORCH: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
 
@@ -493,7 +499,16 @@ pub fn torch_current_stream(device: i32) -> Option<Stream> {
     // ORDER none, Relaxed: the address of a function, which is there for good.
     let mut found = TORCH.load(Ordering::Relaxed);
     if found.is_null() {
-        found = find_torch()?.as_ptr();
+        // To look costs some µs, and importing torch takes longer than this pause.
+        let now = clock::monotonic_coarse_ns();
+        if now.saturating_sub(LOOKED.load(Ordering::Relaxed)) < BETWEEN_LOOKS_NS {
+            return None;
+        }
+        let Some(here) = find_torch() else {
+            LOOKED.store(now, Ordering::Relaxed);
+            return None;
+        };
+        found = here.as_ptr();
         TORCH.store(found, Ordering::Relaxed);
     }
     // SAFETY: the function of this name in torch's library has this type, which its stable C interface promises.
