@@ -468,3 +468,27 @@ else:
 """,
         torch=True,
     )
+
+
+def test_a_thread_that_waits_for_results_spoils_no_graph_of_another(run):
+    run("""
+import ctypes, threading
+from forebay._native import _leave_captures_alone
+event, answers = ctypes.c_void_p(), []
+assert fake.library.cudaEventCreateWithFlags(ctypes.byref(event), 2) == 0
+
+def ask(leaves):
+    if leaves:
+        _leave_captures_alone()
+    answers.append(fake.library.cudaEventQuery(event))
+
+def on_a_thread(leaves):
+    fake.begin_capture(1)
+    thread = threading.Thread(target=ask, args=(leaves,))
+    thread.start()
+    thread.join()
+    return fake.end_capture(1)
+
+assert on_a_thread(True) == 1 and answers == [0]
+assert on_a_thread(False) == 0 and answers == [0, 900], "the fake notices who does not"
+""")

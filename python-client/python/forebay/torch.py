@@ -1,5 +1,7 @@
 """Messages on a GPU before they are asked for, and results back without waiting. Needs torch; `forebay` does not.
 
+    import forebay, forebay.torch
+
     consumer = forebay.Consumer("batches", pin=True)
     for batch in forebay.torch.DevicePrefetcher(consumer, "cuda"):
         model(**batch)
