@@ -28,7 +28,7 @@ use tokio::{
 use super::{App, front, socket::Socket};
 
 /// How long connections have to write what is answered, after the drain.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How often the drain looks whether anything is under way.
 const LOOK: Duration = Duration::from_millis(5);
 /// A pause when the system has no descriptors or memory for one more connection.

@@ -11,7 +11,7 @@ use axum::{
     Router,
     body::{Body, HttpBody},
     extract::Request,
-    http::{HeaderValue, Method, StatusCode, header},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
 use bytes::Bytes;
@@ -35,7 +35,7 @@ pub(super) struct Streaming;
 
 /// What is asked of a request before it goes to its route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Guard {
+pub(super) enum Guard {
     /// Nothing.
     Open,
     /// A key, where there are keys.
@@ -69,7 +69,7 @@ fn classify(path: &str) -> (Route, Guard) {
 }
 
 /// A request that has not been answered yet; counted as 499 when dropped before.
-struct Live<'a> {
+pub(super) struct Live<'a> {
     app: &'a App,
     context: &'a Context,
     method: &'a Method,
@@ -78,8 +78,12 @@ struct Live<'a> {
     done: bool,
 }
 
-impl Live<'_> {
-    fn end(mut self, status: StatusCode, problem: Option<&Problem>) {
+impl<'a> Live<'a> {
+    pub(super) fn new(app: &'a App, context: &'a Context, method: &'a Method, path: &'a str, route: Route) -> Self {
+        Self { app, context, method, path, route, done: false }
+    }
+
+    pub(super) fn end(mut self, status: StatusCode, problem: Option<&Problem>) {
         self.done = true;
         self.count(status.as_u16(), problem);
     }
@@ -140,9 +144,9 @@ pub(super) async fn answer(app: Arc<App>, mut router: Router, request: Request) 
     let (context, headers) = Context::new(request.headers(), &app.tracer, app.request_timeout);
     let (method, uri) = (request.method().clone(), request.uri().clone());
     let (route, guard) = classify(uri.path());
-    let live = Live { app: &app, context: &context, method: &method, path: uri.path(), route, done: false };
+    let live = Live::new(&app, &context, &method, uri.path(), route);
     let mut place = None;
-    let admitted = headers.and_then(|()| admit(&app, &context, guard, &request).map(|taken| place = taken));
+    let admitted = headers.and_then(|()| admit(&app, &context, guard, request.headers()).map(|taken| place = taken));
     let mut response = match admitted {
         Ok(()) => {
             let mut request = request;
@@ -176,13 +180,14 @@ pub(super) async fn answer(app: Arc<App>, mut router: Router, request: Request) 
     response
 }
 
-fn admit(app: &App, context: &Context, guard: Guard, request: &Request) -> Result<Option<Place>, Problem> {
+/// Takes a place where the request needs one.
+pub(super) fn admit(app: &App, context: &Context, guard: Guard, headers: &HeaderMap) -> Result<Option<Place>, Problem> {
     if guard == Guard::Open {
         return Ok(None);
     }
-    let key = app.keys.check(request.headers())?;
+    let key = app.keys.check(headers)?;
     if guard == Guard::Key {
-        admission::check_body(request.headers(), app.limits.body_bytes)?;
+        admission::check_body(headers, app.limits.body_bytes)?;
         return Ok(None);
     }
     if app.draining() {
@@ -192,7 +197,7 @@ fn admit(app: &App, context: &Context, guard: Guard, request: &Request) -> Resul
         rates.check(key, context.started)?;
     }
     let place = Place::take(&app.metrics, app.limits.in_flight)?;
-    admission::check_body(request.headers(), app.limits.body_bytes)?;
+    admission::check_body(headers, app.limits.body_bytes)?;
     Ok(Some(place))
 }
 

@@ -9,6 +9,7 @@
 //!   openai.rs       /v1/embeddings, /v1/models               generate.rs /generate, /generate_stream
 //!   info.rs         /info, /tokenize, /status, /metrics      health.rs  /livez, /readyz, /v2/health/…
 //!   openapi.rs      /openapi.json, made of the model         problem.rs what went wrong, in one shape
+//!   grpc/           the Open Inference Protocol over gRPC, with the feature `grpc`
 //!   json.rs, numbers.rs, input.rs, tensors.rs                requests' values, and the way back
 //! ```
 //!
@@ -21,6 +22,8 @@ mod connection;
 mod context;
 mod front;
 mod generate;
+#[cfg(feature = "grpc")]
+mod grpc;
 mod health;
 mod info;
 mod input;
@@ -149,7 +152,43 @@ pub async fn serve_on(
         tracer,
     });
     let router = router(&app);
+    #[cfg(feature = "grpc")]
+    if let Some(listen) = &config.server.grpc_listen {
+        return both(app, router, listener, listen, shutdown).await;
+    }
     connection::run(app, router, listener, shutdown).await
+}
+
+/// Serves HTTP, and gRPC on a port of its own, until `shutdown` and the drain after it.
+#[cfg(feature = "grpc")]
+async fn both(
+    app: Arc<App>,
+    router: Router,
+    listener: TcpListener,
+    listen: &str,
+    shutdown: impl Future<Output = ()> + Send,
+) -> io::Result<()> {
+    let other = TcpListener::bind(listen).await.map_err(|error| {
+        let text = format!("cannot listen on {listen}: {error}; set server.grpc_listen to another address or port");
+        io::Error::new(error.kind(), text)
+    })?;
+    tracing::info!(address = %other.local_addr()?, "gRPC");
+    let (ended, end) = tokio::sync::oneshot::channel::<()>();
+    let grpc = grpc::serve(Arc::clone(&app), other, async { drop(end.await) });
+    // Calls hold places as requests do: the drain waits for both, then gRPC is told.
+    let http = async {
+        let done = connection::run(app, router, listener, shutdown).await;
+        drop(ended);
+        done
+    };
+    tokio::pin!(grpc);
+    tokio::select! {
+        done = http => {
+            let _ = tokio::time::timeout(connection::LAST_WORDS, grpc).await;
+            done
+        }
+        failed = &mut grpc => failed,
+    }
 }
 
 fn router(app: &Arc<App>) -> Router {

@@ -6,6 +6,8 @@ mod client;
 mod fake;
 mod formats;
 mod generating;
+#[cfg(feature = "grpc")]
+mod grpc;
 mod hostile;
 mod life;
 mod openai;

@@ -1,8 +1,8 @@
 //! The Open Inference Protocol, version 2, as KServe and Triton have it, over REST: health, metadata, infer; JSON and
 //! the binary extension.
 
-mod read;
-mod write;
+pub(super) mod read;
+pub(super) mod write;
 
 use std::sync::Arc;
 
@@ -64,7 +64,7 @@ pub(super) fn bytes_input(takes: Takes) -> Option<&'static str> {
 }
 
 /// Whether the path names this model.
-fn known(model: &ModelInfo, name: &str, version: Option<&str>) -> Result<(), Problem> {
+pub(super) fn known(model: &ModelInfo, name: &str, version: Option<&str>) -> Result<(), Problem> {
     let other = |found: String, is: String| {
         Err(Problem::new(StatusCode::NOT_FOUND, "unknown_model", format!("there is no {found}; there is {is}")))
     };

@@ -25,11 +25,11 @@ pub(in crate::http) struct Asked {
 
 /// Which tensors are wanted, and how.
 #[derive(Debug, Default)]
-pub(super) struct Outputs {
+pub(in crate::http) struct Outputs {
     /// Whether tensors that say nothing themselves are binary.
-    pub(super) binary: bool,
+    pub(in crate::http) binary: bool,
     /// By name, and whether binary; none: all.
-    pub(super) named: Vec<(String, Option<bool>)>,
+    pub(in crate::http) named: Vec<(String, Option<bool>)>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -177,23 +177,33 @@ fn bytes_items(model: &ModelInfo, name: &str, all: &[Tensor<'_>], given: &[Optio
     let ([tensor], [piece]) = (all, given) else {
         return Err(Problem::field("inputs", format!("{} tensors; expected one, called {name}", all.len())));
     };
-    if tensor.name != name {
-        return Err(Problem::field("inputs[0].name", format!("{:?}; expected {name:?}", tensor.name)));
-    }
-    if tensor.datatype != "BYTES" {
-        return Err(Problem::field("inputs[0].datatype", format!("{:?}; expected \"BYTES\"", tensor.datatype)));
-    }
-    let one_dim = tensor.shape.len() == 1 || (tensor.shape.len() == 2 && tensor.shape[1] == 1);
-    if !one_dim {
-        return Err(Problem::field("inputs[0].shape", format!("{:?}; expected [items] or [items, 1]", tensor.shape)));
-    }
+    check_bytes(name, &tensor.name, &tensor.datatype, &tensor.shape)?;
     let items = match (piece, tensor.data) {
         (Some(piece), _) => pieces(piece)?,
         (None, Some(data)) => texts(data, model.takes)?,
         (None, None) => Vec::new(),
     };
-    if items.len() as u64 != tensor.shape[0] {
-        let text = format!("{} elements; shape {:?} has {}", items.len(), tensor.shape, tensor.shape[0]);
+    items_of(model, items, &tensor.shape)
+}
+
+/// Whether an input is the one of type `BYTES` that the model takes, with one dim.
+pub(in crate::http) fn check_bytes(name: &str, found: &str, datatype: &str, shape: &[u64]) -> Result<(), Problem> {
+    if found != name {
+        return Err(Problem::field("inputs[0].name", format!("{found:?}; expected {name:?}")));
+    }
+    if datatype != "BYTES" {
+        return Err(Problem::field("inputs[0].datatype", format!("{datatype:?}; expected \"BYTES\"")));
+    }
+    match shape {
+        [_] | [_, 1] => Ok(()),
+        _ => Err(Problem::field("inputs[0].shape", format!("{shape:?}; expected [items] or [items, 1]"))),
+    }
+}
+
+/// Elements as what the model takes.
+pub(in crate::http) fn items_of(model: &ModelInfo, items: Vec<Bytes>, shape: &[u64]) -> Result<Input, Problem> {
+    if items.len() as u64 != shape[0] {
+        let text = format!("{} elements; shape {shape:?} has {}", items.len(), shape[0]);
         return Err(Problem::field("inputs[0].data", text));
     }
     input::count(items.len(), model.max_items)?;
@@ -211,7 +221,7 @@ fn bytes_items(model: &ModelInfo, name: &str, all: &[Tensor<'_>], given: &[Optio
 }
 
 /// Elements with their lengths before them, as 32-bit numbers.
-fn pieces(data: &Bytes) -> Result<Vec<Bytes>, Problem> {
+pub(in crate::http) fn pieces(data: &Bytes) -> Result<Vec<Bytes>, Problem> {
     let mut rest = data.clone();
     let mut all = Vec::new();
     while !rest.is_empty() {

@@ -61,14 +61,14 @@ pub(super) fn response(
 }
 
 /// The items' rows; one that failed fails them all, because there is no place for it.
-fn rows(answer: &Answer) -> Result<Vec<&Row>, Problem> {
+pub(in crate::http) fn rows(answer: &Answer) -> Result<Vec<&Row>, Problem> {
     let single = answer.items.len() == 1;
     let rows = answer.items.iter().enumerate();
     rows.map(|(i, item)| item.as_ref().map_err(|error| problem::of_item(error, i, single))).collect()
 }
 
 /// Which tensors, by number, and whether binary.
-fn choose(first: &Row, outputs: &Outputs) -> Result<Vec<(usize, bool)>, Problem> {
+pub(in crate::http) fn choose(first: &Row, outputs: &Outputs) -> Result<Vec<(usize, bool)>, Problem> {
     if outputs.named.is_empty() {
         return Ok((0..first.rows.tensors()).map(|tensor| (tensor, outputs.binary)).collect());
     }
@@ -86,13 +86,19 @@ fn choose(first: &Row, outputs: &Outputs) -> Result<Vec<(usize, bool)>, Problem>
     outputs.named.iter().enumerate().map(find).collect()
 }
 
-fn write(rows: &[&Row], tensor: usize, binary: bool, head: &mut Vec<u8>, tail: &mut Vec<u8>) -> Result<(), Problem> {
+/// Name, element type and dims of one item of a tensor that is the same in all rows.
+pub(in crate::http) fn alike<'a>(rows: &[&'a Row], tensor: usize) -> Result<(&'a str, DType, &'a [u64]), Problem> {
     let (name, dtype, shape) = rows[0].rows.tensor(tensor);
     let other = |row: &Row| tensor >= row.rows.tensors() || row.rows.tensor(tensor) != (name, dtype, shape);
     if let Some(i) = rows.iter().position(|row| other(row)) {
         let text = format!("the answers of items 0 and {i} have other dims in {name}; send them apart, or to /predict");
         return Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "model_failed", text));
     }
+    Ok((name, dtype, shape))
+}
+
+fn write(rows: &[&Row], tensor: usize, binary: bool, head: &mut Vec<u8>, tail: &mut Vec<u8>) -> Result<(), Problem> {
+    let (name, dtype, shape) = alike(rows, tensor)?;
     head.extend_from_slice(b"{\"name\":");
     json::write_text(name, head);
     head.extend_from_slice(b",\"datatype\":");

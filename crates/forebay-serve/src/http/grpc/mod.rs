@@ -1,0 +1,268 @@
+//! The Open Inference Protocol over gRPC, on a port of its own; with the cargo feature `grpc`.
+//!
+//! The same admission, limits, counting and errors as over HTTP; a status code becomes the gRPC code nearest to it.
+
+mod convert;
+mod messages;
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context as Waker, Poll},
+    time::Duration,
+};
+
+use axum::http::{Request, Response, StatusCode};
+use tokio::net::TcpListener;
+use tonic::{Code, Status, body::Body, metadata::MetadataValue, server::UnaryService};
+use tonic_prost::ProstCodec;
+use tower_service::Service;
+
+use self::messages::{Empty, Flag, InferRequest, InferResponse, ModelMetadata, Named, ServerMetadata};
+use super::{
+    App,
+    context::{Context, REQUEST_ID, parsed, responded},
+    front::{self, Guard, Live},
+    problem::Problem,
+    v2,
+};
+use crate::{backend::Health, metrics::Route};
+
+const PREFIX: &str = "/inference.GRPCInferenceService/";
+
+/// Serves `listener` until `shutdown`, then finishes what is under way.
+pub(super) async fn serve(
+    app: Arc<App>,
+    listener: TcpListener,
+    shutdown: impl Future<Output = ()> + Send,
+) -> io::Result<()> {
+    let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+    tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .max_concurrent_streams(u32::try_from(app.limits.in_flight).unwrap_or(u32::MAX))
+        .serve_with_incoming_shutdown(Inference(app), incoming, shutdown)
+        .await
+        .map_err(io::Error::other)
+}
+
+#[derive(Clone)]
+struct Inference(Arc<App>);
+
+impl Service<Request<Body>> for Inference {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _waker: &mut Waker<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let app = Arc::clone(&self.0);
+        Box::pin(async move { Ok(answer(app, request).await) })
+    }
+}
+
+/// Answers one call. Dropped when the client cancels it.
+async fn answer(app: Arc<App>, request: Request<Body>) -> Response<Body> {
+    let (mut context, headers) = Context::new(request.headers(), &app.tracer, app.request_timeout);
+    if let Some(patience) = request.headers().get("grpc-timeout").and_then(|value| patience(value.to_str().ok()?)) {
+        context.deadline = context.deadline.min(context.started + patience);
+    }
+    let (method, uri) = (request.method().clone(), request.uri().clone());
+    let name = uri.path().strip_prefix(PREFIX).unwrap_or_default();
+    let guard = match name {
+        "ServerLive" | "ServerReady" => Guard::Open,
+        "ModelInfer" => Guard::Work,
+        _ => Guard::Key,
+    };
+    let live = Live::new(&app, &context, &method, uri.path(), Route::Grpc);
+    // Held until the answer is there.
+    let mut _place = None;
+    let admitted =
+        headers.and_then(|()| front::admit(&app, &context, guard, request.headers()).map(|taken| _place = taken));
+    let failed = Failed::default();
+    let response = match admitted {
+        Ok(()) => dispatch(&app, &context, name, request, &failed).await,
+        Err(problem) => refuse(&failed, problem, &context).into_http(),
+    };
+    let problem = failed.lock().unwrap_or_else(PoisonError::into_inner).take();
+    live.end(problem.as_ref().map_or(StatusCode::OK, |problem| problem.status), problem.as_ref());
+    response
+}
+
+/// Why a call failed, for the log and the metrics.
+type Failed = Arc<Mutex<Option<Problem>>>;
+
+async fn dispatch(
+    app: &Arc<App>,
+    context: &Context,
+    name: &str,
+    request: Request<Body>,
+    failed: &Failed,
+) -> Response<Body> {
+    let calls = Calls { app, context, failed };
+    match name {
+        "ServerLive" => calls.unary(request, server_live).await,
+        "ServerReady" => calls.unary(request, server_ready).await,
+        "ServerMetadata" => calls.unary(request, server_metadata).await,
+        "ModelReady" => calls.unary(request, model_ready).await,
+        "ModelMetadata" => calls.unary(request, model_metadata).await,
+        "ModelInfer" => calls.unary(request, infer).await,
+        _ => {
+            let text = "there is no such call; there are those of inference.GRPCInferenceService";
+            refuse(failed, Problem::new(StatusCode::NOT_FOUND, "not_found", text), context).into_http()
+        }
+    }
+}
+
+/// What calls have in common.
+struct Calls<'a> {
+    app: &'a Arc<App>,
+    context: &'a Context,
+    failed: &'a Failed,
+}
+
+impl Calls<'_> {
+    async fn unary<Ask, Say, Fut>(
+        &self,
+        request: Request<Body>,
+        handler: fn(Arc<App>, Context, Ask) -> Fut,
+    ) -> Response<Body>
+    where
+        Ask: prost::Message + Default + 'static,
+        Say: prost::Message + Default + 'static,
+        Fut: Future<Output = Result<Say, Problem>> + Send + 'static,
+    {
+        let limit = usize::try_from(self.app.limits.body_bytes).unwrap_or(usize::MAX);
+        let codec = ProstCodec::<Say, Ask>::default();
+        let mut grpc = tonic::server::Grpc::new(codec).max_decoding_message_size(limit);
+        let (app, context, failed) = (Arc::clone(self.app), self.context.clone(), Arc::clone(self.failed));
+        // A client that sends its message slowly has as long as one over HTTP.
+        let answer = grpc.unary(Handler { app, context, failed, handler }, request);
+        match tokio::time::timeout_at(self.context.deadline.into(), answer).await {
+            Ok(response) => response,
+            Err(_) => refuse(self.failed, Problem::deadline(), self.context).into_http(),
+        }
+    }
+}
+
+struct Handler<H> {
+    app: Arc<App>,
+    context: Context,
+    failed: Failed,
+    handler: H,
+}
+
+impl<H, Ask, Say, Fut> UnaryService<Ask> for Handler<H>
+where
+    H: Fn(Arc<App>, Context, Ask) -> Fut,
+    Fut: Future<Output = Result<Say, Problem>> + Send + 'static,
+    Say: 'static,
+{
+    type Response = Say;
+    type Future = Pin<Box<dyn Future<Output = Result<tonic::Response<Say>, Status>> + Send>>;
+
+    fn call(&mut self, request: tonic::Request<Ask>) -> Self::Future {
+        let (context, failed) = (self.context.clone(), Arc::clone(&self.failed));
+        let done = (self.handler)(Arc::clone(&self.app), context.clone(), request.into_inner());
+        Box::pin(
+            async move { done.await.map(tonic::Response::new).map_err(|problem| refuse(&failed, problem, &context)) },
+        )
+    }
+}
+
+async fn server_live(_app: Arc<App>, _context: Context, _message: Empty) -> Result<Flag, Problem> {
+    Ok(Flag { yes: true })
+}
+
+async fn server_ready(app: Arc<App>, _context: Context, _message: Empty) -> Result<Flag, Problem> {
+    Ok(Flag { yes: app.health() == Health::Ready })
+}
+
+async fn server_metadata(_app: Arc<App>, _context: Context, _message: Empty) -> Result<ServerMetadata, Problem> {
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    Ok(ServerMetadata { name: "forebay".to_owned(), version, extensions: Vec::new() })
+}
+
+/// Whether the message names this model; an empty version is any.
+fn known(app: &App, name: &str, version: &str) -> Result<(), Problem> {
+    v2::known(app.backend.model(), name, Some(version).filter(|version| !version.is_empty()))
+}
+
+async fn model_ready(app: Arc<App>, _context: Context, message: Named) -> Result<Flag, Problem> {
+    known(&app, &message.name, &message.version)?;
+    Ok(Flag { yes: app.health() == Health::Ready })
+}
+
+async fn model_metadata(app: Arc<App>, _context: Context, message: Named) -> Result<ModelMetadata, Problem> {
+    known(&app, &message.name, &message.version)?;
+    Ok(convert::metadata(app.backend.model()))
+}
+
+async fn infer(app: Arc<App>, context: Context, mut message: InferRequest) -> Result<InferResponse, Problem> {
+    known(&app, &message.model_name, &message.model_version)?;
+    let model = app.backend.model();
+    let (input, parameters) = parsed(&app, || convert::call(model, &mut message))?;
+    let answer = context.infer(&app, input, parameters).await?;
+    responded(&app, || convert::response(model, message, &answer))
+}
+
+/// Notes why, and makes a status of it. Field and item are in the text, the request's id beside it.
+fn refuse(failed: &Failed, problem: Problem, context: &Context) -> Status {
+    let code = match problem.status.as_u16() {
+        400 | 422 => Code::InvalidArgument,
+        401 => Code::Unauthenticated,
+        404 => {
+            if problem.kind == "unknown_model" {
+                Code::NotFound
+            } else {
+                Code::Unimplemented
+            }
+        }
+        413 | 429 => Code::ResourceExhausted,
+        502 | 503 => Code::Unavailable,
+        504 | 408 => Code::DeadlineExceeded,
+        _ => Code::Internal,
+    };
+    let field = problem.field.as_ref().map_or_else(String::new, |field| format!("{field}: "));
+    let item = problem.item.map_or_else(String::new, |item| format!(" (item {item})"));
+    let mut status = Status::new(code, format!("{field}{}{item}", problem.message));
+    if let Ok(id) = MetadataValue::try_from(&*context.request_id) {
+        status.metadata_mut().insert(REQUEST_ID, id);
+    }
+    *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(problem);
+    status
+}
+
+/// The header `grpc-timeout`: at most eight digits and a unit.
+fn patience(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let count: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
+    Some(match unit {
+        "H" => Duration::from_secs(count * 3600),
+        "M" => Duration::from_secs(count * 60),
+        "S" => Duration::from_secs(count),
+        "m" => Duration::from_millis(count),
+        "u" => Duration::from_micros(count),
+        "n" => Duration::from_nanos(count),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_has_digits_and_a_unit() {
+        assert_eq!(patience("100m"), Some(Duration::from_millis(100)));
+        assert_eq!(patience("2H"), Some(Duration::from_secs(7200)));
+        for bad in ["", "m", "1", "1.5S", "-1S", "123456789S", "1x", "1é"] {
+            assert_eq!(patience(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! The Open Inference Protocol over gRPC, by a client of a few lines on HTTP/2, with messages of its own.
+
+use std::{collections::HashMap, net::SocketAddr, sync::atomic::Ordering::SeqCst};
+
+use axum::{
+    body::Body,
+    http::{HeaderMap, Request},
+};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use forebay_serve::backend::{ModelInfo, Takes};
+use http_body_util::BodyExt as _;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message;
+use tokio::{net::TcpStream, runtime::Runtime};
+
+use crate::{
+    client::{Server, wait_for},
+    fake::model,
+};
+
+#[derive(Clone, PartialEq, Message)]
+struct Tensor {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(string, tag = "2")]
+    datatype: String,
+    #[prost(int64, repeated, tag = "3")]
+    shape: Vec<i64>,
+    #[prost(message, optional, tag = "5")]
+    contents: Option<Contents>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Contents {
+    #[prost(int64, repeated, tag = "3")]
+    int64s: Vec<i64>,
+    #[prost(float, repeated, tag = "6")]
+    floats: Vec<f32>,
+    #[prost(bytes = "bytes", repeated, tag = "8")]
+    bytes: Vec<Bytes>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Parameter {
+    #[prost(int64, optional, tag = "2")]
+    int: Option<i64>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Infer {
+    #[prost(string, tag = "1")]
+    model_name: String,
+    #[prost(string, tag = "2")]
+    model_version: String,
+    #[prost(string, tag = "3")]
+    id: String,
+    #[prost(map = "string, message", tag = "4")]
+    parameters: HashMap<String, Parameter>,
+    #[prost(message, repeated, tag = "5")]
+    tensors: Vec<Tensor>,
+    /// Tag 7 in requests.
+    #[prost(bytes = "bytes", repeated, tag = "7")]
+    raw: Vec<Bytes>,
+    /// Tag 6 in answers.
+    #[prost(bytes = "bytes", repeated, tag = "6")]
+    raw_answer: Vec<Bytes>,
+}
+
+/// Name and version, or a flag, or the names of tensors: what the smaller messages have.
+#[derive(Clone, PartialEq, Message)]
+struct Named {
+    #[prost(string, tag = "1")]
+    name: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Flag {
+    #[prost(bool, tag = "1")]
+    yes: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Metadata {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(message, repeated, tag = "4")]
+    inputs: Vec<Tensor>,
+}
+
+/// A server whose gRPC address is known.
+fn start(model: ModelInfo, flags: &[(&str, &str)]) -> (Server, SocketAddr) {
+    // A port that was free a moment ago: the listener of gRPC does not tell which one it took.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let listen = free.to_string();
+    let server = Server::with(model, &[&[("server.grpc_listen", listen.as_str())], flags].concat());
+    wait_for("gRPC listens", || std::net::TcpStream::connect(free).is_ok());
+    (server, free)
+}
+
+struct Answer<T> {
+    code: u32,
+    text: String,
+    headers: HeaderMap,
+    message: Option<T>,
+}
+
+fn ask<T: Message + Default>(
+    to: SocketAddr,
+    call: &str,
+    headers: &[(&str, &str)],
+    message: &impl Message,
+) -> Answer<T> {
+    Runtime::new().unwrap().block_on(async {
+        let stream = TokioIo::new(TcpStream::connect(to).await.unwrap());
+        let (mut send, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+        tokio::spawn(connection);
+        let encoded = message.encode_to_vec();
+        let mut frame = BytesMut::new();
+        frame.put_u8(0);
+        frame.put_u32(u32::try_from(encoded.len()).unwrap());
+        frame.extend_from_slice(&encoded);
+        let uri = format!("http://{to}/inference.GRPCInferenceService/{call}");
+        let mut request = Request::post(uri).header("content-type", "application/grpc").header("te", "trailers");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = send.send_request(request.body(Body::from(frame.freeze())).unwrap()).await.unwrap();
+        let headers = response.headers().clone();
+        let body = response.into_body().collect().await.unwrap();
+        let trailers = body.trailers().cloned().unwrap_or_default();
+        let mut bytes = body.to_bytes();
+        let field = |name: &str| {
+            trailers.get(name).or_else(|| headers.get(name)).map(|value| value.to_str().unwrap().to_owned())
+        };
+        let message = (bytes.len() >= 5).then(|| {
+            bytes.advance(5);
+            T::decode(bytes).unwrap()
+        });
+        Answer {
+            code: field("grpc-status").unwrap().parse().unwrap(),
+            text: field("grpc-message").unwrap_or_default(),
+            headers,
+            message,
+        }
+    })
+}
+
+fn tensor(name: &str, datatype: &str, shape: &[i64], contents: Option<Contents>) -> Tensor {
+    Tensor { name: name.to_owned(), datatype: datatype.to_owned(), shape: shape.to_vec(), contents }
+}
+
+fn infer(tensors: Vec<Tensor>, raw: Vec<Bytes>) -> Infer {
+    Infer { model_name: "fake".to_owned(), id: "7".to_owned(), tensors, raw, ..Infer::default() }
+}
+
+fn floats(values: &[f32]) -> Bytes {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>().into()
+}
+
+#[test]
+fn tensors_go_there_typed_or_raw_and_come_back_raw() {
+    let (server, to) = start(model(Takes::Tensors), &[]);
+    let x = [1.0, 2.5, 3.0, 4.0, 5.0, 6.0];
+    let typed = Contents { floats: x.to_vec(), ..Contents::default() };
+    let numbers = Contents { int64s: vec![7, 8], ..Contents::default() };
+    let mut request =
+        infer(vec![tensor("x", "FP32", &[2, 3], Some(typed)), tensor("k", "INT64", &[2], Some(numbers))], vec![]);
+    request.parameters.insert("p".to_owned(), Parameter { int: Some(3) });
+    let answer = ask::<Infer>(to, "ModelInfer", &[("x-request-id", "me")], &request);
+    assert_eq!((answer.code, answer.text.as_str()), (0, ""));
+    let message = answer.message.unwrap();
+    assert_eq!((message.model_name.as_str(), message.id.as_str()), ("fake", "7"));
+    assert_eq!(message.tensors[0], tensor("x", "FP32", &[2, 3], None));
+    assert_eq!(message.raw_answer[0], floats(&x));
+    assert_eq!(*server.seen.parameters.lock().unwrap(), r#"{"p":3}"#);
+    let numbers: Vec<u8> = [7i64, 8].into_iter().flat_map(i64::to_le_bytes).collect();
+    let tensors = vec![tensor("x", "FP32", &[2, 3], None), tensor("k", "INT64", &[2], None)];
+    let raw = ask::<Infer>(to, "ModelInfer", &[], &infer(tensors, vec![floats(&x), numbers.into()]));
+    assert_eq!(raw.message.unwrap().raw_answer, message.raw_answer);
+    assert!(server.get("/metrics").text().contains("forebay_requests_total{route=\"grpc\",code=\"200\"} 2"));
+}
+
+#[test]
+fn texts_are_bytes_and_refusals_have_codes() {
+    let (server, to) = start(model(Takes::Texts), &[]);
+    let text = |text: &str| {
+        let bytes = vec![Bytes::from(text.to_owned())];
+        infer(vec![tensor("text", "BYTES", &[1], Some(Contents { bytes, ..Contents::default() }))], vec![])
+    };
+    let answer = ask::<Infer>(to, "ModelInfer", &[], &text("abc")).message.unwrap();
+    assert_eq!(answer.raw_answer[0][..4], 3f32.to_le_bytes());
+    for (word, code) in [
+        ("full", 8),
+        ("late", 14),
+        ("deadline", 4),
+        ("invalid", 3),
+        ("large", 8),
+        ("boom", 13),
+        ("died", 14),
+        ("bad", 3),
+    ] {
+        let answer = ask::<Infer>(to, "ModelInfer", &[], &text(word));
+        assert_eq!(answer.code, code, "{word}: {}", answer.text);
+        assert!(answer.headers.contains_key("x-request-id"), "{word}");
+    }
+    let late = ask::<Infer>(to, "ModelInfer", &[("grpc-timeout", "50m")], &text("hang"));
+    assert_eq!(late.code, 4);
+    wait_for("the call is dropped", || server.seen.dropped.load(SeqCst) == 1);
+    let other = Infer { model_name: "other".to_owned(), ..text("x") };
+    assert_eq!(ask::<Infer>(to, "ModelInfer", &[], &other).code, 5);
+    assert_eq!(ask::<Infer>(to, "ModelTrain", &[], &other).code, 12);
+    let wrong = ask::<Infer>(to, "ModelInfer", &[], &infer(vec![tensor("text", "FP32", &[1], None)], vec![]));
+    assert_eq!(wrong.code, 3);
+    assert!(wrong.text.starts_with("inputs[0].datatype"), "{}", wrong.text);
+}
+
+#[test]
+fn health_and_metadata_are_told_and_keys_asked_for() {
+    let (_server, to) = start(model(Takes::Tensors), &[("auth.keys", "secret"), ("limits.body_bytes", "1000")]);
+    let fake = Named { name: "fake".to_owned() };
+    assert!(ask::<Flag>(to, "ServerLive", &[], &Flag::default()).message.unwrap().yes);
+    assert!(ask::<Flag>(to, "ServerReady", &[], &Flag::default()).message.unwrap().yes);
+    assert_eq!(ask::<Metadata>(to, "ModelMetadata", &[], &fake).code, 16);
+    let key = [("authorization", "Bearer secret")];
+    let metadata = ask::<Metadata>(to, "ModelMetadata", &key, &fake).message.unwrap();
+    assert_eq!(metadata.inputs[0], tensor("x", "FP32", &[-1, 3], None));
+    assert!(ask::<Flag>(to, "ModelReady", &key, &fake).message.unwrap().yes);
+    assert_eq!(ask::<Named>(to, "ServerMetadata", &key, &Flag::default()).message.unwrap().name, "forebay");
+    let long = Named { name: "x".repeat(2000) };
+    assert_eq!(ask::<Flag>(to, "ModelReady", &key, &long).code, 8);
+}
