@@ -103,6 +103,10 @@ impl<'a> Live<'a> {
                     id, method = %self.method, path = self.path, status, ms, why = problem.kind, text = problem.message,
                     "request"
                 ),
+                // Asked for every few seconds by machines.
+                None if matches!(self.route, Route::Health | Route::Metrics | Route::Status) => {
+                    tracing::debug!(id, method = %self.method, path = self.path, status, ms, "request");
+                }
                 None => tracing::info!(id, method = %self.method, path = self.path, status, ms, "request"),
             }
         }

@@ -152,11 +152,16 @@ pub async fn serve_on(
         tracer,
     });
     let router = router(&app);
+    let tracer = app.tracer.clone();
     #[cfg(feature = "grpc")]
     if let Some(listen) = &config.server.grpc_listen {
-        return both(app, router, listener, listen, shutdown).await;
+        let done = both(app, router, listener, listen, shutdown).await;
+        tracer.flush().await;
+        return done;
     }
-    connection::run(app, router, listener, shutdown).await
+    let done = connection::run(app, router, listener, shutdown).await;
+    tracer.flush().await;
+    done
 }
 
 /// Serves HTTP, and gRPC on a port of its own, until `shutdown` and the drain after it.

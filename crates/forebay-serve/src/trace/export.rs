@@ -15,7 +15,7 @@ use hyper_util::{
 };
 use tokio::{sync::mpsc, time};
 
-use super::{Span, otlp};
+use super::{Message, Span, otlp};
 use crate::metrics::Metrics;
 
 /// Spans of one request.
@@ -47,35 +47,54 @@ impl Exporter {
     }
 
     /// Sends what comes out of `queue` until nobody can put anything in, then the rest.
-    pub(super) async fn run(self, mut queue: mpsc::Receiver<Span>) {
-        let mut group = Vec::with_capacity(GROUP);
+    pub(super) async fn run(self, mut queue: mpsc::Receiver<Message>) {
+        let (mut group, mut come) = (Vec::with_capacity(GROUP), Vec::with_capacity(GROUP));
         let mut failing = false;
-        while let Some(first) = queue.recv().await {
-            group.push(first);
-            let pause = time::sleep(PAUSE);
-            tokio::pin!(pause);
-            while group.len() < GROUP {
+        let mut ended = false;
+        while !ended {
+            let mut told = None;
+            let mut pause = Box::pin(time::sleep(PAUSE));
+            while group.len() < GROUP && told.is_none() && !ended {
                 tokio::select! {
-                    got = queue.recv_many(&mut group, GROUP) => if got == 0 { break },
-                    () = &mut pause => break,
+                    got = queue.recv_many(&mut come, GROUP) => ended = got == 0,
+                    () = &mut pause, if !group.is_empty() => break,
                 }
-            }
-            let counted = group.len() as u64;
-            match self.send(&group).await {
-                // ORDER none, Relaxed: statistics.
-                Ok(()) => {
-                    self.metrics.spans_sent.fetch_add(counted, Relaxed);
-                    failing = false;
+                if group.is_empty() {
+                    pause.as_mut().reset(time::Instant::now() + PAUSE);
                 }
-                Err(why) => {
-                    self.metrics.spans_dropped.fetch_add(counted, Relaxed);
-                    // Said when it begins, not with every group.
-                    if !std::mem::replace(&mut failing, true) {
-                        tracing::warn!(endpoint = self.uri, why, "traces cannot be sent; they are dropped and counted");
+                for message in come.drain(..) {
+                    match message {
+                        Message::Span(span) => group.push(*span),
+                        Message::Flush(tell) => told = Some(tell),
                     }
                 }
             }
-            group.clear();
+            if !group.is_empty() {
+                self.send_or_drop(&group, &mut failing).await;
+                group.clear();
+            }
+            if let Some(tell) = told {
+                // Whoever asked may have stopped waiting.
+                let _ = tell.send(());
+            }
+        }
+    }
+
+    async fn send_or_drop(&self, group: &[Span], failing: &mut bool) {
+        let counted = group.len() as u64;
+        match self.send(group).await {
+            // ORDER none, Relaxed: statistics.
+            Ok(()) => {
+                self.metrics.spans_sent.fetch_add(counted, Relaxed);
+                *failing = false;
+            }
+            Err(why) => {
+                self.metrics.spans_dropped.fetch_add(counted, Relaxed);
+                // Said when it begins, not with every group.
+                if !std::mem::replace(failing, true) {
+                    tracing::warn!(endpoint = self.uri, why, "traces cannot be sent; they are dropped and counted");
+                }
+            }
         }
     }
 

@@ -15,9 +15,15 @@ mod export;
 mod ids;
 mod otlp;
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use tokio::sync::mpsc;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time,
+};
 
 use crate::{Config, backend::TraceContext, metrics::Metrics};
 
@@ -26,6 +32,16 @@ pub use ids::{parse_traceparent, traceparent};
 
 /// Spans that wait to be sent, at most; more are dropped and counted.
 const QUEUED: usize = 4096;
+/// How long [`Tracer::flush`] waits.
+pub const FLUSH: Duration = Duration::from_secs(2);
+
+/// What goes to the exporter.
+#[derive(Debug)]
+enum Message {
+    Span(Box<Span>),
+    /// Send what there is, then say so.
+    Flush(oneshot::Sender<()>),
+}
 
 /// A finished piece of work.
 #[derive(Debug, Clone)]
@@ -80,7 +96,7 @@ pub struct Tracer {
 #[derive(Debug)]
 struct Inner {
     sample: f64,
-    spans: mpsc::Sender<Span>,
+    spans: mpsc::Sender<Message>,
     metrics: Arc<Metrics>,
 }
 
@@ -123,10 +139,22 @@ impl Tracer {
     /// Takes a finished span. Never waits: with the queue full it is dropped and counted.
     pub fn span(&self, span: Span) {
         if let Some(inner) = self.inner.as_ref().filter(|_| span.context.sampled)
-            && inner.spans.try_send(span).is_err()
+            && inner.spans.try_send(Message::Span(Box::new(span))).is_err()
         {
             // ORDER none, Relaxed: statistics.
             inner.metrics.spans_dropped.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         }
+    }
+
+    /// Waits until the spans so far were sent, or dropped because they cannot be; at most [`FLUSH`].
+    pub async fn flush(&self) {
+        let Some(inner) = &self.inner else { return };
+        let (done, told) = oneshot::channel();
+        let flushed = async {
+            if inner.spans.send(Message::Flush(done)).await.is_ok() {
+                let _ = told.await;
+            }
+        };
+        let _ = time::timeout(FLUSH, flushed).await;
     }
 }

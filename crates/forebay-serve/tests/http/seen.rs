@@ -165,6 +165,20 @@ fn a_request_s_span_continues_the_client_s_trace_and_reaches_the_collector() {
 }
 
 #[test]
+fn spans_of_the_last_requests_are_sent_before_the_end() {
+    let (address, told) = collector();
+    let mut server = Server::with(model(Takes::Texts), &[("trace.otlp", &address), ("trace.sample", "1")]);
+    for _ in 0..3 {
+        assert_eq!(server.post("/predict", r#"{"inputs": "x"}"#).status, 200);
+    }
+    server.stop();
+    server.join();
+    // They were there when the server ended: nothing is waited for.
+    let spans = |sent: Value| sent["resourceSpans"][0]["scopeSpans"][0]["spans"].as_array().unwrap().len();
+    assert_eq!(told.try_iter().map(spans).sum::<usize>(), 3);
+}
+
+#[test]
 fn the_backend_is_given_the_place_in_the_trace() {
     let server = Server::start(Takes::Texts);
     let headers = [("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")];
