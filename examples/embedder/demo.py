@@ -90,6 +90,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="forebay-serve-demo-") as folder:
         path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
         environment = {**os.environ, "FOREBAY_DIR": folder, "FOREBAY_SERVE_SERVER_LISTEN": address, "PATH": path}
+        environment |= {"FOREBAY_SERVE_LOG_LEVEL": "warn"}
         print(f"$ forebay serve --config {CONFIG.relative_to(ROOT)}", flush=True)
         begin = time.monotonic()
         server = subprocess.Popen([str(FOREBAY), "serve", "--config", str(CONFIG)], env=environment)
