@@ -11,6 +11,9 @@ use forebay::service::{Client, ServiceError};
 use super::{call::Call, rows::Given};
 use crate::{backend::TraceContext, schedule::Waiting};
 
+/// Answers whose age is remembered before those that are let go of are forgotten.
+const MOST_HELD: usize = 256;
+
 /// An item in the schedule.
 #[derive(Debug)]
 pub(crate) struct Entry {
@@ -133,6 +136,10 @@ impl Link {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         while held.front().is_some_and(|(answer, _)| answer.strong_count() == 0) {
             held.pop_front();
+        }
+        // One that is held for long must not keep those behind it remembered; the ring has few slots.
+        if held.len() >= MOST_HELD {
+            held.retain(|(answer, _)| answer.strong_count() > 0);
         }
         held.push_back((Arc::downgrade(answer), Instant::now()));
     }
