@@ -385,6 +385,8 @@ engine_test! {
         }
         let tokens = engine.tokenize(vec!["light".to_owned()], false).unwrap().unwrap();
         assert_eq!(tokens[0].tokens, ["light"]);
+        let long = engine.tokenize(vec!["light ".repeat(10_000)], false).unwrap().unwrap();
+        assert_eq!(long[0].ids.len(), 10_000);
     }
 }
 

@@ -53,6 +53,8 @@ use crate::{
 
 /// Bytes of prepared items that may be held at a time.
 const PREPARED_BYTES: u64 = 1 << 30;
+/// Texts that are tokenized on the calling thread, in bytes.
+const QUICK_BYTES: usize = 4 << 10;
 /// The engine may end while its timer sleeps: it looks this often.
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);
 /// Items that may wait.
@@ -567,7 +569,16 @@ impl Backend for Engine {
     }
 
     fn tokenize(&self, texts: Vec<String>, special_tokens: bool) -> Option<Result<Vec<TokenizedText>, Refusal>> {
-        self.core.intake.tokenize(&texts, special_tokens)
+        use tokio::runtime::{Handle, RuntimeFlavor};
+        let run = || self.core.intake.tokenize(&texts, special_tokens);
+        let flavor = Handle::try_current().map(|runtime| runtime.runtime_flavor());
+        if texts.iter().map(String::len).sum::<usize>() <= QUICK_BYTES
+            || flavor.ok() != Some(RuntimeFlavor::MultiThread)
+        {
+            return run();
+        }
+        // Other tasks of this thread go on elsewhere while the CPU pool works.
+        tokio::task::block_in_place(|| self.core.pool.install(run))
     }
 
     fn health(&self) -> Health {
