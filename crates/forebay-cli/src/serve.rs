@@ -137,8 +137,9 @@ async fn serve(checked: Checked, started: Instant) -> Result<(), Failure> {
         }
     };
     let backend: Arc<dyn Backend> = Arc::clone(&engine) as Arc<dyn Backend>;
-    let served = http::serve_on(listener, &config, backend, metrics, tracer, shutdown).await;
+    let served = http::serve_on(listener, &config, backend, metrics, tracer.clone(), shutdown).await;
     engine.stop().await;
+    tracer.flush().await;
     tracing::info!("stopped");
     served.map_err(Failure::failed)
 }
