@@ -13,7 +13,7 @@ use std::{
 use forebay::DType;
 use pyo3::{exceptions::PyBufferError, ffi, prelude::*};
 
-use crate::{device, errors, memory::Memory, tensor::PyTensor};
+use crate::{errors, memory::Memory, tensor::PyTensor};
 
 /// The format character of a dtype; none exists for bfloat16 and the 8-bit floats.
 const fn format(dtype: DType) -> Option<&'static CStr> {
@@ -51,7 +51,7 @@ impl PyTensor {
         if let Some(refusal) = slf.memory.refusal() {
             return Err(errors::refusal(py, refusal));
         }
-        device::note_of(&slf.memory);
+        slf.lend();
         let writable = slf.memory.is_writable();
         if wants(flags, ffi::PyBUF_WRITABLE) && !writable {
             return Err(PyBufferError::new_err(

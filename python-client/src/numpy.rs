@@ -5,7 +5,7 @@ use pyo3::{prelude::*, sync::PyOnceLock, types::PyString};
 
 use crate::{
     array_api::{ArrayApi, Place},
-    device, dtype, errors, keeper,
+    dtype, errors, keeper,
     memory::{Memory, Refusal},
     tensor::PyTensor,
 };
@@ -40,7 +40,7 @@ pub(crate) fn of<'py>(tensor: &Bound<'py, PyTensor>) -> PyResult<Bound<'py, PyAn
     let py = tensor.py();
     let own = tensor.get();
     own.check(py)?;
-    device::note_of(&own.memory);
+    own.lend();
     let descr = dtype_of(py, own.memory.dtype())?;
     match API.get_or_try_init(py, || ArrayApi::find(py))? {
         Some(api) => api.array(descr, own.memory.place(), tensor),

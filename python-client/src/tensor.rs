@@ -1,6 +1,9 @@
 //! `Tensor`: one tensor of a message or loan, and the ways to look at it.
 
-use std::sync::OnceLock;
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicBool, Ordering},
+};
 
 use forebay::MAX_RANK;
 use pyo3::{
@@ -33,12 +36,22 @@ pub(crate) struct PyTensor {
     pub(crate) memory: Memory,
     /// In bytes, once the buffer protocol asked for them: it wants them to stay in one place.
     strides: OnceLock<Box<[isize; MAX_RANK]>>,
+    /// Something reads its bytes through it: a buffer, an array whose base it is.
+    lent: AtomicBool,
 }
 
 impl PyTensor {
     #[inline]
     pub(crate) fn new(memory: Memory) -> Self {
-        Self { memory, strides: OnceLock::new() }
+        Self { memory, strides: OnceLock::new(), lent: AtomicBool::new(false) }
+    }
+
+    /// Something is about to read its bytes through it, perhaps a GPU.
+    #[inline]
+    pub(crate) fn lend(&self) {
+        device::note_of(&self.memory);
+        // ORDER none, Relaxed: who lends and who drops it hold the interpreter, or a reference in between.
+        self.lent.store(true, Ordering::Relaxed);
     }
 
     /// Steps between elements, per dim, in bytes.
@@ -78,8 +91,9 @@ impl PyTensor {
 
 impl Drop for PyTensor {
     fn drop(&mut self) {
-        // A buffer of it may have been read by a GPU.
-        device::note_of(&self.memory);
+        if self.lent.load(Ordering::Relaxed) {
+            device::note_of(&self.memory);
+        }
     }
 }
 

@@ -492,3 +492,20 @@ def on_a_thread(leaves):
 assert on_a_thread(True) == 1 and answers == [0]
 assert on_a_thread(False) == 0 and answers == [0, 900], "the fake notices who does not"
 """)
+
+
+def test_to_look_at_a_tensor_is_not_to_read_it(run):
+    run("""
+assert consumer.pin()
+fake.hold(1)
+send(1)
+message = consumer.recv()
+for tensor in message.values():
+    assert tensor.pinned and tensor.shape == (1000,) and tensor.nbytes == 4000
+message.to(stream=7, out={"x": array()})
+del message, tensor
+assert consumer.in_flight == 1
+fake.run(7, 9)
+wait_for(lambda: consumer.in_flight == 0)
+assert fake.waiting(0) == 0
+""")
