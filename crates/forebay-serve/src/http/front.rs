@@ -98,16 +98,17 @@ impl<'a> Live<'a> {
         if app.log_requests {
             let id = &*context.request_id;
             let ms = (seconds * 1e6).round() / 1e3;
+            let method = self.method;
             match problem {
-                Some(problem) => tracing::info!(
-                    id, method = %self.method, path = self.path, status, ms, why = problem.kind, text = problem.message,
-                    "request"
-                ),
                 // Asked for every few seconds by machines.
-                None if matches!(self.route, Route::Health | Route::Metrics | Route::Status) => {
-                    tracing::debug!(id, method = %self.method, path = self.path, status, ms, "request");
+                _ if matches!(self.route, Route::Health | Route::Metrics | Route::Status) => {
+                    tracing::debug!(id, %method, path = self.path, status, ms, "request");
                 }
-                None => tracing::info!(id, method = %self.method, path = self.path, status, ms, "request"),
+                Some(problem) => {
+                    let (why, text) = (problem.kind, &problem.message);
+                    tracing::info!(id, %method, path = self.path, status, ms, why, text, "request");
+                }
+                None => tracing::info!(id, %method, path = self.path, status, ms, "request"),
             }
         }
         self.span(status, problem);
@@ -165,7 +166,7 @@ pub(super) async fn answer(app: Arc<App>, mut router: Router, request: Request) 
     // The problem came without a body, because its route did not know the id.
     let problem = match response.extensions_mut().remove::<Problem>() {
         Some(problem) => {
-            response = problem.response(&context.request_id);
+            response = problem.response(uri.path(), &context.request_id);
             Some(problem)
         }
         None => None,

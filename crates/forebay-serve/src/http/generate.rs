@@ -26,7 +26,7 @@ use super::{
     context::{Context, parsed},
     front::Streaming,
     input, json as text,
-    predict::{self, Body_},
+    predict::{self, Asked},
     problem::Problem,
 };
 use crate::backend::{Finish, Input, Part, Parts};
@@ -45,7 +45,7 @@ async fn start(app: &App, context: &Context, request: Request) -> Result<(Parts,
     predict::json_only(&parts.headers)?;
     let body = body::read(app, context, &parts.headers, body).await?;
     let (items, parameters) = parsed(app, || {
-        let request: Body_<'_> = text::parse(&body)?;
+        let request: Asked<'_> = text::parse(&body)?;
         let parameters = text::parameters(request.parameters)?;
         Ok((input::read(model, request.inputs, &body)?, parameters))
     })?;

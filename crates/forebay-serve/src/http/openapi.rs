@@ -31,7 +31,11 @@ fn make(model: &ModelInfo, keys: bool) -> Value {
     paths.insert(format!("/v2/models/{}", model.name), read("The model's tensors", reference("Metadata")));
     paths.insert(
         format!("/v2/models/{}/infer", model.name),
-        work("Infer, Open Inference Protocol v2", &json_body("InferRequest"), reference("InferResponse")),
+        with_flat_problems(work(
+            "Infer, Open Inference Protocol v2",
+            &json_body("InferRequest"),
+            reference("InferResponse"),
+        )),
     );
     if model.generates {
         let body = json_body("PredictRequest");
@@ -98,6 +102,16 @@ fn text_responses() -> Value {
 
 fn problem() -> Value {
     json!({ "application/json": { "schema": reference("Problem") } })
+}
+
+/// Errors as the Open Inference Protocol has them.
+fn with_flat_problems(mut work: Value) -> Value {
+    if let Some(all) = work["post"]["responses"].as_object_mut() {
+        for response in all.values_mut().filter(|one| one["content"] == problem()) {
+            response["content"]["application/json"]["schema"] = reference("FlatProblem");
+        }
+    }
+    work
 }
 
 fn read(summary: &str, schema: Value) -> Value {
@@ -271,6 +285,17 @@ fn schemas(model: &ModelInfo) -> Value {
         },
         "InferResponse": { "type": "object", "required": ["model_name", "outputs"] },
         "Metadata": { "type": "object", "required": ["name", "inputs", "outputs"] },
+        "FlatProblem": {
+            "type": "object",
+            "required": ["error", "type", "request_id"],
+            "properties": {
+                "error": { "type": "string" },
+                "type": { "type": "string" },
+                "field": { "type": "string" },
+                "item": { "type": "integer" },
+                "request_id": { "type": "string" },
+            },
+        },
         "Problem": {
             "type": "object",
             "required": ["error"],

@@ -25,7 +25,7 @@ use crate::backend::{Answer, Input, ItemError, ItemErrorKind, Row, Takes, TextIt
 /// The JSON of a request to `/predict`, `/generate` and `/generate_stream`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Body_<'a> {
+pub(super) struct Asked<'a> {
     #[serde(borrow)]
     pub(super) inputs: &'a RawValue,
     #[serde(borrow, default)]
@@ -94,7 +94,7 @@ pub(super) async fn predict(
             (Items { input: Input::Images(vec![body]), single: true }, Map::new())
         }
         _ => parsed(&app, || {
-            let request: Body_<'_> = json::parse(&body)?;
+            let request: Asked<'_> = json::parse(&body)?;
             let parameters = json::parameters(request.parameters)?;
             Ok((input::read(app.backend.model(), request.inputs, &body)?, parameters))
         })?,

@@ -1,4 +1,4 @@
-//! What went wrong, as a status code and one shape of JSON.
+//! What went wrong, as a status code and one shape of JSON; the protocol v2 has its own.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::backend::{ItemError, ItemErrorKind, Refusal};
 
@@ -73,20 +73,29 @@ impl Problem {
     }
 
     /// The body: `{"error": {"type", "message", "field"?, "item"?, "request_id"}}`.
-    pub(crate) fn json(&self, request_id: &str) -> serde_json::Value {
-        let mut error = json!({ "type": self.kind, "message": self.message, "request_id": request_id });
-        if let Some(field) = &self.field {
-            error["field"] = json!(field);
-        }
-        if let Some(item) = self.item {
-            error["item"] = json!(item);
-        }
-        json!({ "error": error })
+    pub(crate) fn json(&self, request_id: &str) -> Value {
+        json!({ "error": self.parts("message", self.message.clone(), request_id) })
     }
 
-    /// The response, with the request's id in it.
-    pub(crate) fn response(&self, request_id: &str) -> Response {
-        let mut response = Response::new(Body::from(self.json(request_id).to_string()));
+    /// The same for the Open Inference Protocol, whose `error` is a text: `{"error", "type", "field"?, "item"?,
+    /// "request_id"}`. Its clients show nothing but that text, so the field is in it.
+    fn flat_json(&self, request_id: &str) -> Value {
+        let field = self.field.as_ref().map_or_else(String::new, |field| format!("{field}: "));
+        Value::Object(self.parts("error", format!("{field}{}", self.message), request_id))
+    }
+
+    fn parts(&self, text: &str, message: String, request_id: &str) -> Map<String, Value> {
+        let known = [("type", json!(self.kind)), (text, json!(message)), ("request_id", json!(request_id))];
+        let field = self.field.iter().map(|field| ("field", json!(field)));
+        let item = self.item.iter().map(|item| ("item", json!(item)));
+        known.into_iter().chain(field).chain(item).map(|(key, value)| (key.to_owned(), value)).collect()
+    }
+
+    /// What a client of this path is told.
+    pub(crate) fn response(&self, path: &str, request_id: &str) -> Response {
+        let v2 = path.starts_with("/v2");
+        let json = if v2 { self.flat_json(request_id) } else { self.json(request_id) };
+        let mut response = Response::new(Body::from(json.to_string()));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

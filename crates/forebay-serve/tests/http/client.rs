@@ -148,10 +148,13 @@ impl Response {
     /// The error, checked to have the one shape there is; status, type, field and message.
     pub(crate) fn problem(&self) -> (u16, String, String, String) {
         assert_eq!(self.header("content-type"), Some("application/json"), "{self:?}");
-        let error = &self.json()["error"];
+        let whole = self.json();
+        // Of the protocol v2 `error` is a text, and the rest is beside it.
+        let (error, message) =
+            if whole["error"].is_string() { (&whole, "error") } else { (&whole["error"], "message") };
         assert_eq!(error["request_id"].as_str(), self.header("x-request-id"));
         let text = |key: &str| error[key].as_str().unwrap_or_default().to_owned();
-        (self.status, text("type"), text("field"), text("message"))
+        (self.status, text("type"), text("field"), text(message))
     }
 }
 

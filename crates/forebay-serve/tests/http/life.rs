@@ -15,7 +15,8 @@ fn ready_is_what_the_backend_says_and_live_is_always() {
     server.seen.not_ready.store(true, SeqCst);
     for path in ["/readyz", "/v2/health/ready", "/v2/models/fake/ready"] {
         let answer = server.get(path);
-        assert_eq!((answer.problem().1.as_str(), answer.problem().3.as_str()), ("not_ready", "workers are starting"));
+        let (_, kind, _, text) = answer.problem();
+        assert_eq!((kind.as_str(), text.as_str()), ("not_ready", "workers are starting"));
         assert_eq!(answer.status, 503);
     }
     assert_eq!((server.get("/livez").status, server.get("/v2/health/live").status), (200, 200));

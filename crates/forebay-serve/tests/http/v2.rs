@@ -89,6 +89,9 @@ fn what_does_not_fit_is_named() {
         let problem = server.post(INFER, &bad.to_string()).problem();
         assert_eq!((problem.0, problem.2.as_str()), (422, field), "{pointer} = {value}: {problem:?}");
     }
+    // What clients of the protocol show is `error`, a text with the field in it.
+    let answer = server.post(INFER, &request(json!([1, "x"]), json!([7, 8])).to_string());
+    assert_eq!(answer.json()["error"], json!("inputs[0].data: a text where a float32 is expected"));
     let mut bad = good.clone();
     bad["outputs"] = json!([{"name": "w"}]);
     let problem = server.post(INFER, &bad.to_string()).problem();
@@ -140,7 +143,7 @@ fn texts_images_and_rows_are_bytes() {
     assert_eq!(ask_binary(&mut server.open(), &binary, &latin).problem().2, "inputs[0].data[0]");
     let failed = json!({"inputs": [{"name": "text", "shape": [2], "datatype": "BYTES", "data": ["abc", "bad"]}]});
     let failed = server.post(INFER, &failed.to_string());
-    assert_eq!((failed.status, &failed.json()["error"]["item"]), (422, &json!(1)));
+    assert_eq!((failed.status, &failed.json()["item"]), (422, &json!(1)));
 
     let server = Server::start(Takes::Images);
     let images = json!({"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": ["MTIz"]}]});
