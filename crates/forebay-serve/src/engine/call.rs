@@ -83,7 +83,8 @@ impl Call {
                 }
             }
         }
-        let timings = Timings { ingest_s: ingest.as_secs_f64(), ..Timings::default() };
+        let tokens = prepared.items.iter().flatten().map(|size| size.tokens as u64).sum();
+        let timings = Timings { ingest_s: ingest.as_secs_f64(), tokens, ..Timings::default() };
         let patience = from.deadline.saturating_duration_since(Instant::now());
         let deadline_ns =
             forebay::service::now_ns().saturating_add(u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX));
