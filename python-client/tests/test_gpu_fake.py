@@ -360,7 +360,7 @@ message = consumer.recv()
 message.to(stream=1, out={"x": array()})
 child = os.fork()
 if child == 0:
-    queries = fake.count(QUERIES)
+    # Nothing of the fake is asked here: its lock may have been held when this was forked, as CUDA's own may.
     sends, records = lambda: message.to(stream=1, out={}), lambda: message.record_stream(1)
     for call in (consumer.try_recv, consumer.pin, sends, records):
         try:
@@ -368,7 +368,7 @@ if child == 0:
         except forebay.ForkedError:
             continue
         os._exit(1)
-    os._exit(0 if fake.count(QUERIES) == queries else 2)
+    os._exit(0)
 assert os.waitpid(child, 0)[1] == 0
 fake.run(1, 9)
 wait_for(lambda: consumer.in_flight == 0)
