@@ -3,7 +3,8 @@
 
 use std::{
     env, fs,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read as _, Write},
+    net::{SocketAddr, TcpStream},
     process::{Child, Command, Stdio},
     thread,
     time::Duration,
@@ -23,6 +24,7 @@ struct Browser {
     driver: Child,
     connection: Connection,
     session: String,
+    address: SocketAddr,
 }
 
 impl Browser {
@@ -39,14 +41,14 @@ impl Browser {
             let (_, port) = line.split_once("started successfully on port ")?;
             port.trim_end_matches('.').parse::<u16>().ok()
         });
-        let address = ([127, 0, 0, 1], port.expect("chromedriver says its port")).into();
+        let address: SocketAddr = ([127, 0, 0, 1], port.expect("chromedriver says its port")).into();
         let arguments =
             ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1200,1180"];
         let capabilities = json!({ "capabilities": { "alwaysMatch": {
             "goog:chromeOptions": { "args": arguments },
             "goog:loggingPrefs": { "browser": "ALL" },
         } } });
-        let mut browser = Self { driver, connection: Connection::open(address), session: String::new() };
+        let mut browser = Self { driver, connection: Connection::open(address), session: String::new(), address };
         let headers = [("host", "localhost"), ("content-type", "application/json")];
         let answer = browser.connection.ask("POST", "/session", &headers, capabilities.to_string().as_bytes());
         if answer.text().contains("cannot find Chrome binary") {
@@ -114,9 +116,16 @@ impl Browser {
 }
 
 impl Drop for Browser {
+    /// Also when a test failed: a browser outlives its driver.
     fn drop(&mut self) {
-        if !thread::panicking() && !self.session.is_empty() {
-            self.command("DELETE", "", &Value::Null);
+        let end = |session: &str| -> std::io::Result<()> {
+            let mut stream = TcpStream::connect(self.address)?;
+            stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+            write!(stream, "DELETE {session} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
+            stream.read(&mut [0; 1024]).map(drop)
+        };
+        if !self.session.is_empty() {
+            let _ = end(&self.session);
         }
         let _ = self.driver.kill();
         let _ = self.driver.wait();
