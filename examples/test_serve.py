@@ -258,3 +258,21 @@ def children(pid: int) -> list[int]:
 
 def command_of(pid: int) -> bytes:
     return pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def test_search_finds_the_fish(place: pathlib.Path) -> None:
+    hybrid = pathlib.Path(os.environ.get("FOREBAY_HYBRID_BIN", RELEASE / "hybrid"))
+    with running(place / "log", hybrid) as (daemon, url):
+        found = ask(f"{url}/search", {"query": "a great fish swallowed him", "k": 3})["results"]
+        assert found[0]["ref"] == {"book": "Jonah", "chapter": 1, "verse": 17}
+        assert len(found) == 3
+        scores = [result["score"] for result in found]
+        assert scores == sorted(scores, reverse=True)
+        # Its worker dies and comes back; nothing else has to.
+        (worker,) = [pid for pid in children(daemon.pid) if b"worker.py" in command_of(pid)]
+        os.kill(worker, signal.SIGKILL)
+        again = answered(lambda: ask(f"{url}/search", {"query": "a great fish swallowed him", "k": 1})["results"])
+        assert again[0]["ref"] == found[0]["ref"]
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            ask(f"{url}/search", {"k": 1})
+        assert refused.value.code == 422
