@@ -291,6 +291,7 @@ impl PyMessage {
         stream: Option<&Bound<'py, PyAny>>,
         out: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyDict>> {
+        self.message.check_here().map_err(|e| errors::device(py, &e))?;
         let asked = match Device::of(device)? {
             Device::Cuda(asked) => asked,
             Device::Cpu if stream.is_some() || out.is_some() => {
@@ -338,6 +339,7 @@ impl PyMessage {
     ///     stream: as in to. It must live until the slot is released.
     #[pyo3(signature = (stream))]
     fn record_stream(&self, py: Python<'_>, stream: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.message.check_here().map_err(|e| errors::device(py, &e))?;
         let Some(stream) = stream_of(Some(stream), None)? else { return Ok(()) };
         self.message.record_stream(stream).map_err(|e| errors::device(py, &e))
     }

@@ -189,6 +189,15 @@ impl Message {
         self.lease().record_stream(stream)
     }
 
+    /// Whether this is the process that received it: another one must not even ask CUDA for its devices.
+    ///
+    /// # Errors
+    /// [`CudaError::Forked`] in a forked child of that process.
+    pub fn check_here(&self) -> Result<(), CudaError> {
+        let attachment = self.lease().attachment();
+        if attachment.is_foreign() { Err(CudaError::Forked { ring: attachment.ring.clone() }) } else { Ok(()) }
+    }
+
     /// Whether its slot is [pinned](Consumer::pin).
     #[must_use]
     pub fn is_pinned(&self) -> bool {
