@@ -161,6 +161,7 @@ name = "compare"
 command = ["{sys.executable}", "{HERE / "servers" / program}"]
 count = {workers}
 crash_loop = 1000
+backoff_s = 0.001
 """)
     return path
 

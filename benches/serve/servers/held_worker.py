@@ -4,12 +4,10 @@ import os
 import signal
 from pathlib import Path
 
-import numpy as np
-
 import forebay
 
 began = os.environ.get("HOLD")
-answer = {"y": np.zeros((32, 2), np.float32)}
+answer = memoryview(bytes(4 * 32)).cast("f")  # NumPy would be most of the start
 
 
 def forward(batch):
@@ -18,7 +16,7 @@ def forward(batch):
         Path(f"{began}.new").write_text(str(os.getpid()))
         Path(f"{began}.new").rename(began)
         signal.pause()
-    return {"y": answer["y"][: len(batch)]}
+    return {"y": answer[: len(batch)]}
 
 
 forebay.Worker("compare").run(forward)
