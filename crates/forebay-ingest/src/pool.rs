@@ -1,11 +1,14 @@
-//! The bounded set of threads that all parallel work of this crate runs on.
+//! The bounded set of threads that all parallel work of this crate runs on, the caller's among them.
 //!
-//! rayon's global pool is never used: a process that embeds us decides how many threads there are. A [`Pool`] that a
-//! fork carried into a child, where its threads do not exist, makes new ones at the first use there instead of waiting
-//! for the missing ones without end.
+//! The caller works, it does not wait: handed over to two threads while it sleeps, work of a few milliseconds was seen to
+//! run on one core for all of its life, since the kernel had put both where there was a core for each thread but not yet for
+//! the caller's. rayon's threads are those that help; its global pool is never used: a process that embeds us decides how
+//! many threads there are. A [`Pool`] that a fork carried into a child, where its threads do not exist, makes new ones at
+//! the first use there instead of waiting for the missing ones without end.
 
+use std::cell::RefCell;
 use std::num::NonZero;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::{mem, process};
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -33,13 +36,12 @@ pub enum PoolError {
     },
 }
 
-/// A number of threads for work on batches.
+/// A number of threads for work on batches: the caller's, and others that help.
 ///
-/// Shared between threads freely: callers take turns at the same threads. Dropping it ends the threads.
+/// Shared between threads freely: each caller works, and they take turns at the same helpers. Dropping it ends those.
 ///
 /// # Costs
-/// Handing work over and waiting for it takes some 10 µs, more when the threads sleep: work that is shorter is better
-/// done where it is.
+/// Calling helpers takes some 10 µs, more when they sleep: work that is shorter is better done alone.
 #[derive(Debug)]
 pub struct Pool {
     threads: usize,
@@ -52,33 +54,39 @@ pub struct Pool {
 #[derive(Debug)]
 struct Life {
     process: u32,
-    /// `None` only while being dropped: a child must not wake threads that it does not have.
-    threads: Option<ThreadPool>,
+    /// `None` where the caller is the only thread, and while being dropped: a child must not wake what it does not have.
+    helpers: Option<Arc<ThreadPool>>,
     child: OnceLock<Box<Life>>,
 }
 
 impl Life {
     fn start(threads: usize) -> Result<Self, PoolError> {
-        let started = ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|index| format!("forebay-{index}"))
-            .build()
-            .map_err(|e| PoolError::Start { threads, why: e.to_string() })?;
-        Ok(Self { process: process::id(), threads: Some(started), child: OnceLock::new() })
+        let helpers = match threads - 1 {
+            0 => None,
+            others => {
+                let started = ThreadPoolBuilder::new()
+                    .num_threads(others)
+                    .thread_name(|index| format!("forebay-{index}"))
+                    .build()
+                    .map_err(|e| PoolError::Start { threads: others, why: e.to_string() })?;
+                Some(Arc::new(started))
+            }
+        };
+        Ok(Self { process: process::id(), helpers, child: OnceLock::new() })
     }
 }
 
 impl Drop for Life {
     fn drop(&mut self) {
-        let threads = self.threads.take();
+        let helpers = self.helpers.take();
         if self.process != process::id() {
-            mem::forget(threads);
+            mem::forget(helpers);
         }
     }
 }
 
 impl Pool {
-    /// A pool of exactly `threads` threads, started now.
+    /// A pool for work on `threads` threads: all but the caller's are started now.
     ///
     /// # Errors
     /// [`PoolError`] if the number is 0 or beyond [`MAX_THREADS`], or the system refuses the threads.
@@ -89,7 +97,7 @@ impl Pool {
         Ok(Self { threads, life: Life::start(threads)? })
     }
 
-    /// The pool of the process: one thread for each core that the process may use, started at the first call.
+    /// The pool of the process: work on as many threads as it may use cores, started at the first call.
     ///
     /// # Errors
     /// [`PoolError::Start`] if the system refuses the threads; the next call tries again.
@@ -103,25 +111,23 @@ impl Pool {
         Ok(SHARED.get_or_init(|| pool))
     }
 
-    /// Number of its threads.
+    /// Threads that work on one call, the caller's included.
     #[must_use]
     pub fn threads(&self) -> usize {
         self.threads
     }
 
-    /// Runs `work` on the pool and waits for it: rayon's iterators and joins inside use these threads and no others.
+    /// Runs `work` on this thread; what it calls of this crate shares its parts with the pool's threads.
     ///
-    /// Called from within the pool it runs `work` at once. A panic in `work` goes on in the caller. In a forked child
-    /// that the system refuses threads, `work` runs on the calling thread.
-    pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        match self.current() {
-            Some(threads) => threads.install(work),
-            None => work(),
-        }
+    /// A panic in a part goes on here, when no other thread works on the rest any more. In a forked child that the system
+    /// refuses threads, everything is done here.
+    pub fn run<R>(&self, work: impl FnOnce() -> R) -> R {
+        let _entered = Entered(HELPERS.replace(self.helpers()));
+        work()
     }
 
-    /// The threads of this process.
-    fn current(&self) -> Option<&ThreadPool> {
+    /// The helpers in this process.
+    fn helpers(&self) -> Option<Arc<ThreadPool>> {
         let here = process::id();
         let mut life = &self.life;
         while life.process != here {
@@ -133,27 +139,116 @@ impl Pool {
                 }
             };
         }
-        life.threads.as_ref()
+        life.helpers.clone()
     }
+}
+
+thread_local! {
+    /// Those of the pool that this thread is within.
+    static HELPERS: RefCell<Option<Arc<ThreadPool>>> = const { RefCell::new(None) };
+}
+
+/// Puts back what was there before, on a panic too.
+struct Entered(Option<Arc<ThreadPool>>);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        HELPERS.set(self.0.take());
+    }
+}
+
+/// Whether [`each`] would be helped.
+pub(crate) fn is_helped() -> bool {
+    HELPERS.with_borrow(Option::is_some)
+}
+
+/// Does every job, this thread and the helpers of the pool that it is within each taking the next; the results come in the
+/// order of the jobs.
+pub(crate) fn each<J: Send, R: Send>(
+    jobs: impl ExactSizeIterator<Item = J> + Send,
+    does: impl Fn(J) -> R + Sync,
+) -> Vec<R> {
+    each_with(jobs, || (), |(), job| does(job))
+}
+
+/// As [`each`], with something that every thread that takes part makes once, for all of its jobs.
+pub(crate) fn each_with<J: Send, S, R: Send>(
+    jobs: impl ExactSizeIterator<Item = J> + Send,
+    makes: impl Fn() -> S + Sync,
+    does: impl Fn(&mut S, J) -> R + Sync,
+) -> Vec<R> {
+    let count = jobs.len();
+    let Some(helpers) = HELPERS.with_borrow(Clone::clone).filter(|_| count > 1) else {
+        let mut held = makes();
+        return jobs.map(|job| does(&mut held, job)).collect();
+    };
+    let next = Mutex::new(jobs.enumerate());
+    let next = || next.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let done = Mutex::new(Vec::with_capacity(count));
+    let take_part = || {
+        let Some((index, job)) = next() else { return };
+        let mut held = makes();
+        let mut mine = vec![(index, does(&mut held, job))];
+        while let Some((index, job)) = next() {
+            mine.push((index, does(&mut held, job)));
+        }
+        done.lock().unwrap_or_else(PoisonError::into_inner).append(&mut mine);
+    };
+    helpers.in_place_scope(|scope| {
+        for _ in 0..helpers.current_num_threads().min(count - 1) {
+            scope.spawn(|_| take_part());
+        }
+        take_part();
+    });
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_unstable_by_key(|&(index, _)| index);
+    done.into_iter().map(|(_, result)| result).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rayon::prelude::*;
     use std::collections::HashSet;
+    use std::sync::Barrier;
     use std::thread;
 
     #[test]
-    fn work_runs_on_exactly_the_threads_of_the_pool() {
+    fn the_caller_and_the_helpers_work_and_nobody_else() {
         let pool = Pool::new(3).unwrap();
         assert_eq!(pool.threads(), 3);
-        let names: HashSet<String> = pool.install(|| {
-            assert_eq!(rayon::current_num_threads(), 3);
-            (0..1000).into_par_iter().map(|_| thread::current().name().unwrap_or("").to_owned()).collect()
+        // Nobody gets further before all three have a job.
+        let all = Barrier::new(3);
+        let names = pool.run(|| {
+            each(0..3, |_| {
+                all.wait();
+                thread::current().name().unwrap_or("").to_owned()
+            })
         });
-        assert!(names.iter().all(|name| name.starts_with("forebay-")), "{names:?}");
-        assert!(names.len() <= 3);
+        let here = thread::current().name().unwrap_or("").to_owned();
+        assert_eq!(
+            names.into_iter().collect::<HashSet<_>>(),
+            HashSet::from([here, "forebay-0".into(), "forebay-1".into()])
+        );
+    }
+
+    #[test]
+    fn results_come_in_the_order_of_the_jobs() {
+        let pool = Pool::new(4).unwrap();
+        for count in [0, 1, 2, 1000] {
+            let squares = pool.run(|| each(0..count, |job| job * job));
+            assert!(squares.into_iter().eq((0..count).map(|job| job * job)));
+        }
+    }
+
+    #[test]
+    fn outside_of_a_pool_and_within_a_part_nobody_helps() {
+        let pool = Pool::new(2).unwrap();
+        let here = thread::current().id();
+        assert!(!is_helped());
+        assert!(each(0..9, |_| thread::current().id()).into_iter().all(|id| id == here));
+        assert!(pool.run(|| pool.run(is_helped) && is_helped()));
+        assert!(!Pool::new(1).unwrap().run(is_helped));
+        assert!(!is_helped());
     }
 
     #[test]
@@ -174,10 +269,15 @@ mod tests {
     #[test]
     fn a_panic_reaches_the_caller_and_the_pool_goes_on() {
         let pool = Pool::new(2).unwrap();
-        let work = std::panic::AssertUnwindSafe(|| pool.install(|| -> () { panic!("of the work") }));
-        let caught = std::panic::catch_unwind(work);
-        assert_eq!(caught.unwrap_err().downcast_ref(), Some(&"of the work"));
-        assert_eq!(pool.install(|| 7), 7);
+        for bad in [0, 1, 99] {
+            let work = std::panic::AssertUnwindSafe(|| {
+                pool.run(|| each(0..100, |job| if job == bad { panic!("of the work") } else { job }))
+            });
+            let caught = std::panic::catch_unwind(work);
+            assert_eq!(caught.unwrap_err().downcast_ref(), Some(&"of the work"));
+            assert!(!is_helped());
+        }
+        assert_eq!(pool.run(|| each(0..3, |job| job)), [0, 1, 2]);
     }
 
     #[test]
@@ -185,7 +285,7 @@ mod tests {
         let mut pool = Pool::new(2).unwrap();
         // As a forked child sees it: the threads belong to somebody else.
         pool.life.process = 0;
-        assert_eq!(pool.install(rayon::current_num_threads), 2);
+        assert!(pool.run(is_helped));
         assert!(pool.life.child.get().is_some());
         // Dropped last, as itself again, so that no thread outlives the test.
         pool.life.process = process::id();

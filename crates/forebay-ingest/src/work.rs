@@ -5,9 +5,7 @@
 
 use std::fmt;
 
-use rayon::prelude::*;
-
-use crate::pool::{Pool, PoolError};
+use crate::pool::{Pool, PoolError, each};
 
 /// Jobs that each thread gets between two questions whether to stop.
 const JOBS_A_TURN: usize = 8;
@@ -101,11 +99,8 @@ impl<'a> Work<'a> {
                 return Err(WorkError::Stopped);
             }
             match pool {
-                Some(pool) if part.len() > 1 => pool.install(|| {
-                    // One job at a time and thread: they are made to be worth it.
-                    results.par_extend(part.into_par_iter().with_max_len(1).map(&does));
-                }),
-                _ => results.extend(part.into_iter().map(&does)),
+                Some(pool) => results.extend(pool.run(|| each(part.into_iter(), &does))),
+                None => results.extend(part.into_iter().map(&does)),
             }
         }
     }

@@ -46,10 +46,10 @@ impl Threads {
         }
     }
 
-    /// Does `work` over so many elements: on the pool if it is worth waking.
-    pub(crate) fn run<R: Send>(&self, elements: usize, work: impl FnOnce() -> R + Send) -> R {
+    /// Does `work` over so many elements: with the pool's help if it is worth waking.
+    pub(crate) fn run<R>(&self, elements: usize, work: impl FnOnce() -> R) -> R {
         match self.pool() {
-            Some(pool) if elements > WORTH_WAKING => pool.install(work),
+            Some(pool) if elements > WORTH_WAKING => pool.run(work),
             _ => work(),
         }
     }

@@ -7,7 +7,6 @@ use std::fmt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use rayon::prelude::*;
 use tokenizers::normalizers::{NFC, NFKC, Sequence};
 use tokenizers::{NormalizerWrapper, PaddingDirection, TruncationDirection, TruncationStrategy};
 
@@ -17,7 +16,7 @@ use super::load;
 use super::options::{PadSide, RowOptions, Side, Truncate, UnicodeForm, Width};
 use super::tokens::Tokens;
 use crate::error::ItemError;
-use crate::pool::Pool;
+use crate::pool::{Pool, each_with};
 
 /// Where a tokenizer's padding id came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -233,28 +232,20 @@ impl Tokenizer {
             match pool {
                 Some(pool) if bytes > 2 * MIN_CHUNK_BYTES => {
                     let size = (bytes / (pool.threads() * CHUNKS_A_THREAD)).max(MIN_CHUNK_BYTES);
-                    pool.install(|| {
-                        let chunks = chunks(at, texts, size).into_par_iter();
-                        all.append(chunks.map(|(at, texts)| self.chunk(at, texts, options)).collect());
+                    let chunks = chunks(at, texts, size).into_iter();
+                    pool.run(|| {
+                        all.append(each_with(
+                            chunks,
+                            || self.worker(),
+                            |worker, (at, texts)| chunk(worker, at, texts, options),
+                        ))
                     });
                 }
-                _ => all.append(vec![self.chunk(at, texts, options)]),
+                _ => all.append(vec![chunk(&mut self.worker(), at, texts, options)]),
             }
         }
         all.finish();
         Ok(Some(all))
-    }
-
-    /// The rows of `texts`, the first of which is item `at`.
-    fn chunk(&self, at: usize, texts: &[Text<'_>], options: &RowOptions) -> Tokens {
-        let mut worker = self.worker();
-        let mut tokens = Tokens::new(options);
-        for (index, &text) in texts.iter().enumerate() {
-            if let Err(reason) = worker.row(text, options, &mut tokens) {
-                tokens.push_error(EncodeError { row: at + index, reason });
-            }
-        }
-        tokens
     }
 
     pub(crate) fn start_batch(&self) -> Tokens {
@@ -330,6 +321,17 @@ impl Tokenizer {
     pub(super) fn inner(&self) -> &tokenizers::Tokenizer {
         &self.engine.inner
     }
+}
+
+/// The rows of `texts`, the first of which is item `at`.
+fn chunk(worker: &mut Worker<'_>, at: usize, texts: &[Text<'_>], options: &RowOptions) -> Tokens {
+    let mut tokens = Tokens::new(options);
+    for (index, &text) in texts.iter().enumerate() {
+        if let Err(reason) = worker.row(text, options, &mut tokens) {
+            tokens.push_error(EncodeError { row: at + index, reason });
+        }
+    }
+    tokens
 }
 
 /// Less than this is not worth handing to another thread.

@@ -1,15 +1,14 @@
 //! The tokens of one batch: flat, unpadded, ready to be written where the tensors shall live.
 //!
 //! A batch keeps four bytes a token and one offset a row. Padding and widening to `i64` happen once, in the `write_…`
-//! methods, in the memory of a slot or an array; called from within a pool's `install`, large batches are written by all
+//! methods, in the memory of a slot or an array; called from within `Pool::run`, large batches are written by all
 //! of its threads. The ragged form is the flat one as it is, with `cu_seqlens`. This file knows no tokenizer.
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use super::error::{EncodeError, WriteError};
 use super::options::{PadSide, RowOptions, Side, Width};
+use crate::pool::{each, is_helped};
 
 /// How many tokens were written: the shape of the tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,7 +106,7 @@ impl Tokens {
         self.start_row().end();
     }
 
-    /// Appends what was made of the items behind, part after part; within a pool its threads copy.
+    /// Appends what was made of the items behind, part after part; within a pool its threads help.
     pub(crate) fn append(&mut self, mut parts: Vec<Self>) {
         if self.ends.is_empty() && parts.len() == 1 {
             // The only one most times: nothing to copy.
@@ -139,10 +138,11 @@ impl Tokens {
             copies.push((to, from));
             places = rest;
         }
+        let copies = copies.into_iter();
         if many_hands(total) {
-            copies.into_par_iter().for_each(|(to, from)| to.copy_from_slice(from));
+            each(copies, |(to, from)| to.copy_from_slice(from));
         } else {
-            copies.into_iter().for_each(|(to, from)| to.copy_from_slice(from));
+            copies.for_each(|(to, from)| to.copy_from_slice(from));
         }
         self.ids = ids;
     }
@@ -323,8 +323,8 @@ impl Tokens {
             return Err(WriteError { which: "input_ids", room, rows: 1, cols: self.ids.len() });
         }
         if many_hands(self.ids.len()) {
-            let pieces = input_ids.par_chunks_mut(PIECE).zip(self.ids.par_chunks(PIECE));
-            pieces.for_each(|(places, ids)| widen(places, ids));
+            let pieces = input_ids.chunks_mut(PIECE).zip(self.ids.chunks(PIECE));
+            each(pieces, |(places, ids)| widen(places, ids));
         } else {
             widen(input_ids, &self.ids);
         }
@@ -464,8 +464,10 @@ impl Tokens {
         // With no column there is nothing to write, and chunks of zero do not exist.
         let cols = self.cols.max(1);
         if many_hands(into.len()) {
-            let least = (PIECE / cols).max(1);
-            into.par_chunks_exact_mut(cols).with_min_len(least).enumerate().for_each(|(row, places)| one(row, places));
+            let rows = (PIECE / cols).max(1);
+            each(into.chunks_mut(rows * cols).enumerate(), |(piece, into)| {
+                into.chunks_exact_mut(cols).enumerate().for_each(|(row, places)| one(piece * rows + row, places));
+            });
         } else {
             into.chunks_exact_mut(cols).enumerate().for_each(|(row, places)| one(row, places));
         }
@@ -496,12 +498,12 @@ impl Tokens {
     }
 }
 
-/// Elements that one thread writes at least.
+/// Elements that a thread writes before it looks for more, about.
 const PIECE: usize = 16 << 10;
 
-/// Whether this is a thread of a pool and there is work for more than one.
+/// Whether this is within a pool and there is work for more than one thread.
 fn many_hands(elements: usize) -> bool {
-    elements > 4 * PIECE && rayon::current_thread_index().is_some()
+    elements > 4 * PIECE && is_helped()
 }
 
 fn widen(places: &mut [i64], ids: &[u32]) {
@@ -623,8 +625,8 @@ mod tests {
             };
             assert!(!many_hands(tokens.padded_count()));
             let pool = crate::Pool::new(3).unwrap();
-            assert!(pool.install(|| many_hands(tokens.padded_count())));
-            assert_eq!(pool.install(write), write());
+            assert!(pool.run(|| many_hands(tokens.padded_count())));
+            assert_eq!(pool.run(write), write());
         }
     }
 
