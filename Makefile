@@ -155,8 +155,8 @@ INGEST      := $(TARGET)/compare-ingest
 compare-ingest: ## ingest through forebay and through what users have now, into docs/ingest/README.md; INGEST_FLAGS="--quick", "--only NAME"
 	@ci/venv.sh $(INGEST)/venv benches/ingest/requirements.txt
 	@CARGO_TARGET_DIR=$(INGEST)/client PYO3_PYTHON=$(INGEST)/venv/bin/python ci/develop.sh $(INGEST)/venv $(CURDIR)/python-client/ingest
-	cargo build $(CARGO_FLAGS) --release -p forebay-ingest --example bare_loop
-	FOREBAY_BARE_LOOP=$(TARGET)/release/examples/bare_loop $(INGEST)/venv/bin/python benches/ingest/run.py $(INGEST_FLAGS)
+	cargo build $(CARGO_FLAGS) --release -p forebay-ingest --example encode_loop
+	FOREBAY_ENCODE_LOOP=$(TARGET)/release/examples/encode_loop $(INGEST)/venv/bin/python benches/ingest/run.py $(INGEST_FLAGS)
 
 SERVE       := $(TARGET)/compare-serve
 compare-serve: binary ## forebay serve beside mosec, LitServe and FastAPI, into docs/serve-performance.md; SERVE_FLAGS="--quick", "--only NAME", "--soak MINUTES"

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
+use std::thread::{self, ThreadId};
 
 use tokenizers::normalizers::{NFC, NFKC, Sequence};
 use tokenizers::{NormalizerWrapper, PaddingDirection, TruncationDirection, TruncationStrategy};
@@ -109,7 +110,7 @@ pub struct Tokenizer {
     rows: RowOptions,
     pad_source: PadSource,
     /// Encoders that no thread uses now.
-    spare: Mutex<Vec<Encoder>>,
+    spare: Mutex<Vec<(ThreadId, Encoder)>>,
 }
 
 impl fmt::Debug for Tokenizer {
@@ -254,8 +255,15 @@ impl Tokenizer {
 
     /// Working memory for one thread, given back when dropped.
     pub(crate) fn worker(&self) -> Worker<'_> {
-        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        Worker { tokenizer: self, encoder: spare.unwrap_or_default() }
+        let me = thread::current().id();
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another thread's is megabytes in another core's cache.
+        let own = spare.iter().rposition(|&(owner, _)| owner == me);
+        let encoder = match own {
+            Some(index) => spare.swap_remove(index).1,
+            None => spare.pop().map(|(_, encoder)| encoder).unwrap_or_default(),
+        };
+        Worker { tokenizer: self, encoder }
     }
 
     /// How rows are made unless a call says otherwise.
@@ -372,7 +380,8 @@ impl Worker<'_> {
 impl Drop for Worker<'_> {
     fn drop(&mut self) {
         let encoder = std::mem::take(&mut self.encoder);
-        self.tokenizer.spare.lock().unwrap_or_else(PoisonError::into_inner).push(encoder);
+        let me = thread::current().id();
+        self.tokenizer.spare.lock().unwrap_or_else(PoisonError::into_inner).push((me, encoder));
     }
 }
 
