@@ -207,14 +207,14 @@ def of_cells(job: Job, cells: Cells) -> list[list[str]]:
     tail, own = best(cells, tail_of(cells), least=True), tail_of(cells)(OURS)
     if tail and own:
         said = f"{duration(own)}, {tail[0]} {duration(tail[1])}: {own / tail[1]:.2f} ×"
-        rows.append(
-            [
-                f"{job.name}: p99, each at 80 % of its own most",
-                "≤ 0.5 × of the best other",
-                said,
-                met(own <= tail[1] / 2),
-            ]
-        )
+        what = f"{job.name}: p99, each at 80 % of its own most"
+        rows.append([what, "≤ 0.5 × of the best other", said, met(own <= tail[1] / 2)])
+    same = (cells[OURS].get("same") or {}).get("us")
+    if tail and same:
+        asked = rate(cells[OURS]["same"]["offered"])
+        said = f"{duration(same['p99'])} at {asked}/s, {tail[0]} {duration(tail[1])}: {same['p99'] / tail[1]:.2f} ×"
+        what = f"{job.name}: p99 at the highest of the others' rates"
+        rows.append([what, "≤ 0.5 × of the best other's", said, met(same["p99"] <= tail[1] / 2)])
     return rows
 
 

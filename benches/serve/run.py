@@ -82,9 +82,19 @@ def measure(
         for connections in job.concurrency:
             found["closed"][str(connections)] = load.closed(server, connections, seconds)
         found["memory"] = server.memory()
-        most = max(cell["rate"] for cell in found["closed"].values())
-        found["open"] = load.at_rate(server, SHARE * most, 2 * seconds)
+        found["most"] = load.most(server, job.concurrency[-1], seconds)
+        found["open"] = load.at_rate(server, SHARE * found["most"], 2 * seconds)
     return found
+
+
+def at_same_rate(job: Job, requests: list[bytes], cells: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Ours at the highest of the rates at which the others' tails were measured."""
+    rates = [cell["open"]["offered"] for name, cell in cells.items() if name != OURS and "failed" not in cell]
+    if not rates or "failed" in cells.get(OURS, {"failed": ""}):
+        return {}
+    with running(job, KINDS[0], requests) as server:
+        load.closed(server, job.concurrency[-1], seconds)
+        return load.at_rate(server, max(rates), 2 * seconds)
 
 
 def run_job(job: Job, options: argparse.Namespace, seconds: float) -> dict[str, Any]:
@@ -102,6 +112,8 @@ def run_job(job: Job, options: argparse.Namespace, seconds: float) -> dict[str, 
             found[kind.name] = {"failed": str(error)}
         said = page.brief(found[kind.name])
         print(f"{job.name}: {kind.name}: {said} [{time.monotonic() - begin:.0f} s]", flush=True)
+    if OURS in found:
+        found[OURS]["same"] = at_same_rate(job, requests, found, seconds)
     return found
 
 
@@ -126,7 +138,7 @@ def main() -> None:
     options = arguments()
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     if not options.page:
-        fresh = run(options, results)
+        fresh = run(options)
         print(page.text(fresh))
         if options.quick or (options.only and not options.write):
             return
@@ -137,7 +149,7 @@ def main() -> None:
     print(f"{PAGE.relative_to(ROOT)} is written; the raw results are in {RESULTS}")
 
 
-def run(options: argparse.Namespace, before: dict[str, Any]) -> dict[str, Any]:
+def run(options: argparse.Namespace) -> dict[str, Any]:
     """Everything that is asked for."""
     seconds = QUICK_SECONDS if options.quick else SECONDS
     groups = [*(job.name for job in JOBS), "singles", "soak"]
@@ -149,12 +161,8 @@ def run(options: argparse.Namespace, before: dict[str, Any]) -> dict[str, Any]:
     if wanted("singles", groups, options.only):
         fresh["singles"] = run_singles(seconds)
     if wanted("soak", groups, options.only):
-        text = {**before.get("jobs", {}), **fresh["jobs"]}.get("text", {}).get(OURS, {})
-        rates = [cell["rate"] for cell in text.get("closed", {}).values()]
-        if rates:
-            minutes = 0.2 if options.quick else options.soak
-            fresh["soak"] = singles.soak(60 * minutes, SHARE * max(rates))
-            print(f"soak: {json.dumps(fresh['soak'])[:400]}", flush=True)
+        fresh["soak"] = singles.soak(12.0 if options.quick else 60 * options.soak, SHARE)
+        print(f"soak: {json.dumps(fresh['soak'])[:400]}", flush=True)
     page.machine_after(facts)
     return fresh
 

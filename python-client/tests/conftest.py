@@ -12,6 +12,7 @@ from pathlib import Path  # noqa: TC003
 import pytest
 
 import forebay
+from served import Service
 
 _COUNT = itertools.count()
 
@@ -77,3 +78,11 @@ def finish(process: subprocess.Popen, timeout: float = 30) -> str:
     out, _ = process.communicate(timeout=timeout)
     assert process.returncode == 0, out
     return out
+
+
+@pytest.fixture
+def service(tmp_path):
+    made = Service(tmp_path)
+    yield made
+    made.close()
+    assert os.listdir(tmp_path) == []

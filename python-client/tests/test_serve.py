@@ -339,3 +339,53 @@ def test_ranks_compute_together_and_end_together(serve) -> None:
     os.kill(before[1], signal.SIGKILL)
     # That the next group serves is shown without torch, which takes its time to load, in the engine's own tests.
     served.until(lambda: served.worker()["restarts"] == 1 and not set(before) & set(served.worker()["pids"]))
+
+
+GENERATING = f"""
+[model]
+name = "echo"
+generate = true
+[model.input]
+type = "text"
+tokenizer = "{REPOSITORY / "examples/data/tokenizer.json"}"
+max_tokens = 32
+"""
+
+# Each rank says what it made; rank 0 answers.
+ECHO = """
+log = open("rank" + os.environ["RANK"], "w", buffering=1)
+class Echo:
+    "Gives back the tokens of the prompt, one a step, without those around it."
+    def admit(self, batch):
+        rows = zip(batch["input_ids"].numpy().tolist(), batch["attention_mask"].numpy().sum(axis=1).tolist())
+        return [ids[1 : count - 1] for ids, count in rows]
+    def step(self, states):
+        time.sleep(0.002)
+        tokens = [state.pop(0) for state in states]
+        print(tokens, file=log)
+        return {"token": tokens}, [not state for state in states]
+    def drop(self, state):
+        pass
+forebay.Worker().generate(Echo())
+"""
+
+
+def test_ranks_that_generate_do_the_same_steps_and_come_again_together(serve, tmp_path) -> None:
+    served = serve(ECHO, GENERATING, "ranks = 2\nbackoff_s = 0.001\n")
+    prompts = ["in the beginning", "let there be light and there was light", "the earth", "waters"]
+
+    def generate(prompt: str) -> tuple[int, object]:
+        return served.ask("POST", "/generate", {"inputs": prompt})
+
+    for _ in range(2):
+        with ThreadPoolExecutor(len(prompts)) as pool:
+            answers = list(pool.map(generate, prompts))
+        assert [status for status, _ in answers] == [200] * len(prompts), answers
+        assert [answer["outputs"]["text"] for _, answer in answers] == prompts
+        steps = [(tmp_path / f"rank{rank}").read_text().splitlines() for rank in range(2)]
+        assert len(steps[0]) >= 8
+        assert steps[0] == steps[1]
+        worker = served.worker()
+        os.kill(worker["pids"][1], signal.SIGKILL)
+        served.until(lambda restarts=worker["restarts"]: served.worker()["restarts"] == restarts + 1)
+        served.until(lambda: served.ask("GET", "/readyz")[0] == 200)

@@ -14,7 +14,7 @@ pub struct ServerConfig {
     pub grpc_listen: Option<String>,
     /// Threads that speak HTTP. Default 0: half of the cores, at least one.
     pub threads: usize,
-    /// Threads that tokenize and decode. Default 0: the other half, at least one.
+    /// Threads that tokenize and decode. Default 0: one for each core.
     pub cpu_threads: usize,
     /// How long SIGTERM lets requests finish, in seconds. Default 30.
     pub drain_s: f64,

@@ -176,7 +176,8 @@ impl Engine {
         let Checked { config, model, intake } = checked;
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let threads = match config.server.cpu_threads {
-            0 => (cores - cores / 2).max(1),
+            // As many as there are cores, though others want them too: who has work shall not wait beside an idle core.
+            0 => cores,
             threads => threads,
         };
         let pool = rayon::ThreadPoolBuilder::new()

@@ -1,0 +1,72 @@
+"""Workers on several ranks: each sees every batch, rank 0 answers, the death of one ends the service."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+import forebay
+from served import PATIENCE, SOON
+
+RANKS = """
+rank = int(os.environ["FOREBAY_RANK"])
+seen = []
+def forward(batch):
+    x = batch["x"].numpy()
+    seen.append(int(x[0]))
+    if x[0] == 13:
+        raise ValueError("unlucky")
+    if x[0] == 14 and rank == 1:
+        raise ValueError("only here")
+    return {"y": [len(seen) * 1000 + sum(seen)] * len(x)}
+forebay.Worker("model").run(forward)
+"""
+
+
+def test_every_rank_sees_each_batch_in_order_and_rank_0_answers(service):
+    client = service.begin(RANKS, ranks=2)
+    total = 0
+    for value in range(10):
+        number = service.ask([value, value])
+        client.cancel(number)
+        total += value
+        assert service.answer()["y"].numpy().tolist() == [(value + 1) * 1000 + total] * 2
+    service.leave()
+
+
+def test_the_death_of_any_rank_ends_the_service(service):
+    service.begin(RANKS, ranks=3)
+    service.ask([1])
+    assert service.answer().kind == "result"
+    service.workers[2].kill()
+    killed = time.monotonic()
+    with pytest.raises(forebay.PeerDied, match="2 of 3 ranks"):
+        service.answer()
+    assert time.monotonic() - killed < SOON
+
+
+def test_a_batch_that_makes_every_rank_raise_fails_and_all_go_on(service):
+    service.begin(RANKS, ranks=2)
+    for value in (1, 13, 2):
+        service.ask([value, value])
+    assert service.answer()["y"].numpy().tolist() == [1001, 1001]
+    assert service.answer().failure == ("ValueError", "unlucky")
+    assert service.answer()["y"].numpy().tolist() == [3016, 3016]
+    service.client.drain()
+    with pytest.raises(forebay.ServiceClosed):
+        service.answer()
+    for worker in service.workers:
+        assert worker.wait(PATIENCE) == 0
+
+
+def test_a_batch_that_makes_one_rank_raise_ends_the_service(service):
+    service.begin(RANKS, ranks=3)
+    service.ask([14])
+    assert service.answer().kind == "result"
+    with pytest.raises(forebay.PeerDied, match="2 of 3 ranks"):
+        service.answer()
+    _, err = service.workers[1].communicate(timeout=PATIENCE)
+    assert service.workers[1].returncode == 1
+    assert "ValueError: only here" in err
+    assert "the model raised on rank 1, rank 0 did not; the ranks would go on with different batches" in err
