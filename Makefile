@@ -23,7 +23,7 @@ PACKAGES    := python-client python-client/ingest
 export PYO3_PYTHON := $(PY)
 export FOREBAY_BIN := $(FOREBAY)
 
-.PHONY: help setup build binary python examples demo test check rust-test fence-test fences python-test docs-test model model-short cargo-mutants crash fuzz tsan mutants conformance faults bench dist docs clean hostile soak instructions compare aims compare-ingest compare-serve serve-demo gpu
+.PHONY: help setup build binary python examples demo test check rust-test fence-test fences python-test client-test ingest-test examples-test docs-test model model-short cargo-mutants crash fuzz tsan mutants conformance faults bench dist docs clean hostile soak instructions compare aims compare-ingest compare-serve serve-demo gpu
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -38,8 +38,8 @@ binary: ## target/release/forebay
 python: setup ## the Python packages, built with optimization and installed into .venv
 	@ci/develop.sh $(VENV) $(PACKAGES)
 
-examples: ## the Rust halves of the examples
-	cargo build $(CARGO_FLAGS) --release -p forebay-examples
+examples: ## the Rust halves of the examples, as cargo test has built what they stand on
+	cargo build $(CARGO_FLAGS) -p forebay-examples
 
 build: binary python examples ## all of these
 
@@ -73,8 +73,16 @@ fences: build ## every suite once more, with fences in membarrier's stead; the m
 	FOREBAY_NO_MEMBARRIER=1 cargo test $(CARGO_FLAGS) $(RUST)
 	FOREBAY_NO_MEMBARRIER=1 $(MAKE) --no-print-directory python-test crash soak
 
-python-test: ## tests of the Python packages, and the examples (after `make build`)
-	for folder in $(PACKAGES); do (cd $$folder && $(PY) -m pytest) || exit 1; done
+python-test: ## tests of the Python packages, and the examples, side by side (after `make build`)
+	@$(MAKE) --no-print-directory -j2 --output-sync=target client-test examples-test ingest-test
+
+client-test: ## tests of the Python client
+	cd python-client && $(PY) -m pytest
+
+ingest-test: ## tests of forebay.ingest
+	cd python-client/ingest && $(PY) -m pytest
+
+examples-test: ## the examples, as their READMEs say
 	$(PY) -m pytest examples
 
 docs-test: ## what README, docs and the manifests promise

@@ -9,7 +9,8 @@ import uuid
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-RELEASE = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
+TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+FOREBAY = pathlib.Path(os.environ.get("FOREBAY_BIN", TARGET / "release/forebay"))
 CORPUS = ROOT / "examples/data/kjv.txt"
 TIMEOUT_S = 120
 
@@ -46,14 +47,14 @@ def left_behind(ring: str) -> list[str]:
 
 
 def test_tokio_producer_feeds_a_torch_consumer(ring: str) -> None:
-    producer = start(RELEASE / "tokio_producer", ring)
+    producer = start(TARGET / "debug" / "tokio_producer", ring)
     consumer = start(sys.executable, "examples/tokio_producer/consumer.py", ring)
     assert "received all 200 requests" in finish(consumer, producer)[0]
     assert left_behind(ring) == []
 
 
 def test_python_producer_feeds_a_rust_consumer(ring: str) -> None:
-    consumer = start(RELEASE / "python_to_rust", ring)
+    consumer = start(TARGET / "debug" / "python_to_rust", ring)
     producer = start(sys.executable, "examples/python_to_rust/producer.py", ring)
     assert "received all 101 messages" in finish(consumer, producer)[0]
     assert left_behind(ring) == []
@@ -67,7 +68,7 @@ def test_four_broadcast_ranks_see_every_batch(ring: str) -> None:
 
 def test_a_dataloader_is_fed_from_a_ring(ring: str) -> None:
     lines = sum(1 for line in CORPUS.read_text().splitlines() if line.strip())
-    feed = start(RELEASE / "forebay", "feed", CORPUS, "--tokenizer", "examples/data/tokenizer.json", "--ring", ring)
+    feed = start(FOREBAY, "feed", CORPUS, "--tokenizer", "examples/data/tokenizer.json", "--ring", ring)
     train = start(sys.executable, "examples/dataloader/train.py", ring, lines)
     outputs = finish(train, feed)
     assert f"two workers received {lines} rows" in outputs[0]

@@ -18,8 +18,8 @@ from collections.abc import Iterator
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-RELEASE = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
-FOREBAY = pathlib.Path(os.environ.get("FOREBAY_BIN", RELEASE / "forebay"))
+TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+FOREBAY = pathlib.Path(os.environ.get("FOREBAY_BIN", TARGET / "release/forebay"))
 EXAMPLES = ROOT / "examples"
 COFFEE = ROOT / "crates/forebay-ingest/tests/data/images/coffee.jpg"
 ESPRESSO = 967
@@ -261,7 +261,7 @@ def command_of(pid: int) -> bytes:
 
 
 def test_search_finds_the_fish(place: pathlib.Path) -> None:
-    hybrid = pathlib.Path(os.environ.get("FOREBAY_HYBRID_BIN", RELEASE / "hybrid"))
+    hybrid = pathlib.Path(os.environ.get("FOREBAY_HYBRID_BIN", TARGET / "debug" / "hybrid"))
     with running(place / "log", hybrid) as (daemon, url):
         found = ask(f"{url}/search", {"query": "a great fish swallowed him", "k": 3})["results"]
         assert found[0]["ref"] == {"book": "Jonah", "chapter": 1, "verse": 17}

@@ -132,7 +132,14 @@ def soak(seconds: float, share: float) -> dict[str, Any]:
         after = server.memory()
     third = max(1, len(memory) // 3)
     ends = [median(sample["Pss"] for sample in part) for part in (memory[:third], memory[-third:])]
-    return {**found, "minutes": seconds / 60, "early_bytes": ends[0], "late_bytes": ends[1], "after": after}
+    return {
+        **found,
+        "minutes": seconds / 60,
+        "cores": len(os.sched_getaffinity(0)),
+        "early_bytes": ends[0],
+        "late_bytes": ends[1],
+        "after": after,
+    }
 
 
 def binary_bytes() -> int:

@@ -86,6 +86,8 @@ def test_a_consumer_goes_to_another_process_by_pickling(ring, method):
     assert process.exitcode == 0
 
 
+# torch warns where there are fewer cores than workers.
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_a_dataloader_is_fed_from_a_ring(ring, method):
     pytest.importorskip("torch")
