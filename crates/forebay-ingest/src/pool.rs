@@ -177,32 +177,61 @@ pub(crate) fn each_with<J: Send, S, R: Send>(
     makes: impl Fn() -> S + Sync,
     does: impl Fn(&mut S, J) -> R + Sync,
 ) -> Vec<R> {
+    let all = each_while(jobs, makes, does, None);
+    all.unwrap_or_else(|Stopped| unreachable!("nobody was asked whether to stop"))
+}
+
+/// The rest was not done.
+#[derive(Debug)]
+pub(crate) struct Stopped;
+
+/// Jobs that the calling thread does between two questions whether to stop.
+const JOBS_A_QUESTION: usize = 8;
+
+/// As [`each_with`]; asks `stop` now and then, on this thread.
+pub(crate) fn each_while<J: Send, S, R: Send>(
+    jobs: impl ExactSizeIterator<Item = J> + Send,
+    makes: impl Fn() -> S + Sync,
+    does: impl Fn(&mut S, J) -> R + Sync,
+    stop: Option<&dyn Fn() -> bool>,
+) -> Result<Vec<R>, Stopped> {
     let count = jobs.len();
-    let Some(helpers) = HELPERS.with_borrow(Clone::clone).filter(|_| count > 1) else {
-        let mut held = makes();
-        return jobs.map(|job| does(&mut held, job)).collect();
+    // Nothing once somebody said to stop.
+    let next = Mutex::new(Some(jobs.enumerate()));
+    // A job that panics does so without the lock.
+    let take = |give_up: bool| {
+        let mut next = next.lock().unwrap_or_else(PoisonError::into_inner);
+        if give_up {
+            *next = None;
+        }
+        next.as_mut()?.next()
     };
-    let next = Mutex::new(jobs.enumerate());
-    let next = || next.lock().unwrap_or_else(PoisonError::into_inner).next();
     let done = Mutex::new(Vec::with_capacity(count));
-    let take_part = || {
-        let Some((index, job)) = next() else { return };
-        let mut held = makes();
-        let mut mine = vec![(index, does(&mut held, job))];
-        while let Some((index, job)) = next() {
-            mine.push((index, does(&mut held, job)));
+    let take_part = |stop: Option<&dyn Fn() -> bool>| {
+        let Some(first) = take(false) else { return };
+        let (mut held, mut mine, mut job) = (makes(), Vec::new(), Some(first));
+        while let Some((index, given)) = job {
+            mine.push((index, does(&mut held, given)));
+            let ask = mine.len() % JOBS_A_QUESTION == 0 && index + 1 < count;
+            job = take(ask && stop.is_some_and(|stop| stop()));
         }
         done.lock().unwrap_or_else(PoisonError::into_inner).append(&mut mine);
     };
-    helpers.in_place_scope(|scope| {
-        for _ in 0..helpers.current_num_threads().min(count - 1) {
-            scope.spawn(|_| take_part());
-        }
-        take_part();
-    });
+    match HELPERS.with_borrow(Clone::clone) {
+        Some(helpers) if count > 1 => helpers.in_place_scope(|scope| {
+            for _ in 0..helpers.current_num_threads().min(count - 1) {
+                scope.spawn(|_| take_part(None));
+            }
+            take_part(stop);
+        }),
+        _ => take_part(stop),
+    }
     let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if done.len() < count {
+        return Err(Stopped);
+    }
     done.sort_unstable_by_key(|&(index, _)| index);
-    done.into_iter().map(|(_, result)| result).collect()
+    Ok(done.into_iter().map(|(_, result)| result).collect())
 }
 
 #[cfg(test)]

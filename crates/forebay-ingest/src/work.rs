@@ -5,10 +5,7 @@
 
 use std::fmt;
 
-use crate::pool::{Pool, PoolError, each};
-
-/// Jobs that each thread gets between two questions whether to stop.
-const JOBS_A_TURN: usize = 8;
+use crate::pool::{Pool, PoolError, Stopped, each_while};
 
 #[derive(Debug, Clone, Copy)]
 enum Threads<'a> {
@@ -83,26 +80,16 @@ impl<'a> Work<'a> {
     /// Does every job; the results come in the order of the jobs.
     pub(crate) fn map<J: Send, R: Send>(
         &self,
-        jobs: impl ExactSizeIterator<Item = J>,
+        jobs: impl ExactSizeIterator<Item = J> + Send,
         does: impl Fn(J) -> R + Sync,
     ) -> Result<Vec<R>, WorkError> {
-        let mut results = Vec::with_capacity(jobs.len());
-        let pool = self.pool(jobs.len())?;
-        let turn = JOBS_A_TURN * pool.map_or(1, Pool::threads);
-        let mut jobs = jobs;
-        loop {
-            let part: Vec<J> = jobs.by_ref().take(turn).collect();
-            if part.is_empty() {
-                return Ok(results);
-            }
-            if !results.is_empty() && self.stop.is_some_and(|stop| stop()) {
-                return Err(WorkError::Stopped);
-            }
-            match pool {
-                Some(pool) => results.extend(pool.run(|| each(part.into_iter(), &does))),
-                None => results.extend(part.into_iter().map(&does)),
-            }
-        }
+        let jobs_len = jobs.len();
+        let all = || each_while(jobs, || (), |(), job| does(job), self.stop);
+        let done = match self.pool(jobs_len)? {
+            Some(pool) => pool.run(all),
+            None => all(),
+        };
+        done.map_err(|Stopped| WorkError::Stopped)
     }
 }
 
@@ -110,6 +97,8 @@ impl<'a> Work<'a> {
 mod tests {
     use super::*;
     use std::cell::Cell;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::thread;
 
     #[test]
     fn results_come_in_the_order_of_the_jobs() {
@@ -123,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn it_stops_when_told_and_not_before_the_first_turn() {
+    fn it_stops_when_told_and_is_not_asked_for_a_few_jobs() {
         let asked = Cell::new(0);
         let stop = || {
             asked.set(asked.get() + 1);
@@ -134,5 +123,26 @@ mod tests {
         assert_eq!(asked.get(), 0);
         assert!(matches!(work.map(0..1000, |job| job), Err(WorkError::Stopped)));
         assert_eq!(asked.get(), 1);
+    }
+
+    #[test]
+    fn helpers_stop_when_the_caller_is_told() {
+        let pool = Pool::new(3).unwrap();
+        let (asked, here) = (AtomicBool::new(false), thread::current().id());
+        let stop = || {
+            asked.store(true, Ordering::Relaxed);
+            true
+        };
+        let done = AtomicUsize::new(0);
+        let stopped = Work::on(&pool).stop_when(&stop).map(0..1000, |_| {
+            // Or the helpers might be through before the caller is asked.
+            while thread::current().id() != here && !asked.load(Ordering::Relaxed) {
+                thread::yield_now();
+            }
+            done.fetch_add(1, Ordering::Relaxed);
+        });
+        assert!(matches!(stopped, Err(WorkError::Stopped)));
+        assert!(done.into_inner() < 1000);
+        assert_eq!(Work::on(&pool).map(0..3, |job| job).unwrap(), [0, 1, 2]);
     }
 }
