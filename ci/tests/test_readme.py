@@ -11,7 +11,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
-RELEASE = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
+# The Rust halves of the examples, as `make examples` builds them.
+EXAMPLES = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug"
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("examples/**/*.md"))]
 
 
@@ -30,7 +31,7 @@ def test_the_code_in_the_readme_is_the_example(language: str, file: str) -> None
 def test_the_code_in_the_readme_runs(tmp_path: pathlib.Path) -> None:
     tmp_path.chmod(0o700)
     environment = {**os.environ, "FOREBAY_DIR": str(tmp_path)}
-    producer = subprocess.Popen([RELEASE / "readme"], env=environment)
+    producer = subprocess.Popen([EXAMPLES / "readme"], env=environment)
     try:
         consumer = subprocess.run(
             [sys.executable, ROOT / "examples/readme/consumer.py"],
