@@ -56,7 +56,8 @@ else
 fi
 
 say "crates, each built from its package alone"
-published=(forebay-layout forebay-os forebay-ring forebay forebay-ingest forebay-bench forebay-cli)
+mapfile -t published < <(cargo metadata $flags --no-deps --format-version 1 |
+    python -c 'import json, sys; [print(p["name"]) for p in json.load(sys.stdin)["packages"] if p["publish"] is None]')
 cargo package $flags --allow-dirty "${published[@]/#/--package=}"
 for crate in "${published[@]}"; do
     cp "$target/package/$crate"-[0-9]*.crate "$out"
