@@ -17,13 +17,15 @@ TARGET      := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 FOREBAY     := $(TARGET)/release/forebay
 # The Python packages have no tests in Rust: they are tested from Python.
 RUST        := --workspace --exclude forebay-python --exclude forebay-ingest-python
+# Checked and tested with what a default build leaves out; one set everywhere, or cargo builds everything again.
+FEATURES    := --features forebay/cuda,forebay-serve/grpc
 PACKAGES    := python-client python-client/ingest
 
 # One interpreter for every build of the extension, or cargo rebuilds it whenever the interpreter seems to change.
 export PYO3_PYTHON := $(PY)
 export FOREBAY_BIN := $(FOREBAY)
 
-.PHONY: help setup build binary python examples demo test check rust-test fence-test fences python-test client-test ingest-test examples-test docs-test model model-short cargo-mutants crash fuzz tsan mutants conformance faults bench dist docs clean hostile soak instructions compare aims compare-ingest compare-serve serve-demo gpu
+.PHONY: help setup build build-optimized binary python examples demo test check rust-test fence-test fences python-test client-test ingest-test examples-test docs-test model model-short cargo-mutants crash fuzz tsan mutants conformance faults bench dist docs clean hostile soak instructions compare aims compare-ingest compare-serve serve-demo gpu
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -38,8 +40,8 @@ binary: ## target/release/forebay
 python: setup ## the Python packages, built with optimization and installed into .venv
 	@ci/develop.sh $(VENV) $(PACKAGES)
 
-examples: ## the Rust halves of the examples, as cargo test has built what they stand on
-	cargo build $(CARGO_FLAGS) -p forebay-examples
+examples: ## the Rust halves of the examples, of what `make rust-test` has built
+	cargo build $(CARGO_FLAGS) $(RUST) $(FEATURES) --bins
 
 build: binary python examples ## all of these
 
@@ -51,26 +53,29 @@ serve-demo: binary python ## an embedder behind `forebay serve`: asked over HTTP
 
 test: setup ## every check and every test
 	@$(MAKE) --no-print-directory check
-	@$(MAKE) --no-print-directory rust-test
-	@$(MAKE) --no-print-directory model-short
-	@$(MAKE) --no-print-directory build
+	@$(MAKE) --no-print-directory -j --output-sync=line rust-test build-optimized
+	@$(MAKE) --no-print-directory model-short examples
 	@$(MAKE) --no-print-directory python-test docs-test
 	$(PY) ci/instructions.py --if-can
 
+# Tests wait more than they compute: what the Python tests need is compiled meanwhile. One after the other, by recipes.
+build-optimized:
+	@$(MAKE) --no-print-directory binary
+	@$(MAKE) --no-print-directory python
+
 check: setup ## formatting and lints
 	cargo fmt --all --check
-	cargo clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
+	cargo clippy $(CARGO_FLAGS) --workspace --all-targets $(FEATURES) -- -D warnings
 
 rust-test: ## unit, process, hostile and documentation tests in Rust
-	cargo test $(CARGO_FLAGS) $(RUST)
-	cargo test $(CARGO_FLAGS) -p forebay --features cuda --test cuda
+	cargo test $(CARGO_FLAGS) $(RUST) $(FEATURES)
 	@$(MAKE) --no-print-directory fence-test
 
 fence-test: ## what goes to sleep and wakes once more, with fences in membarrier's stead
-	FOREBAY_NO_MEMBARRIER=1 cargo test $(CARGO_FLAGS) -p forebay -p forebay-tests --test hand_over --test process --test conformance
+	FOREBAY_NO_MEMBARRIER=1 cargo test $(CARGO_FLAGS) $(RUST) $(FEATURES) --test hand_over --test process --test conformance
 
 fences: build ## every suite once more, with fences in membarrier's stead; the models have both variants anyway
-	FOREBAY_NO_MEMBARRIER=1 cargo test $(CARGO_FLAGS) $(RUST)
+	FOREBAY_NO_MEMBARRIER=1 cargo test $(CARGO_FLAGS) $(RUST) $(FEATURES)
 	FOREBAY_NO_MEMBARRIER=1 $(MAKE) --no-print-directory python-test crash soak
 
 python-test: ## tests of the Python packages, and the examples, side by side (after `make build`)
