@@ -1,10 +1,9 @@
 //! Resizing as Pillow 13 does it, to the last bit.
 //!
 //! The same sums in the same order: filter weights in double precision, rounded to 22 bits behind the point; a pass over
-//! the rows, rounded to 8 bits; then one over the columns; or the other way round, see [`down_first`]. Only the part of the result that is asked for is computed,
-//! with weights as for the whole. All sums are of whole numbers: the result is the same on every processor.
-
-use std::array;
+//! the rows, rounded to 8 bits; then one over the columns; or the other way round, see [`down_first`]. Only the part of the
+//! result that is asked for is computed, with weights as for the whole. All sums are of whole numbers: the result is the
+//! same on every processor.
 
 use multiversion::multiversion;
 
@@ -13,6 +12,10 @@ use super::geometry::Rect;
 const CHANNELS: usize = 3;
 /// Channels, and one that fills up a vector.
 const LANES: usize = 4;
+/// Bytes behind a row after the pass over the rows, into which the lane goes that is not used.
+const SPARE: usize = LANES - CHANNELS;
+/// Rows that the pass over the rows works on at a time.
+const ROWS: usize = 4;
 /// Bytes of a row that are summed up at a time.
 const BLOCK: usize = 32;
 /// Bits behind the point of a weight: 32, less 8 for the level and 2 for overshoot.
@@ -152,7 +155,7 @@ pub(super) struct Exact {
     down: Weights,
     rows: Vec<u8>,
     rows_down: Vec<u8>,
-    wide: Wide,
+    tiles: Vec<Tile>,
 }
 
 impl Exact {
@@ -187,33 +190,27 @@ impl Exact {
         match (across, down) {
             (false, false) => out.copy_from_slice(from),
             (false, true) => pass_down(&self.down, from, stride, rows.0, out, out_stride),
-            (true, false) => {
-                let rows = self.rows_across(from, stride, 0, out_stride);
-                out.copy_from_slice(rows);
-            }
+            (true, false) => self.rows_across(from, stride, 0, out_stride).copy_to(out),
             (true, true) if down_first(size, to) => {
                 let len = (columns.1 - columns.0) * CHANNELS;
                 let mut rows_down = std::mem::take(&mut self.rows_down);
                 rows_down.resize(len * window.height as usize, 0);
                 pass_down(&self.down, &from[columns.0 * CHANNELS..], stride, rows.0, &mut rows_down, len);
-                out.copy_from_slice(self.rows_across(&rows_down, len, columns.0, out_stride));
+                self.rows_across(&rows_down, len, columns.0, out_stride).copy_to(out);
                 self.rows_down = rows_down;
             }
             (true, true) => {
                 self.rows_across(from, stride, 0, out_stride);
-                let len = self.rows.len() - 1;
-                pass_down(&self.down, &self.rows[..len], out_stride, rows.0, out, out_stride);
+                pass_down(&self.down, &self.rows, out_stride + SPARE, rows.0, out, out_stride);
             }
         }
     }
 
     /// The rows `from`, which begin with column `first`, after the pass over the rows.
-    fn rows_across(&mut self, from: &[u8], stride: usize, first: usize, out_stride: usize) -> &[u8] {
-        let len = from.len() / stride * out_stride;
-        self.rows.resize(len + 1, 0);
-        self.wide.prepare(&self.across, first);
-        pass_across(&mut self.wide, from, stride, &mut self.rows, out_stride);
-        &self.rows[..len]
+    fn rows_across(&mut self, from: &[u8], stride: usize, first: usize, out_stride: usize) -> Rows<'_> {
+        self.rows.resize(from.len() / stride * (out_stride + SPARE), 0);
+        pass_across(&self.across, &mut self.tiles, from, stride, first, &mut self.rows, out_stride + SPARE);
+        Rows { bytes: &self.rows, len: out_stride }
     }
 
     pub(super) fn trim(&mut self) {
@@ -225,61 +222,57 @@ impl Exact {
     }
 }
 
-/// Two pixels, each with a lane that is not used, or their weights.
-type Pair = [i32; 2 * LANES];
-
-/// Memory of the pass over the rows.
-#[derive(Debug, Default)]
-struct Wide {
-    /// A row, each channel as wide as a sum.
-    row: Vec<i32>,
-    /// For each pixel wanted its weights in pairs, and where they begin and end.
-    weights: Vec<Pair>,
-    spans: Vec<(usize, usize, usize)>,
+/// Rows with [`SPARE`] bytes behind each.
+struct Rows<'a> {
+    bytes: &'a [u8],
+    len: usize,
 }
 
-impl Wide {
-    /// Weights as the sums want them: one for each lane, an odd one followed by none. Rows begin with column `column`.
-    fn prepare(&mut self, weights: &Weights, column: usize) {
-        self.weights.clear();
-        self.spans.clear();
-        for pixel in 0..weights.spans.len() {
-            let (first, weights) = weights.of(pixel);
-            let begin = self.weights.len();
-            self.weights.extend(weights.chunks(2).map(|pair| {
-                let (left, right) = (pair[0], pair.get(1).copied().unwrap_or(0));
-                [left, left, left, left, right, right, right, right]
-            }));
-            self.spans.push(((first - column) * LANES, begin, self.weights.len()));
+impl Rows<'_> {
+    /// Without what is between them.
+    fn copy_to(&self, out: &mut [u8]) {
+        for (row, out) in self.bytes.chunks_exact(self.len + SPARE).zip(out.chunks_exact_mut(self.len)) {
+            out.copy_from_slice(&row[..self.len]);
         }
     }
 }
 
-/// Every row gets the columns wanted: the row is first widened, then two source pixels are summed up at a time. `to` has
-/// one byte more than its rows.
+/// The pixels of one column in [`ROWS`] rows, each with a lane that is not used.
+type Tile = [u8; ROWS * LANES];
+
+/// Every row gets the columns wanted, [`ROWS`] rows at a time: their pixels are first laid beside each other, so that a
+/// weight counts for all of them. The rows `from` begin with column `column`; those of `to` have [`SPARE`] bytes more.
 #[multiversion(targets("x86_64+avx2"))]
-fn pass_across(wide: &mut Wide, from: &[u8], stride: usize, to: &mut [u8], to_stride: usize) {
-    let Wide { row, weights, spans } = wide;
-    row.clear();
-    // One pixel more than there are: a span that ends with the row may be filled up by one without weight.
-    row.resize((stride / CHANNELS + 1) * LANES, 0);
-    for (y, from) in from.chunks_exact(stride).enumerate() {
-        for (wide, pixel) in row.chunks_exact_mut(LANES).zip(from.chunks_exact(CHANNELS)) {
-            wide.copy_from_slice(&[i32::from(pixel[0]), i32::from(pixel[1]), i32::from(pixel[2]), 0]);
+fn pass_across(
+    weights: &Weights,
+    tiles: &mut Vec<Tile>,
+    from: &[u8],
+    stride: usize,
+    column: usize,
+    to: &mut [u8],
+    to_stride: usize,
+) {
+    tiles.resize(stride / CHANNELS, [0; ROWS * LANES]);
+    for (from, to) in from.chunks(ROWS * stride).zip(to.chunks_mut(ROWS * to_stride)) {
+        // Of fewer rows, the last time, the lanes of the others keep what they had, and nobody looks at them.
+        for (lanes, row) in from.chunks_exact(stride).enumerate() {
+            for (tile, pixel) in tiles.iter_mut().zip(row.chunks_exact(CHANNELS)) {
+                tile[lanes * LANES..][..CHANNELS].copy_from_slice(pixel);
+            }
         }
-        let to = &mut to[y * to_stride..(y + 1) * to_stride + 1];
-        for (x, &(first, begin, end)) in spans.iter().enumerate() {
-            let mut sums: Pair = [0; 2 * LANES];
-            for (levels, weights) in row[first..].chunks_exact(2 * LANES).zip(&weights[begin..end]) {
-                for ((sum, &level), &weight) in sums.iter_mut().zip(levels).zip(weights) {
-                    *sum = sum.wrapping_add(level.wrapping_mul(weight));
+        for x in 0..weights.spans.len() {
+            let (first, weights) = weights.of(x);
+            let mut sums = [HALF; ROWS * LANES];
+            for (tile, &weight) in tiles[first - column..].iter().zip(weights) {
+                for (sum, &level) in sums.iter_mut().zip(tile) {
+                    *sum = sum.wrapping_add(i32::from(level).wrapping_mul(weight));
                 }
             }
-            let (left, right) = sums.split_at(LANES);
-            let levels: [u8; LANES] =
-                array::from_fn(|lane| level(HALF.wrapping_add(left[lane]).wrapping_add(right[lane])));
-            // All lanes, or the compiler takes the vectors apart; the next pixel is written over the last one.
-            to[x * CHANNELS..x * CHANNELS + LANES].copy_from_slice(&levels);
+            let levels = sums.map(level);
+            for (pixel, row) in levels.chunks_exact(LANES).zip(to.chunks_exact_mut(to_stride)) {
+                // All lanes, or the compiler takes the vectors apart; the next pixel is written over the last one.
+                row[x * CHANNELS..][..LANES].copy_from_slice(pixel);
+            }
         }
     }
 }
