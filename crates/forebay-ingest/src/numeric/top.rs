@@ -1,11 +1,11 @@
 //! The rows of an embedding matrix nearest to a query.
 //!
 //! ```text
-//!   matrix ── jobs of rows (any thread) ── blocks of 64 rows: scores of each query, then its heap of k
+//!   matrix ── jobs of rows (any thread) ── blocks of rows: scores of each query, then its heap of k
 //!   heaps of all jobs ── sorted, cut at k
 //! ```
 //!
-//! No array of all scores is made: a job holds 64 scores a query and k candidates a query.
+//! No array of all scores is made: a job holds at most 1,024 scores and k candidates a query.
 
 use std::cmp::Ordering;
 
@@ -76,13 +76,15 @@ impl Nearest {
 
     /// Offers rows in their order.
     fn offer(&mut self, first_row: usize, scores: &[f32]) {
-        // Most blocks hold nothing near enough: one look without branches says so.
-        if scores.iter().fold(0u32, |some, &score| some | u32::from(self.may_be_near(score))) == 0 {
-            return;
-        }
-        for (row, &score) in scores.iter().enumerate() {
-            if self.may_be_near(score) {
-                self.push(Candidate { score, row: first_row + row });
+        for (block, scores) in scores.chunks(BLOCK_ROWS).enumerate() {
+            // Most hold nothing near enough: one look without branches says so.
+            if scores.iter().fold(0u32, |some, &score| some | u32::from(self.may_be_near(score))) == 0 {
+                continue;
+            }
+            for (row, &score) in scores.iter().enumerate() {
+                if self.may_be_near(score) {
+                    self.push(Candidate { score, row: first_row + block * BLOCK_ROWS + row });
+                }
             }
         }
     }
@@ -123,8 +125,11 @@ impl Nearest {
     }
 }
 
-/// Rows whose scores are held at a time.
+/// Rows whose scores are held at a time: what is gone over again stays in the cache.
 const BLOCK_ROWS: usize = 64;
+/// The same where each row is read once.
+const LONG_BLOCK_ROWS: usize = 1024;
+const _: () = assert!(LONG_BLOCK_ROWS >= BLOCK_ROWS * TILE_QUERIES, "scores of either fit");
 /// Least elements of the matrix in a job, and the most jobs.
 const JOB_ELEMENTS: usize = 1 << 18;
 const MOST_JOBS: usize = 1024;
@@ -191,11 +196,13 @@ impl Search<'_> {
     fn job(&self, first_row: usize, part: &[f32]) -> Vec<Nearest> {
         let rows = part.len() / self.dim;
         let mut found: Vec<Nearest> = self.lengths.iter().map(|_| Nearest::new(self.k.min(rows))).collect();
-        let mut scores = [0.0; BLOCK_ROWS * TILE_QUERIES];
+        let mut scores = [0.0; LONG_BLOCK_ROWS];
         let mut lengths = [0.0; BLOCK_ROWS];
-        for (block, data) in part.chunks(BLOCK_ROWS * self.dim).enumerate() {
+        let once = found.len() == 1 && self.metric == Metric::Dot;
+        let block_rows = if once { LONG_BLOCK_ROWS } else { BLOCK_ROWS };
+        for (block, data) in part.chunks(block_rows * self.dim).enumerate() {
             let rows = data.len() / self.dim;
-            let first = first_row + block * BLOCK_ROWS;
+            let first = first_row + block * block_rows;
             if self.metric == Metric::Cosine {
                 dot::with_itself(data, self.dim, &mut lengths[..rows]);
                 lengths[..rows].iter_mut().for_each(|length| *length = length.sqrt());
