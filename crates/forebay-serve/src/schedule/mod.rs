@@ -13,8 +13,10 @@
 //!               and `max_bytes`, and its items are of one group.
 //! I3 no wait    While a worker has nothing to do, nothing waits (unless `window` says so).
 //! I4 no hunger  The oldest item of the highest class is in the next batch, whatever its length.
-//! I5 ahead      A worker that is busy is given a batch ahead only if that batch is full: it could not become better by
-//!               waiting.
+//! I5 ahead      A worker that is busy is given a batch ahead only if that batch is full and no larger than its share: it
+//!               could not become better by waiting.
+//! I6 share      No batch is larger than the part of everything, waiting or running, that each worker would have if all
+//!               had as much; with `continuous`, no worker is given more than that.
 //!
 //! Callers pass the time; equal calls give equal answers. A call costs O(log n), `assign` also the sorting of at most
 //! four batches' worth of items.
@@ -288,7 +290,8 @@ impl<T> Schedule<T> {
         };
         let room = if self.limits.continuous { self.limits.max_items - items } else { self.limits.max_items };
         let picked = pick::pick(&self.limits, &self.classes, room)?;
-        if busy && !self.limits.continuous && !picked.full {
+        let share = self.share();
+        if busy && !self.limits.continuous && (!picked.full || picked.items.len() > share) {
             return None;
         }
         if !picked.full && !self.limits.window.is_zero() {
@@ -298,7 +301,17 @@ impl<T> Schedule<T> {
                 return None;
             }
         }
+        let has = if self.limits.continuous { items } else { 0 };
+        let room = share.saturating_sub(has).max(1);
+        let picked = if picked.items.len() > room { pick::pick(&self.limits, &self.classes, room)? } else { picked };
         Some(self.give(at, key, picked))
+    }
+
+    /// The part of everything that waits and runs that each worker would have if all had as much.
+    fn share(&self) -> usize {
+        let open = || self.workers.iter().filter(|worker| !worker.closed && !worker.blocked);
+        let items = self.waiting() + open().map(|worker| worker.items).sum::<usize>();
+        items.div_ceil(open().count().max(1))
     }
 
     fn give(&mut self, at: usize, key: u64, picked: Picked) -> Batch<T> {

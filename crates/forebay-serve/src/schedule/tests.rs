@@ -67,11 +67,68 @@ fn the_worker_that_has_least_to_do_is_next() {
     for key in 0..3 {
         schedule.add_worker(key);
     }
-    push(&mut schedule, 0.0, Priority::Normal, &[(1, 0); 9]);
-    let workers: Vec<u64> = std::iter::from_fn(|| schedule.assign(after(0.0))).map(|batch| batch.worker).collect();
-    assert_eq!(workers, [0, 1, 2]);
+    push(&mut schedule, 0.0, Priority::Normal, &[(1, 0); 11]);
+    let first: Vec<_> = std::iter::from_fn(|| schedule.assign(after(0.0))).collect();
+    assert_eq!(
+        first.iter().map(|batch| (batch.worker, batch.items.len())).collect::<Vec<_>>(),
+        [(0, 4), (1, 4), (2, 3)]
+    );
     push(&mut schedule, 0.0, Priority::Normal, &[(1, 0); 4]);
-    assert_eq!(schedule.assign(after(0.0)).unwrap().worker, 2, "it has one item, the others four");
+    assert_eq!(schedule.assign(after(0.0)).unwrap().worker, 2, "it has three items, the others four");
+}
+
+#[test]
+fn a_free_worker_takes_its_share_and_leaves_the_others_theirs() {
+    let mut schedule = Schedule::new(Limits { max_items: 32, ..limits() });
+    schedule.add_worker(0);
+    schedule.add_worker(1);
+    push(&mut schedule, 0.0, Priority::Normal, &[(1, 0); 20]);
+    let first = schedule.assign(after(0.0)).unwrap();
+    assert_eq!(schedule.assign(after(0.0)).unwrap().items.len(), 10);
+    assert_eq!(first.items.len(), 10);
+    // The other one runs ten: of the twenty there are in all, each has ten.
+    schedule.release(first.id, 10);
+    push(&mut schedule, 0.0, Priority::Normal, &[(1, 0); 12]);
+    assert_eq!(schedule.assign(after(0.0)).unwrap().items.len(), 11);
+    assert!(schedule.assign(after(0.0)).is_none());
+    assert_eq!(schedule.waiting(), 1);
+}
+
+#[test]
+fn a_worker_that_leaves_or_has_no_room_has_no_share() {
+    let mut schedule = Schedule::new(Limits { max_items: 32, ..limits() });
+    (0..3).for_each(|key| schedule.add_worker(key));
+    schedule.close_worker(1);
+    schedule.block_worker(2, true);
+    push(&mut schedule, 0.0, Priority::Normal, &[(1, 0); 20]);
+    assert_eq!(schedule.assign(after(0.0)).unwrap().items.len(), 20);
+}
+
+#[test]
+fn a_full_batch_waits_for_one_of_many_that_will_soon_be_free() {
+    let mut schedule = Schedule::new(limits());
+    (0..4).for_each(|key| schedule.add_worker(key));
+    push(&mut schedule, 0.0, Priority::Normal, &[(1, 0); 4]);
+    let first: Vec<_> = std::iter::from_fn(|| schedule.assign(after(0.0))).collect();
+    assert_eq!(first.len(), 4, "one for each");
+    push(&mut schedule, 0.0, Priority::Normal, &[(1, 0); 4]);
+    assert!(schedule.assign(after(0.0)).is_none(), "four would be a full batch, and two are a share");
+    schedule.release(first[2].id, 1);
+    let next = schedule.assign(after(0.0)).unwrap();
+    assert_eq!((next.worker, next.items.len()), (2, 2));
+}
+
+#[test]
+fn generating_workers_are_filled_evenly() {
+    let mut schedule = Schedule::new(Limits { continuous: true, max_items: 8, ..limits() });
+    schedule.add_worker(0);
+    schedule.add_worker(1);
+    push(&mut schedule, 0.0, Priority::Normal, &[(1, 0); 6]);
+    while schedule.assign(after(0.0)).is_some() {}
+    assert_eq!((schedule.load_of(0).1, schedule.load_of(1).1), (3, 3));
+    push(&mut schedule, 0.0, Priority::Normal, &[(1, 0); 20]);
+    while schedule.assign(after(0.0)).is_some() {}
+    assert_eq!((schedule.load_of(0).1, schedule.load_of(1).1, schedule.waiting()), (8, 8, 10));
 }
 
 #[test]
@@ -92,8 +149,9 @@ fn a_long_text_is_not_joined_by_many_short_ones() {
     items.extend((0..31).map(|load| (10, load)));
     push(&mut schedule, 0.0, Priority::Normal, &items);
     schedule.add_worker(0);
-    assert_eq!(schedule.assign(after(0.0)).unwrap().items.len(), 3);
-    schedule.add_worker(1);
+    let first = schedule.assign(after(0.0)).unwrap();
+    assert_eq!(first.items.len(), 3);
+    schedule.release(first.id, 3);
     let rest = schedule.assign(after(0.0)).unwrap();
     assert_eq!((rest.items.len(), rest.width), (29, 10));
 }
@@ -103,8 +161,9 @@ fn items_come_from_one_bucket_unless_there_is_room() {
     let mut schedule = Schedule::new(Limits { buckets: vec![16, 64], ..limits() });
     push(&mut schedule, 0.0, Priority::Normal, &[(16, 0), (17, 1), (17, 2), (3, 3), (4, 4), (5, 5)]);
     schedule.add_worker(0);
-    schedule.add_worker(1);
-    assert_eq!(loads(&schedule.assign(after(0.0)).unwrap()), [0, 3, 4, 5]);
+    let first = schedule.assign(after(0.0)).unwrap();
+    assert_eq!(loads(&first), [0, 3, 4, 5]);
+    schedule.release(first.id, 4);
     assert_eq!(loads(&schedule.assign(after(0.0)).unwrap()), [1, 2]);
 }
 
@@ -319,8 +378,13 @@ proptest! {
                 }
                 _ => {}
             }
-            while let Some(batch) = schedule.assign(after(clock)) {
+            loop {
+                // Before: everything that waits, and what workers have that may be given more.
+                let open = || workers.iter().filter(|worker| !worker.1).map(|worker| schedule.load_of(worker.0).1);
+                let share = (schedule.waiting() + open().sum::<usize>()).div_ceil(open().count().max(1));
+                let Some(batch) = schedule.assign(after(clock)) else { break };
                 let items = &batch.items;
+                prop_assert!(items.len() <= share);
                 prop_assert!(!items.is_empty() && items.len() <= max_items);
                 prop_assert!(workers.contains(&(batch.worker, false)));
                 let longest = items.iter().map(|item| item.size.tokens).max().unwrap_or(0);
@@ -335,7 +399,7 @@ proptest! {
                     prop_assert!(waiting.remove(&item.load), "given twice");
                 }
                 let (_, running) = schedule.load_of(batch.worker);
-                prop_assert!(!continuous || running <= max_items);
+                prop_assert!(!continuous || running <= max_items.min(share));
                 flights.push((batch.id, batch.worker, items.len(), batch.items));
             }
             // I3: whoever has nothing to do has nothing to take.
