@@ -1,11 +1,8 @@
-"""From results to tables, and the tables into docs/performance.md, between markers.
-
-A place for KEY is what lies between `<!-- compare KEY -->` and `<!-- end KEY -->`.
-"""
+"""From results to tables, and the tables into docs/performance.md."""
 
 from __future__ import annotations
 
-import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
@@ -15,6 +12,10 @@ import aims
 import plot
 from candidates import Candidate, Job
 from numbers_of import Answers, duration, have, per_second, rate, ratios, size_name, spread, times, touch, values
+
+# `report` is beside the folders of the benchmarks.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from report import markdown
 
 FEWEST_ROUNDS = 5
 QUIET = 0.3  # load for each core
@@ -26,24 +27,16 @@ DRIFT = 1.25
 def write(docs: Path, results: dict[str, Any], jobs: Sequence[Job]) -> None:
     """Fill the page and draw the plots beside it."""
     path = docs / "performance.md"
-    text = replace(path.read_text(), "machine", machine(results))
-    text = replace(text, "aims", stands(results))
+    text = markdown.fill(path.read_text(), "compare", "machine", machine(results))
+    text = markdown.fill(text, "compare", "aims", stands(results))
     for job in jobs:
         cells = results["jobs"].get(job.key)
         if cells:
             picture = f"performance-{job.key}.svg"
             (docs / picture).write_text(plot.svg(f"{job.title}, one way", lines(job, cells)))
             body = f"![{job.title}: one way over size]({picture})\n\n{job_tables(job, cells)}"
-            text = replace(text, job.key, body)
+            text = markdown.fill(text, "compare", job.key, body)
     path.write_text(text)
-
-
-def replace(text: str, key: str, body: str) -> str:
-    """`text` with what is between the markers of `key` replaced."""
-    pattern = re.compile(rf"(<!-- compare {re.escape(key)} -->\n).*?(<!-- end {re.escape(key)} -->)", re.DOTALL)
-    if len(pattern.findall(text)) != 1:
-        raise ValueError(f"the page has not exactly one place for {key}")
-    return pattern.sub(lambda found: f"{found[1]}{body.strip()}\n{found[2]}", text)
 
 
 def tables(results: dict[str, Any], jobs: Sequence[Job]) -> str:
@@ -58,7 +51,7 @@ def tables(results: dict[str, Any], jobs: Sequence[Job]) -> str:
 def stands(results: dict[str, Any]) -> str:
     """The aims, and what was found."""
     lines = aims.rows(results)
-    return table(["", "aim", "found", "met"], lines) if lines else ""
+    return markdown.table(["", "aim", "found", "met"], lines) if lines else ""
 
 
 # === tables ===
@@ -117,7 +110,7 @@ def job_tables(job: Job, cells: dict[str, Any]) -> str:
         ("Messages a second, lossless", rate_head, rate_rows(lambda c, a: spread(values(a, c.name, rate), per_second))),
         ("Who does what", ["", "receiver", "payload", "receiver has"], who),
     ]
-    text = "\n\n".join(f"**{title}**\n\n{table(columns, body)}" for title, columns, body in parts if body)
+    text = "\n\n".join(f"**{title}**\n\n{markdown.table(columns, body)}" for title, columns, body in parts if body)
     return text + failures(job, by)
 
 
@@ -139,13 +132,6 @@ def failures(job: Job, by: dict[int, Answers]) -> str:
     return "\n\nNot measured:\n\n" + "\n".join(sorted(said)) if said else ""
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    def line(words: Sequence[str]) -> str:
-        return "| " + " | ".join(words) + " |"
-
-    return "\n".join([line(head), "|" + "---|" * len(head), *map(line, rows)])
-
-
 def machine(results: dict[str, Any]) -> str:
     """Where and with what."""
     facts = results["facts"]
@@ -164,7 +150,7 @@ def machine(results: dict[str, Any]) -> str:
         ["packages", ", ".join(f"{name} {version}" for name, version in facts["packages"].items())],
     ]
     doubts = doubts_of(results)
-    return table(["", ""], rows) + ("\n\n**Doubtful:** " + "; ".join(doubts) + "." if doubts else "")
+    return markdown.table(["", ""], rows) + ("\n\n**Doubtful:** " + "; ".join(doubts) + "." if doubts else "")
 
 
 def doubts_of(results: dict[str, Any]) -> list[str]:

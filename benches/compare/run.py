@@ -73,7 +73,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     built = programs()
     cpus = tuple(int(cpu) for cpu in options.cpus.split(","))
     rounds = 2 if options.quick else options.pairs
-    results: dict[str, Any] = {"facts": facts.look(ROOT, built), "quick": options.quick, "rounds": rounds, "jobs": {}}
+    results: dict[str, Any] = {"facts": facts.look(ROOT), "quick": options.quick, "rounds": rounds, "jobs": {}}
     if options.write and RESULTS.exists():
         results["jobs"] = json.loads(RESULTS.read_text())["jobs"]
     begin = time.monotonic()

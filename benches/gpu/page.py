@@ -1,35 +1,27 @@
-"""From what `run.py` found to the figures in docs/gpu.md, between markers."""
+"""From what `run.py` found to the figures in docs/gpu.md."""
 
 from __future__ import annotations
 
-import os
-import platform
-import re
-import subprocess
-import time
+import sys
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+# `report` is beside the folders of the benchmarks.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from report import host, markdown
+
 PLAIN = "a plain copy from pinned memory"
 OURS = "forebay, pinned"
 LOADER = "DataLoader(pin_memory=True, num_workers=1)"
-BEGIN, END = "<!-- gpu figures -->", "<!-- end figures -->"
 
 
-def facts(root: Path, device: Any) -> dict[str, Any]:
+def facts(root: Path, device: Any) -> host.Facts:
     """What the figures were measured on."""
     import torch
 
-    cpu = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    command = ["git", "-C", str(root), "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else "no GPU"
-    return {
-        "gpu": gpu, "cpu": cpu[1] if cpu else platform.machine(), "cores": len(os.sched_getaffinity(0)),
-        "kernel": platform.release(), "torch": torch.__version__, "cuda": torch.version.cuda or "-",
-        "commit": commit or "?", "date": time.strftime("%Y-%m-%d"),
-    }  # fmt: skip
+    return {**host.look(root), "gpu": gpu, "torch": torch.__version__, "cuda": torch.version.cuda or "-"}
 
 
 def size(nbytes: int) -> str:
@@ -51,11 +43,6 @@ def ratios(results: dict[str, Any], over: str, nbytes: int) -> list[float]:
     return [a / b for a, b in zip(ours, theirs, strict=False)]
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def grid(results: dict[str, Any], what: str, digits: int) -> str:
     """A row for each way, a column for each size: the median over the rounds."""
     sizes = sorted({one["bytes"] for one in results["found"]})
@@ -66,7 +53,7 @@ def grid(results: dict[str, Any], what: str, digits: int) -> str:
         return f"{median(found):.{digits}f}" if found else "–"
 
     rows = [[way, *(cell(way, nbytes) for nbytes in sizes)] for way in ways]
-    return table(["", *(size(nbytes) for nbytes in sizes)], rows)
+    return markdown.table(["", *(size(nbytes) for nbytes in sizes)], rows)
 
 
 def spread(found: list[float]) -> str:
@@ -97,7 +84,7 @@ def aims(results: dict[str, Any]) -> str:
         f"loop with a forward of {own['forward_ms']:.2f} ms and a copy of {own['copy_ms']:.2f} ms ÷ the forward alone"
     )
     rows.append([what, f"{own['speed']:.3f}", "≥ 0.95", verdict(own["speed"] >= 0.95)])
-    return table(["aim", "found", "wanted", "reached"], rows)
+    return markdown.table(["aim", "found", "wanted", "reached"], rows)
 
 
 def text(results: dict[str, Any]) -> str:
@@ -121,9 +108,5 @@ def text(results: dict[str, Any]) -> str:
 
 
 def write(path: Path, results: dict[str, Any]) -> None:
-    """Puts the figures between the page's markers."""
-    page = path.read_text()
-    if page.count(BEGIN) != 1 or page.count(END) != 1:
-        raise ValueError(f"{path} must have exactly one place for the figures: {BEGIN} … {END}")
-    before, rest = page.split(BEGIN)
-    path.write_text(f"{before}{BEGIN}\n{text(results)}\n{END}{rest.split(END)[1]}")
+    """Puts the figures into the page's place."""
+    path.write_text(markdown.fill(path.read_text(), "gpu", "figures", text(results)))

@@ -1,66 +1,19 @@
-"""From rates to the table in docs/ingest/README.md, between markers.
-
-The place for KEY is what lies between `<!-- compare-ingest KEY -->` and `<!-- end KEY -->`.
-"""
+"""From rates to the table in docs/ingest/README.md."""
 
 from __future__ import annotations
 
-import os
-import platform
-import re
-import subprocess
-import time
+import sys
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+# `report` is beside the folders of the benchmarks.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from report import host, markdown
+
 PACKAGES = ("numpy", "torch", "tokenizers", "torchvision", "pillow", "transformers", "scikit-learn")
-BUSY = 1.5  # load for each core at the end, beyond which something else ran
-
-
-def machine_before(root: Path) -> dict[str, Any]:
-    """What the figures were measured on, and with which versions."""
-    return {
-        "cpu": field("/proc/cpuinfo", "model name") or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "commit": said(["git", "-C", str(root), "rev-parse", "--short", "HEAD"]),
-        "date": time.strftime("%Y-%m-%d"),
-        "load_before": os.getloadavg()[0],
-        "packages": {name: version(name) for name in PACKAGES if version(name)},
-    }
-
-
-def machine_after(facts: dict[str, Any]) -> None:
-    facts["load_after"] = os.getloadavg()[0]
-
-
-def version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return ""
-
-
-def field(path: str, name: str) -> str:
-    try:
-        found = re.search(rf"^{name}\s*: (.*)$", Path(path).read_text(), re.MULTILINE)
-    except OSError:
-        return ""
-    return found[1] if found else ""
-
-
-def said(command: list[str]) -> str:
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
-    except (OSError, subprocess.CalledProcessError):
-        return "?"
-
-
-# === tables ===
+QUIET, BUSY = 1.0, 1.5  # load for each core, before and at the end, beyond which something else ran
 
 
 def ratios(job: dict[str, Any], rival: str) -> list[float]:
@@ -112,38 +65,19 @@ def rows(jobs: Sequence[dict[str, Any]]) -> list[list[str]]:
     return found
 
 
-def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    def line(words: Sequence[str]) -> str:
-        return "| " + " | ".join(words) + " |"
-
-    return "\n".join([line(head), "|" + "---|" * len(head), *map(line, body)])
+def machine(facts: host.Facts) -> str:
+    rows = markdown.table(["", ""], list(markdown.host_rows(facts).items()))
+    return f"{rows}\n\n{markdown.DOUBTFUL}" if host.busy(facts, before=QUIET, after=BUSY) else rows
 
 
-def machine(facts: dict[str, Any]) -> str:
-    lines = [
-        ["machine", f"{facts['cpu']}, {facts['cores']} cores, Linux {facts['kernel']}"],
-        ["date, commit", f"{facts['date']}, {facts['commit']}"],
-        ["load before and after", f"{facts['load_before']:.2f}, {facts['load_after']:.2f}"],
-        ["CPython, packages", ", ".join([facts["python"], *(f"{n} {v}" for n, v in facts["packages"].items())])],
-    ]
-    doubt = ""
-    if facts["load_before"] > facts["cores"] or facts["load_after"] > BUSY * facts["cores"]:
-        doubt = "\n\n**Doubtful:** other work ran beside it; ratios hold better than rates."
-    return table(["", ""], lines) + doubt
-
-
-def text(facts: dict[str, Any], jobs: Sequence[dict[str, Any]]) -> str:
+def text(facts: host.Facts, jobs: Sequence[dict[str, Any]]) -> str:
     """All of it, for a terminal and for the page."""
     head = ["what", "forebay", "compared with", "it does", "forebay ÷ it", "aim", "met"]
     notes = "".join(f"\n- {job['what']}: {job['note']}" for job in jobs if job["note"])
-    quick = "\n\n**A quick run, not to be quoted.**" if any(job["quick"] for job in jobs) else ""
-    return f"{machine(facts)}{quick}\n\n{table(head, rows(jobs))}" + (f"\n{notes}" if notes else "")
+    quick = f"\n\n{markdown.QUICK}" if any(job["quick"] for job in jobs) else ""
+    return f"{machine(facts)}{quick}\n\n{markdown.table(head, rows(jobs))}" + (f"\n{notes}" if notes else "")
 
 
-def write(path: Path, facts: dict[str, Any], jobs: Sequence[dict[str, Any]]) -> None:
+def write(path: Path, facts: host.Facts, jobs: Sequence[dict[str, Any]]) -> None:
     """Fill the page's one place."""
-    pattern = re.compile(r"(<!-- compare-ingest table -->\n).*?(<!-- end table -->)", re.DOTALL)
-    page = path.read_text()
-    if len(pattern.findall(page)) != 1:
-        raise ValueError(f"{path} has not exactly one place for the table")
-    path.write_text(pattern.sub(lambda found: f"{found[1]}{text(facts, jobs)}\n{found[2]}", page))
+    path.write_text(markdown.fill(path.read_text(), "compare-ingest", "table", text(facts, jobs)))

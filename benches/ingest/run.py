@@ -24,6 +24,7 @@ from typing import Any
 
 import page
 from job import OURS, Job
+from page import host
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("text", "images", "tables", "numeric")
@@ -104,9 +105,9 @@ def main() -> None:
         return
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"jobs": []}
     if not options.page:
-        facts = page.machine_before(ROOT)
+        facts = host.look(ROOT, page.PACKAGES)
         fresh = [job for part in PARTS for job in started(part, options)]
-        page.machine_after(facts)
+        host.after(facts)
         kept = [job for job in results["jobs"] if job["what"] not in {new["what"] for new in fresh}]
         everything = not options.only
         results = {"facts": facts, "jobs": fresh if everything else in_order(kept + fresh)}

@@ -1,72 +1,32 @@
-"""From results to the tables in docs/serve-performance.md, between markers.
-
-The place for KEY is what lies between `<!-- compare-serve KEY -->` and `<!-- end KEY -->`.
-"""
+"""From results to the tables in docs/serve-performance.md."""
 
 from __future__ import annotations
 
-import os
-import platform
-import re
-import subprocess
-import time
-from collections.abc import Callable, Sequence
-from importlib import metadata
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from jobs import JOBS, Job
 
+# `report` is beside the folders of the benchmarks.
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from report import host, markdown
+
 OURS = "forebay"
 UNBATCHED = "mosec, unbatched"
 PACKAGES = ("mosec", "litserve", "fastapi", "uvicorn", "torch", "tokenizers", "pillow", "numpy")
-BUSY = 2.5  # load at the end, for each core: a server and its clients are about two
+QUIET, BUSY = 0.5, 2.5  # load for each core, before and at the end: a server and its clients are about two
 MIB = 1 << 20
 
 Cells = dict[str, Any]
 
 
-def machine_before(root: Path, wrk: str | None) -> dict[str, Any]:
+def machine_before(root: Path, wrk: str | None) -> host.Facts:
     """What the figures were measured on, and with which versions."""
-    return {
-        "cpu": field("/proc/cpuinfo", "model name") or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "commit": said(["git", "-C", str(root), "rev-parse", "--short", "HEAD"]),
-        "date": time.strftime("%Y-%m-%d"),
-        "load_before": os.getloadavg()[0],
-        "closed_by": (said([wrk, "-v"]).split(" [")[0] or "wrk") if wrk else "benches/serve/load (no wrk there)",
-        "packages": {name: version(name) for name in PACKAGES if version(name)},
-    }
-
-
-def machine_after(facts: dict[str, Any]) -> None:
-    facts["load_after"] = os.getloadavg()[0]
-
-
-def version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return ""
-
-
-def field(path: str, name: str) -> str:
-    try:
-        found = re.search(rf"^{name}\s*: (.*)$", Path(path).read_text(), re.MULTILINE)
-    except OSError:
-        return ""
-    return found[1] if found else ""
-
-
-def said(command: list[str]) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError:
-        return "?"
-    return done.stdout.strip().splitlines()[0] if done.stdout.strip() else ""
+    closed_by = (host.said([wrk, "-v"]).split(" [")[0] or "wrk") if wrk else "benches/serve/load (no wrk there)"
+    return {**host.look(root, PACKAGES), "closed_by": closed_by}
 
 
 def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
@@ -131,13 +91,6 @@ def brief(cell: dict[str, Any]) -> str:
 # === tables ===
 
 
-def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    def line(words: Sequence[str]) -> str:
-        return "| " + " | ".join(words) + " |"
-
-    return "\n".join([line(head), "|" + "---|" * len(head), *map(line, body)])
-
-
 def of_job(job: Job, cells: Cells) -> str:
     """What one job's servers do."""
     head = ["", *(f"req/s at {n}" for n in job.concurrency), *(f"p50 / p99 at {n}" for n in job.concurrency)]
@@ -151,7 +104,7 @@ def of_job(job: Job, cells: Cells) -> str:
     missing = "".join(
         f"\n\n{name} was not measured: {cell['failed']}" for name, cell in cells.items() if "failed" in cell
     )
-    return f"### {job.what}\n\n{table(head, body)}{missing}"
+    return f"### {job.what}\n\n{markdown.table(head, body)}{missing}"
 
 
 def row(job: Job, name: str, cell: dict[str, Any]) -> list[str]:
@@ -266,18 +219,13 @@ def met(yes: bool) -> str:  # noqa: FBT001  a word for it
 
 def machine(results: dict[str, Any]) -> str:
     facts = results["facts"]
-    lines = [
-        ["machine", f"{facts['cpu']}, {facts['cores']} cores, Linux {facts['kernel']}"],
-        ["date, commit", f"{facts['date']}, {facts['commit']}"],
-        ["load before and after", f"{facts['load_before']:.2f}, {facts['load_after']:.2f}"],
-        ["closed loop by", facts["closed_by"]],
-        ["CPython, packages", ", ".join([facts["python"], *(f"{n} {v}" for n, v in facts["packages"].items())])],
-    ]
-    doubt = ""
-    if facts["load_before"] > 0.5 * facts["cores"] or facts["load_after"] > BUSY * facts["cores"]:
-        doubt = "\n\n**Doubtful:** other work ran beside it; ratios hold better than rates."
-    quick = "\n\n**A quick run, not to be quoted.**" if results.get("quick") else ""
-    return table(["", ""], lines) + doubt + quick
+    rows = {**markdown.host_rows(facts), "closed loop by": facts["closed_by"]}
+    said = [markdown.table(["", ""], list(rows.items()))]
+    if host.busy(facts, before=QUIET, after=BUSY):
+        said.append(markdown.DOUBTFUL)
+    if results.get("quick"):
+        said.append(markdown.QUICK)
+    return "\n\n".join(said)
 
 
 def parts(results: dict[str, Any]) -> dict[str, str]:
@@ -286,7 +234,7 @@ def parts(results: dict[str, Any]) -> dict[str, str]:
     shown = [job for job in JOBS if results["jobs"].get(job.name)]
     return {
         "machine": machine(results),
-        "aims": table(["what", "aim", "found", "met"], rows) if rows else "Nothing yet.",
+        "aims": markdown.table(["what", "aim", "found", "met"], rows) if rows else "Nothing yet.",
         "jobs": "\n\n".join(of_job(job, results["jobs"][job.name]) for job in shown) or "Nothing yet.",
     }
 
@@ -300,8 +248,5 @@ def write(path: Path, results: dict[str, Any]) -> None:
     """Fill the page's places."""
     page = path.read_text()
     for key, body in parts(results).items():
-        pattern = re.compile(rf"(<!-- compare-serve {key} -->\n).*?(<!-- end {key} -->)", re.DOTALL)
-        if len(pattern.findall(page)) != 1:
-            raise ValueError(f"{path} has not exactly one place for {key}")
-        page = pattern.sub(lambda found, body=body: f"{found[1]}{body}\n{found[2]}", page)
+        page = markdown.fill(page, "compare-serve", key, body)
     path.write_text(page)

@@ -25,6 +25,7 @@ import page
 import singles
 from jobs import JOBS, Job, bodies
 from models import Model
+from page import host
 from servers import KINDS, OURS, ROOT, TARGET, Kind, Server, running
 
 RESULTS = TARGET / "compare-serve/results.json"
@@ -163,7 +164,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if wanted("soak", groups, options.only):
         fresh["soak"] = singles.soak(12.0 if options.quick else 60 * options.soak, SHARE)
         print(f"soak: {json.dumps(fresh['soak'])[:400]}", flush=True)
-    page.machine_after(facts)
+    host.after(facts)
     return fresh
 
 

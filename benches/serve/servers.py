@@ -38,16 +38,16 @@ class Kind:
     wait_ms: int = 1
     # Processes that run the model: None for as many as the job says.
     workers: int | None = None
-    note: str = ""
 
 
+# How each is set up is written on the page: docs/serve-performance.md.
 KINDS = (
-    Kind(OURS, "", batch=32, note="batches of up to 32, no window"),
-    Kind("mosec", "mosec_server.py", batch=32, note="batches of up to 32, waits 1 ms, the least it can"),
-    Kind("mosec, unbatched", "mosec_server.py", note="one request at a time for each process"),
-    Kind("LitServe", "litserve_server.py", batch=32, note="batches of up to 32, waits 1 ms, fast_queue"),
-    Kind("FastAPI", "fastapi_server.py", workers=1, note="async endpoint, model in the thread pool, uvloop, httptools"),
-    Kind("FastAPI, 2 processes", "fastapi_server.py", workers=2, note="the same under uvicorn --workers 2"),
+    Kind(OURS, "", batch=32),
+    Kind("mosec", "mosec_server.py", batch=32),
+    Kind("mosec, unbatched", "mosec_server.py"),
+    Kind("LitServe", "litserve_server.py", batch=32),
+    Kind("FastAPI", "fastapi_server.py", workers=1),
+    Kind("FastAPI, 2 processes", "fastapi_server.py", workers=2),
 )
 
 
@@ -115,9 +115,10 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def environment(job: str, kind: Kind, workers: int) -> dict[str, str]:
+def environment(job: Job, kind: Kind, workers: int) -> dict[str, str]:
     """One thread for each process that runs a model: two of them fill the two cores."""
-    more = {"JOB": job, "BATCH": str(kind.batch), "WAIT_MS": str(kind.wait_ms), "WORKERS": str(workers)}
+    batch = min(kind.batch, job.batch)
+    more = {"JOB": job.name, "BATCH": str(batch), "WAIT_MS": str(kind.wait_ms), "WORKERS": str(workers)}
     more |= {"PYTHONPATH": f"{HERE}:{HERE / 'servers'}", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     return {**os.environ, **more}
 
@@ -140,14 +141,14 @@ PROCESSOR = """{"image_processor_type": "ViTImageProcessor", "size": {"height": 
 """
 
 
-def configuration(folder: Path, job: str, port: int, workers: int, *, program: str = "forebay_worker.py") -> Path:
+def configuration(folder: Path, job: Job, port: int, workers: int, *, program: str = "forebay_worker.py") -> Path:
     """What `forebay serve` is told: its defaults, but no log line for each request, which nobody else writes."""
     (folder / "preprocessor_config.json").write_text(PROCESSOR)
     places = {"{tokenizer}": str(ROOT / "examples/data/tokenizer.json"), "{processor}": "preprocessor_config.json"}
-    given = INPUT[job]
+    given = INPUT[job.name]
     for mark, path in places.items():
         given = given.replace(mark, path)
-    path = folder / f"{job}.toml"
+    path = folder / f"{job.name}.toml"
     path.write_text(f"""[server]
 listen = "127.0.0.1:{port}"
 [log]
@@ -157,6 +158,8 @@ requests = false
 name = "compare"
 [model.input]
 {given}
+[batch]
+max_items = {job.batch}
 [worker]
 command = ["{sys.executable}", "{HERE / "servers" / program}"]
 count = {workers}
@@ -185,14 +188,14 @@ def running(  # noqa: PLR0913  what may differ between runs
         folder = Path(name)
         if kind.name == OURS:
             workers = job.ours
-            told = configuration(folder, job.name, port, workers, program=program)
+            told = configuration(folder, job, port, workers, program=program)
             start = [str(FOREBAY), "serve", "--config", str(told)]
         else:
             start = command(kind, port, workers)
         log = folder / "log"
         begin = time.monotonic()
         with log.open("wb") as out:
-            env = environment(job.name, kind, workers) | {"FOREBAY_DIR": name} | (more or {})
+            env = environment(job, kind, workers) | {"FOREBAY_DIR": name} | (more or {})
             process = subprocess.Popen(start, env=env, stdout=out, stderr=out, start_new_session=True)
         server = Server(process, port, log, bodies=written(folder, job.name, kind, requests))
         server.content_type = content_type(job.name, kind)

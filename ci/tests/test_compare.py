@@ -84,19 +84,20 @@ def test_what_speaks_against_the_figures_is_said(
 def test_only_what_is_between_the_markers_changes(
     modules: "dict[str, ModuleType]",
 ) -> None:
-    replace = modules["page"].replace
+    fill = modules["page"].markdown.fill
     text = "before\n<!-- compare a -->\nold\n<!-- end a -->\nafter\n"
-    once = replace(text, "a", r"new \1 text")
+    once = fill(text, "compare", "a", r"new \1 text")
     assert once == "before\n<!-- compare a -->\nnew \\1 text\n<!-- end a -->\nafter\n"
-    assert replace(once, "a", r"new \1 text") == once
-    with pytest.raises(ValueError, match="exactly one place for b"):
-        replace(text, "b", "")
+    assert fill(once, "compare", "a", r"new \1 text") == once
+    for name, key in (("compare", "b"), ("other", "a")):
+        with pytest.raises(ValueError, match=f"exactly one place for {name} {key}"):
+            fill(text, name, key, "")
 
 
 def test_the_page_has_a_place_for_every_job(modules: "dict[str, ModuleType]") -> None:
     page = (ROOT / "docs/performance.md").read_text()
     for key in ("machine", "aims", *(job.key for job in modules["candidates"].JOBS)):
-        modules["page"].replace(page, key, "")
+        modules["page"].markdown.fill(page, "compare", key, "")
 
 
 def test_every_candidate_is_one_that_the_programs_know(

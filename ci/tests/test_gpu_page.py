@@ -64,6 +64,6 @@ def test_the_page_has_one_place_for_figures(page: ModuleType, tmp_path: pathlib.
         page.write(copy, results(page))
 
 
-def test_the_page_has_figures_or_says_that_they_are_missing(page: ModuleType) -> None:
-    figures = PAGE.split(page.BEGIN)[1].split(page.END)[0]
+def test_the_page_has_figures_or_says_that_they_are_missing() -> None:
+    figures = PAGE.split("<!-- gpu figures -->")[1].split("<!-- end figures -->")[0]
     assert ("**These figures are still missing.**" in figures) != ("Sustained, GB/s:" in figures)

@@ -1,0 +1,1 @@
+"""What the pages of benchmarks have in common: the host they ran on, and tables between markers."""
