@@ -11,6 +11,7 @@ import threading
 import numpy as np
 import pytest
 import sklearn.preprocessing
+import torch
 from sklearn.metrics.pairwise import cosine_similarity
 
 import forebay_ingest
@@ -99,6 +100,39 @@ def test_outputs_are_written_where_they_are_wanted_and_inputs_are_left_alone() -
         assert np.array_equal(np.array(odd), before)
     empty = np.empty((0, 3))
     assert StandardScaler().fit(kept[:, :3]).transform(empty).shape == (0, 3)
+
+
+class Named(np.ndarray):
+    """A subclass, as units and masks are."""
+
+
+def of_a_file(rows: np.ndarray, folder: pathlib.Path) -> np.ndarray:
+    rows.tofile(folder / "rows")
+    return np.memmap(folder / "rows", rows.dtype, "r+", shape=rows.shape)
+
+
+def read_only(rows: np.ndarray, _folder: pathlib.Path) -> np.ndarray:
+    rows.flags.writeable = False
+    return rows
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        lambda rows, _: torch.from_numpy(rows),
+        lambda rows, _: rows.view(Named),
+        lambda rows, _: memoryview(rows),
+        of_a_file,
+        read_only,
+    ],
+    ids=["torch", "subclass", "memoryview", "memmap", "read-only"],
+)
+def test_what_only_looks_like_an_array_is_left_alone_too(same, tmp_path: pathlib.Path) -> None:
+    before = RNG.normal(size=(50, 3))
+    for change in (scale, l2_normalize, StandardScaler().fit_transform, StandardScaler().fit(before).transform):
+        x = same(before.copy(), tmp_path)
+        assert np.array_equal(change(x), change(before.copy()))
+        assert np.array_equal(np.asarray(x), before), change
 
 
 def test_what_does_not_fit_is_named() -> None:

@@ -13,15 +13,19 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 
 
-def _floats(x: npt.ArrayLike) -> Floats:
-    """Return x itself if it is float32 or float64 and lies row by row, else a copy that does."""
+def _floats(x: npt.ArrayLike) -> tuple[Floats, bool]:
+    """Return x as an array of float32 or float64 that lies row by row, and whether that is a copy nobody else has.
+
+    Without a copy where that is so already, also of what only looks like an array: the memory is the caller's then.
+    """
     import numpy as np
 
     if type(x) is np.ndarray and x.flags.c_contiguous and x.dtype.char in "fd" and x.dtype.isnative:
-        return x
+        return x, False
     array = np.asarray(x)
     kept = array.dtype in (np.float32, np.float64) and array.dtype.isnative
-    return np.ascontiguousarray(array, array.dtype if kept else np.float64)
+    rows = np.ascontiguousarray(array, array.dtype if kept else np.float64)
+    return rows, isinstance(x, (list, tuple)) or not np.may_share_memory(rows, array)
 
 
 def _columns(x: Floats) -> int:
@@ -45,7 +49,7 @@ class _Scaler:
 
     def fit(self, x: npt.ArrayLike) -> Self:
         """Go over x once and remember what is needed to scale it. NaN is left out; infinity is an `IngestError`."""
-        self._fit(_floats(x))
+        self._fit(_floats(x)[0])
         return self
 
     def _fit(self, x: Floats) -> None:
@@ -62,27 +66,27 @@ class _Scaler:
         Returns:
             out, or a new array.
         """
+        return self._transform(*_floats(x), out)
+
+    def _transform(self, rows: Floats, ours: bool, out: Floats | None) -> Floats:  # noqa: FBT001  of two arguments
         import numpy as np
 
         if self._native is None:
             raise ValueError("this scaler is not fitted; call fit first")
-        rows = _floats(x)
         columns = _columns(rows)
         if columns != self._width:
             raise ValueError(f"x has {columns} columns, the scaler was fitted to {self._width}; pass such rows")
         if out is None:
             # What was copied anyway is written over.
-            out = np.empty_like(rows) if rows is x else rows
+            out = rows if ours else np.empty_like(rows)
         self._native.transform(rows, out, self._threads)
         return out
 
     def fit_transform(self, x: npt.ArrayLike, out: Floats | None = None) -> Floats:
         """Fit to x, then scale it."""
-        rows = _floats(x)
+        rows, ours = _floats(x)
         self._fit(rows)
-        if out is None and rows is not x:
-            out = rows
-        return self.transform(rows, out)
+        return self._transform(rows, ours, out)
 
 
 class StandardScaler(_Scaler):
@@ -199,9 +203,9 @@ def scale(
     """
     import numpy as np
 
-    rows = _floats(x)
+    rows, ours = _floats(x)
     if out is None:
-        out = np.empty_like(rows) if rows is x else rows
+        out = rows if ours else np.empty_like(rows)
     if method == "standard":
         _native.standard_scale(rows, out, _columns(rows), threads)
     elif method == "minmax":
@@ -224,10 +228,10 @@ def l2_normalize(x: npt.ArrayLike, *, out: Floats | None = None, threads: int | 
     """
     import numpy as np
 
-    rows = _floats(x)
+    rows, ours = _floats(x)
     columns = int(rows.shape[-1]) if rows.ndim in (1, 2) else _columns(rows)
     if out is None:
-        out = rows.copy() if rows is x else rows
+        out = rows if ours else rows.copy()
     elif out is not x:
         np.copyto(out, rows, casting="no")
     if columns:
