@@ -131,7 +131,6 @@ async fn serve(checked: Checked, started: Instant) -> Result<(), Failure> {
         let engine = Arc::clone(&engine);
         async move {
             signals.until_stop(&engine).await;
-            engine.drain();
             tracing::info!("stopping: requests that are under way are finished; a second signal ends at once");
             tokio::spawn(signals.exit_on_next());
         }

@@ -77,8 +77,8 @@ impl Backend for Nothing {
         Box::pin(async { Err(Refusal::Unsupported("it does nothing".to_owned())) })
     }
 
-    fn tokenize(&self, _texts: Vec<String>, _special: bool) -> Option<Result<Vec<TokenizedText>, Refusal>> {
-        None
+    fn tokenize(&self, _: Vec<String>, _: bool, _: Instant) -> Boxed<Option<Result<Vec<TokenizedText>, Refusal>>> {
+        Box::pin(std::future::ready(None))
     }
 
     fn health(&self) -> Health {

@@ -30,7 +30,12 @@ pub trait Backend: Send + Sync + 'static {
     fn generate(&self, call: Call) -> Boxed<Result<Parts, Refusal>>;
 
     /// The tokens of texts, for those who ask for nothing else; `None` if the model takes no text.
-    fn tokenize(&self, texts: Vec<String>, special_tokens: bool) -> Option<Result<Vec<TokenizedText>, Refusal>>;
+    fn tokenize(
+        &self,
+        texts: Vec<String>,
+        special_tokens: bool,
+        deadline: Instant,
+    ) -> Boxed<Option<Result<Vec<TokenizedText>, Refusal>>>;
 
     /// Whether requests can be answered now.
     fn health(&self) -> Health;
@@ -219,7 +224,7 @@ impl Row {
 }
 
 /// Why one item failed while its neighbours need not.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ItemError {
     /// What kind of failure.
     pub kind: ItemErrorKind,
@@ -273,8 +278,8 @@ pub enum Finish {
     Stop,
     /// It reached the number of tokens asked for.
     Length,
-    /// It failed; the text says why.
-    Error(String),
+    /// It failed.
+    Error(ItemError),
 }
 
 /// A text's tokens.
@@ -300,6 +305,16 @@ pub enum Refusal {
         /// Items that may.
         limit: usize,
         /// When a place is likely free, in seconds.
+        retry_after_s: u64,
+    },
+    /// What waits takes as much memory as it may. Asking again later helps.
+    #[error("requests that wait take {held_bytes} bytes, {limit_bytes} is the most; try again in {retry_after_s} s")]
+    Memory {
+        /// Bytes of all that was prepared and is not answered.
+        held_bytes: u64,
+        /// Bytes that may be.
+        limit_bytes: u64,
+        /// When there is room again, likely, in seconds.
         retry_after_s: u64,
     },
     /// No worker took it in time.

@@ -383,10 +383,13 @@ engine_test! {
                 assert!(f32::from_le_bytes(padded.try_into().unwrap()) <= 256.0);
             }
         }
-        let tokens = engine.tokenize(vec!["light".to_owned()], false).unwrap().unwrap();
+        let soon = || Instant::now() + Duration::from_secs(20);
+        let tokens = engine.tokenize(vec!["light".to_owned()], false, soon()).await.unwrap().unwrap();
         assert_eq!(tokens[0].tokens, ["light"]);
-        let long = engine.tokenize(vec!["light ".repeat(10_000)], false).unwrap().unwrap();
+        let long = engine.tokenize(vec!["light ".repeat(10_000)], false, soon()).await.unwrap().unwrap();
         assert_eq!(long[0].ids.len(), 10_000);
+        let late = engine.tokenize(vec!["light ".repeat(10_000)], false, Instant::now()).await.unwrap();
+        assert!(matches!(late, Err(Refusal::Deadline)), "{late:?}");
     }
 }
 

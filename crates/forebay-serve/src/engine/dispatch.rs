@@ -97,13 +97,13 @@ impl Core {
             }
             Undone::Full => {
                 schedule.block_worker(worker, true);
-                schedule.put_back(Instant::now(), items);
+                schedule.put_back(items);
                 drop(schedule);
                 self.unblock_later(worker);
             }
             Undone::Gone => {
                 schedule.block_worker(worker, true);
-                schedule.put_back(Instant::now(), items);
+                schedule.put_back(items);
             }
         }
     }
@@ -148,7 +148,9 @@ impl Core {
                     Ok(loan)
                 }
                 Err(LoanError::Full { .. }) => {
-                    if line.client.outstanding() == 0 {
+                    if line.client.outstanding() > 0 {
+                        line.leaking = None;
+                    } else {
                         line.leaking.get_or_insert_with(Instant::now);
                     }
                     Err(Undone::Full)
@@ -444,15 +446,15 @@ impl Core {
             if waiting.load.call.is_over() {
                 continue;
             }
-            if (retry || innocent) && !flight.begun && waiting.load.deaths == 0 {
-                waiting.load.deaths += 1;
+            if !flight.begun && (innocent || retry && waiting.load.deaths == 0) {
+                waiting.load.deaths += u32::from(!innocent);
                 again.push(waiting);
             } else {
                 let call = Arc::clone(&waiting.load.call);
                 self.refuse(&call, Refusal::WorkerDied);
             }
         }
-        self.schedule().put_back(Instant::now(), again);
+        self.schedule().begin_anew(Instant::now(), again);
     }
 }
 

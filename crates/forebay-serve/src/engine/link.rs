@@ -19,7 +19,7 @@ const MOST_HELD: usize = 256;
 pub(crate) struct Entry {
     pub(super) call: Arc<Call>,
     pub(super) item: usize,
-    /// Workers that died with it.
+    /// Workers that died of it, for all that is known.
     pub(super) deaths: u32,
 }
 
@@ -59,6 +59,16 @@ pub(super) struct Line {
     pub(super) leaking: Option<Instant>,
 }
 
+impl Line {
+    /// Slots of its ring of requests: used, all.
+    fn slots(&self) -> (u32, u32) {
+        let requests = self.client.requests();
+        let stats = requests.stats();
+        let all = requests.geometry().classes.iter().map(|class| class.slots).sum();
+        (stats.outstanding + stats.loaned, all)
+    }
+}
+
 /// One life of a worker. Locked for moments only, never across a wait.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -95,7 +105,15 @@ impl Link {
 
     /// How long it has kept all slots without having work.
     pub(crate) fn leaking_for(&self, now: Instant) -> Option<std::time::Duration> {
-        self.lock().leaking.map(|since| now.saturating_duration_since(since))
+        let mut line = self.lock();
+        let since = line.leaking?;
+        let (used, all) = line.slots();
+        if used < all {
+            // It let go of one, and nobody has needed it since.
+            line.leaking = None;
+            return None;
+        }
+        Some(now.saturating_duration_since(since))
     }
 
     /// It is given nothing any more: what is on its way goes back to the queue.
@@ -146,11 +164,7 @@ impl Link {
 
     /// Slots of its ring of requests: used, all.
     pub(crate) fn slots(&self) -> (u32, u32) {
-        let line = self.lock();
-        let requests = line.client.requests();
-        let stats = requests.stats();
-        let all = requests.geometry().classes.iter().map(|class| class.slots).sum();
-        (stats.outstanding + stats.loaned, all)
+        self.lock().slots()
     }
 }
 

@@ -40,8 +40,8 @@ pub(crate) use self::{
 };
 use crate::{
     backend::{
-        Answer, Backend, Boxed, Call, Health, Input, ItemError, ModelInfo, Parts, Refusal, Row, Status, TensorInfo,
-        Timings, TokenizedText,
+        Answer, Backend, Boxed, Call, Finish, Health, Input, ItemError, ModelInfo, Parts, Refusal, Row, Status,
+        TensorInfo, Timings, TokenizedText,
     },
     config::Config,
     intake::{Intake, IntakeError, Prepared},
@@ -327,25 +327,31 @@ impl Core {
         if self.intake.is_quick(&input) {
             return self.intake.prepare(input, &call.parameters);
         }
-        let (done, prepared) = oneshot::channel();
-        let (core, parameters, deadline) = (Arc::clone(self), call.parameters.clone(), call.deadline);
+        let parameters = call.parameters.clone();
+        self.on_the_pool(call.deadline, move |core| core.intake.prepare(input, &parameters)).await?
+    }
+
+    /// Does `work` on the CPU pool, unless nobody waits for it any more when its turn comes.
+    async fn on_the_pool<T: Send + 'static>(
+        self: &Arc<Self>,
+        deadline: Instant,
+        work: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let (done, result) = oneshot::channel();
+        let core = Arc::clone(self);
         self.pool.spawn_fifo(move || {
-            // Nobody waits for it any more.
-            if done.is_closed() {
-                return;
+            if !done.is_closed() && deadline > Instant::now() {
+                // Its caller may have left meanwhile.
+                let _ = done.send(work(&core));
             }
-            let prepared = if deadline <= Instant::now() {
-                Err(Refusal::Deadline)
-            } else {
-                core.intake.prepare(input, &parameters)
-            };
-            // Its caller may have left meanwhile.
-            let _ = done.send(prepared);
         });
-        let lost = || Refusal::Unsupported("the request could not be prepared: this is an error in forebay".to_owned());
-        match tokio::time::timeout_at(deadline.into(), prepared).await {
-            Ok(prepared) => prepared.unwrap_or_else(|_| Err(lost())),
-            Err(_) => Err(Refusal::Deadline),
+        match tokio::time::timeout_at(deadline.into(), result).await {
+            Ok(Ok(result)) => Ok(result),
+            Ok(Err(_)) if deadline > Instant::now() => {
+                let text = "the request could not be prepared: this is an error in forebay";
+                Err(Refusal::Unsupported(text.to_owned()))
+            }
+            Ok(Err(_)) | Err(_) => Err(Refusal::Deadline),
         }
     }
 
@@ -365,7 +371,6 @@ impl Core {
                 let _ = call.ticket.set(ticket);
             }
             Err(full) => {
-                self.metrics.rejected("queue_full");
                 return Err(Refusal::Full { waiting: full.waiting, limit: MAX_WAITING, retry_after_s: 1 });
             }
         }
@@ -398,8 +403,8 @@ impl Core {
             let part = part?;
             if let Some((tokens, error)) = items.get_mut(part.item) {
                 tokens.extend(part.tokens);
-                if let Some(crate::backend::Finish::Error(message)) = part.finished {
-                    *error = Some(ItemError { kind: crate::backend::ItemErrorKind::Model, message });
+                if let Some(Finish::Error(why)) = part.finished {
+                    *error = Some(why);
                 }
             }
         }
@@ -523,9 +528,7 @@ impl<'c> Reserved<'c> {
         let before = core.prepared_bytes.fetch_add(bytes, Ordering::Relaxed);
         let reserved = Self { core, bytes };
         if before > 0 && before.saturating_add(bytes) > PREPARED_BYTES {
-            core.metrics.rejected("memory");
-            let waiting = core.schedule().waiting();
-            return Err(Refusal::Full { waiting, limit: MAX_WAITING, retry_after_s: 1 });
+            return Err(Refusal::Memory { held_bytes: before, limit_bytes: PREPARED_BYTES, retry_after_s: 1 });
         }
         Ok(reserved)
     }
@@ -569,17 +572,18 @@ impl Backend for Engine {
         Box::pin(async move { core.generate(call).await })
     }
 
-    fn tokenize(&self, texts: Vec<String>, special_tokens: bool) -> Option<Result<Vec<TokenizedText>, Refusal>> {
-        use tokio::runtime::{Handle, RuntimeFlavor};
-        let run = || self.core.intake.tokenize(&texts, special_tokens);
-        let flavor = Handle::try_current().map(|runtime| runtime.runtime_flavor());
-        if texts.iter().map(String::len).sum::<usize>() <= QUICK_BYTES
-            || flavor.ok() != Some(RuntimeFlavor::MultiThread)
-        {
-            return run();
+    fn tokenize(
+        &self,
+        texts: Vec<String>,
+        special_tokens: bool,
+        deadline: Instant,
+    ) -> Boxed<Option<Result<Vec<TokenizedText>, Refusal>>> {
+        if texts.iter().map(String::len).sum::<usize>() <= QUICK_BYTES {
+            return Box::pin(std::future::ready(self.core.intake.tokenize(&texts, special_tokens)));
         }
-        // Other tasks of this thread go on elsewhere while the CPU pool works.
-        tokio::task::block_in_place(|| self.core.pool.install(run))
+        let core = Arc::clone(&self.core);
+        let work = move |core: &Core| core.intake.tokenize(&texts, special_tokens);
+        Box::pin(async move { core.on_the_pool(deadline, work).await.unwrap_or_else(|refusal| Some(Err(refusal))) })
     }
 
     fn health(&self) -> Health {

@@ -12,7 +12,7 @@ use tokio::{sync::mpsc::UnboundedReceiver, time::Sleep};
 
 use super::{Core, Guard, call::Event};
 use crate::{
-    backend::{Finish, Part, Parts, Refusal},
+    backend::{Finish, ItemError, ItemErrorKind, Part, Parts, Refusal},
     intake::Detokenizer,
 };
 
@@ -53,7 +53,7 @@ impl Stage {
                 Err(refusal)
             }
             Event::Failed { item, error } => {
-                Ok(Part { item, tokens: Vec::new(), text: String::new(), finished: Some(Finish::Error(error.message)) })
+                Ok(Part { item, tokens: Vec::new(), text: String::new(), finished: Some(Finish::Error(error)) })
             }
             Event::Tokens { item, tokens, last } => {
                 let Some(own) = self.texts.get_mut(item) else {
@@ -62,7 +62,7 @@ impl Stage {
                 own.tokens += tokens.len();
                 let text = own.add(&tokens, last);
                 let finished = last.then(|| match &text {
-                    Err(error) => Finish::Error(error.clone()),
+                    Err(error) => Finish::Error(ItemError { kind: ItemErrorKind::Model, message: error.clone() }),
                     Ok(_) if limit.is_some_and(|limit| own.tokens >= limit) => Finish::Length,
                     Ok(_) => Finish::Stop,
                 });

@@ -47,10 +47,18 @@ pub(super) async fn read(app: &App, context: &Context, headers: &HeaderMap, mut 
         }
         Ok(whole.map(BytesMut::freeze).or(first).unwrap_or_default())
     };
-    let until = (Instant::now() + app.body_timeout).min(context.deadline);
-    time::timeout_at(until.into(), all).await.unwrap_or_else(|_| {
-        let text =
-            format!("the body did not arrive within {:.1} s (server.body_timeout_s)", app.body_timeout.as_secs_f64());
-        Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", text).closing())
+    let until = Instant::now() + app.body_timeout;
+    time::timeout_at(until.min(context.deadline).into(), all).await.unwrap_or_else(|_| {
+        if context.deadline < until {
+            return Err(Problem::deadline().closing());
+        }
+        Err(too_slow(app))
     })
+}
+
+/// 408: it did not arrive in time.
+pub(super) fn too_slow(app: &App) -> Problem {
+    let text =
+        format!("the body did not arrive within {:.1} s (server.body_timeout_s)", app.body_timeout.as_secs_f64());
+    Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", text).closing()
 }

@@ -27,9 +27,9 @@ use super::{
     front::Streaming,
     input, json as text,
     predict::{self, Asked},
-    problem::Problem,
+    problem::{self, Problem},
 };
-use crate::backend::{Finish, Input, Part, Parts};
+use crate::backend::{Finish, Input, ItemError, Part, Parts};
 
 /// A stream without news says that it is alive this often.
 const ALIVE: Duration = Duration::from_secs(15);
@@ -97,7 +97,7 @@ pub(super) async fn whole(
         Err(_) => return Err(Problem::deadline()),
     }
     if let [Whole { finish: Some(Finish::Error(why)), .. }] = &items[..] {
-        return Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "model_failed", why.clone()));
+        return Err(problem::of_item(why, 0, true));
     }
     let mut outputs: Vec<Value> = items.into_iter().map(shown).collect();
     let outputs = if single && outputs.len() == 1 { outputs.remove(0) } else { Value::Array(outputs) };
@@ -107,10 +107,15 @@ pub(super) async fn whole(
 fn shown(item: Whole) -> Value {
     let mut out = json!({ "text": item.text, "tokens": item.tokens });
     match item.finish {
-        Some(Finish::Error(why)) => out["error"] = json!({ "type": "model_failed", "message": why }),
+        Some(Finish::Error(why)) => out["error"] = failed(&why),
         finish => out["finish_reason"] = json!(finish.as_ref().map(reason)),
     }
     out
+}
+
+/// Why one of several items failed.
+fn failed(why: &ItemError) -> Value {
+    json!({ "type": problem::kind_of(why), "message": why.message })
 }
 
 fn reason(finish: &Finish) -> &'static str {
@@ -176,7 +181,7 @@ impl Stream for Events {
                     self.open = self.open.saturating_sub(1);
                     event["finish_reason"] = json!(reason(finish));
                     if let Finish::Error(why) = finish {
-                        event["error"] = json!({ "type": "model_failed", "message": why });
+                        event["error"] = failed(why);
                     }
                 }
                 Poll::Ready(Some(Ok(Bytes::from(format!("data: {event}\n\n")))))

@@ -104,10 +104,10 @@ pub(super) async fn tokenize(
         }
         Ok((all.into_iter().map(|item| item.text).collect(), items.single, asked.special_tokens))
     })?;
-    let done = app
-        .backend
-        .tokenize(texts, special)
-        .ok_or_else(|| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "unsupported", "the model takes no text"))??;
+    let done =
+        app.backend.tokenize(texts, special, context.deadline).await.ok_or_else(|| {
+            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "unsupported", "the model takes no text")
+        })??;
     Ok(responded(&app, || {
         let mut all: Vec<Value> = done
             .into_iter()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{
     Extension,
     body::Body,
-    extract::{FromRequest as _, Multipart, Request, State},
+    extract::{Request, State},
     http::{HeaderMap, header},
     response::Response,
 };
@@ -20,7 +20,7 @@ use super::{
     json, numbers,
     problem::{self, Problem},
 };
-use crate::backend::{Answer, Input, ItemError, ItemErrorKind, Row, Takes, TextItem};
+use crate::backend::{Answer, Input, ItemError, Row, Takes, TextItem};
 
 /// The JSON of a request to `/predict`, `/generate` and `/generate_stream`.
 #[derive(Debug, Deserialize)]
@@ -107,18 +107,17 @@ pub(super) async fn predict(
 /// A form: each file is an image, each field `inputs` a text; the field `parameters` is JSON.
 async fn form(app: &App, headers: &HeaderMap, body: Bytes) -> Result<(Items, Map<String, Value>), Problem> {
     let model = app.backend.model();
-    let mut request = Request::new(Body::from(body));
-    if let Some(kind) = headers.get(header::CONTENT_TYPE) {
-        request.headers_mut().insert(header::CONTENT_TYPE, kind.clone());
-    }
-    let bad = |why: String| Problem::malformed(format!("not multipart/form-data: {why}"));
-    let mut form = Multipart::from_request(request, &()).await.map_err(|error| bad(error.body_text()))?;
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let bad = |why: multer::Error| Problem::malformed(format!("not multipart/form-data: {why}"));
+    let boundary = multer::parse_boundary(kind).map_err(bad)?;
+    // Whole already, and not too long.
+    let mut form = multer::Multipart::new(Body::from(body).into_data_stream(), boundary);
     let mut parameters = Map::new();
     let (mut images, mut texts) = (Vec::new(), Vec::new());
-    while let Some(field) = form.next_field().await.map_err(|error| bad(error.body_text()))? {
+    while let Some(field) = form.next_field().await.map_err(bad)? {
         let name = field.name().unwrap_or_default().to_owned();
-        let file = field.file_name().is_some() || field.content_type().is_some_and(|kind| kind.starts_with("image/"));
-        let data = field.bytes().await.map_err(|error| bad(error.body_text()))?;
+        let file = field.file_name().is_some() || field.content_type().is_some_and(|kind| kind.type_() == "image");
+        let data = field.bytes().await.map_err(bad)?;
         let text = |data: &Bytes| {
             let text = std::str::from_utf8(data).map(str::to_owned);
             text.map_err(|_| Problem::field(&name, "not UTF-8"))
@@ -186,12 +185,8 @@ fn write_row(row: &Row, out: &mut Vec<u8>) {
 }
 
 fn write_error(error: &ItemError, out: &mut Vec<u8>) {
-    let kind = match error.kind {
-        ItemErrorKind::Invalid => "invalid",
-        ItemErrorKind::Model => "model_failed",
-    };
     out.extend_from_slice(b"{\"error\":{\"type\":");
-    json::write_text(kind, out);
+    json::write_text(problem::kind_of(error), out);
     out.extend_from_slice(b",\"message\":");
     json::write_text(&error.message, out);
     out.extend_from_slice(b"}}");

@@ -132,6 +132,9 @@ impl From<Refusal> for Problem {
             Refusal::Full { retry_after_s, .. } => {
                 of(StatusCode::TOO_MANY_REQUESTS, "queue_full").retry_after(retry_after_s.max(1))
             }
+            Refusal::Memory { retry_after_s, .. } => {
+                of(StatusCode::TOO_MANY_REQUESTS, "memory").retry_after(retry_after_s.max(1))
+            }
             Refusal::QueueTimeout { .. } => of(StatusCode::SERVICE_UNAVAILABLE, "queue_timeout").retry_after(1),
             Refusal::Deadline => of(StatusCode::GATEWAY_TIMEOUT, "deadline"),
             Refusal::Invalid { field, item, message } => Self { item, ..Self::field(field, message) },
@@ -148,6 +151,14 @@ impl From<Refusal> for Problem {
             Refusal::Draining => of(StatusCode::SERVICE_UNAVAILABLE, "draining").retry_after(1),
             Refusal::Unsupported(_) => of(StatusCode::UNPROCESSABLE_ENTITY, "unsupported"),
         }
+    }
+}
+
+/// The word for why an item failed.
+pub(crate) fn kind_of(error: &ItemError) -> &'static str {
+    match error.kind {
+        ItemErrorKind::Invalid => "invalid",
+        ItemErrorKind::Model => "model_failed",
     }
 }
 

@@ -16,7 +16,8 @@
 //! I5 ahead      A worker that is busy is given a batch ahead only if that batch is full and no larger than its share: it
 //!               could not become better by waiting.
 //! I6 share      No batch is larger than the part of everything, waiting or running, that each worker would have if all
-//!               had as much; with `continuous`, no worker is given more than that.
+//!               had as much; with `continuous`, no worker is given more than that. With a `window`, which is there for
+//!               larger batches, nothing is shared.
 //!
 //! Callers pass the time; equal calls give equal answers. A call costs O(log n), `assign` also the sorting of at most
 //! four batches' worth of items.
@@ -224,11 +225,14 @@ impl<T> Schedule<T> {
         Ok(Ticket { class, items: first..self.next_item })
     }
 
-    /// Items of a batch that could not be handed over, or whose worker died, wait again, before those that came later.
-    pub fn put_back(&mut self, now: Instant, items: impl IntoIterator<Item = Waiting<T>>) {
-        for item in items {
-            self.insert(Waiting { since: now, ..item });
-        }
+    /// Items of a batch that could not be handed over wait on, as if they had never left.
+    pub fn put_back(&mut self, items: impl IntoIterator<Item = Waiting<T>>) {
+        items.into_iter().for_each(|item| self.insert(item));
+    }
+
+    /// Items whose worker died wait anew, before those that came later.
+    pub fn begin_anew(&mut self, now: Instant, items: impl IntoIterator<Item = Waiting<T>>) {
+        self.put_back(items.into_iter().map(|item| Waiting { since: now, ..item }));
     }
 
     fn insert(&mut self, mut item: Waiting<T>) {
@@ -290,7 +294,7 @@ impl<T> Schedule<T> {
         };
         let room = if self.limits.continuous { self.limits.max_items - items } else { self.limits.max_items };
         let picked = pick::pick(&self.limits, &self.classes, room)?;
-        let share = self.share();
+        let share = if self.limits.window.is_zero() { self.share() } else { usize::MAX };
         if busy && !self.limits.continuous && (!picked.full || picked.items.len() > share) {
             return None;
         }

@@ -191,6 +191,32 @@ fn a_window_keeps_a_batch_that_is_not_full() {
 }
 
 #[test]
+fn with_a_window_nothing_is_shared() {
+    let mut schedule = Schedule::new(Limits { window: Duration::from_millis(10), ..limits() });
+    schedule.add_worker(0);
+    schedule.add_worker(1);
+    push(&mut schedule, 0.0, Priority::Normal, &[(1, 0); 4]);
+    assert_eq!(schedule.assign(after(0.0)).unwrap().items.len(), 4, "a full one");
+    push(&mut schedule, 0.0, Priority::Normal, &[(1, 0); 2]);
+    assert!(schedule.assign(after(0.0)).is_none());
+    assert_eq!(schedule.assign(after(0.010)).unwrap().items.len(), 2, "and one whose time is over");
+}
+
+#[test]
+fn what_cannot_be_handed_over_has_waited_all_the_same() {
+    let mut schedule = Schedule::new(limits());
+    schedule.add_worker(0);
+    push(&mut schedule, 0.0, Priority::Normal, &[(1, 7)]);
+    for round in 1..5 {
+        let batch = schedule.assign(after(f64::from(round))).unwrap();
+        schedule.release(batch.id, 1);
+        schedule.put_back(batch.items);
+        assert_eq!(schedule.oldest(), Some(after(0.0)));
+    }
+    assert_eq!(schedule.expire(after(5.0)), [(Expired::Queue { waited: Duration::from_secs(5) }, 7)]);
+}
+
+#[test]
 fn what_waits_too_long_leaves_with_the_reason() {
     let mut schedule = Schedule::new(limits());
     push(&mut schedule, 0.0, Priority::Normal, &[(1, 0)]);
@@ -231,7 +257,7 @@ fn items_of_a_dead_worker_go_first_on_another() {
     let first = schedule.assign(after(0.0)).unwrap();
     schedule.remove_worker(0);
     assert!(schedule.assign(after(0.0)).is_none());
-    schedule.put_back(after(4.0), first.items);
+    schedule.begin_anew(after(4.0), first.items);
     assert!(schedule.expire(after(5.0)).iter().all(|(_, load)| *load >= 2), "the others began anew");
     schedule.add_worker(1);
     assert_eq!(loads(&schedule.assign(after(5.0)).unwrap()), [0, 1]);
@@ -364,7 +390,7 @@ proptest! {
                     flights = rest;
                     for (.., items) in dead {
                         waiting.extend(items.iter().map(|item| item.load));
-                        schedule.put_back(now, items);
+                        schedule.begin_anew(now, items);
                     }
                 }
                 Event::Start => {

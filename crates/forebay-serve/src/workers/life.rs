@@ -224,8 +224,13 @@ fn starts(core: &Core, service: &str, index: usize) -> Result<Vec<Start>, String
     let worker: &WorkerConfig = &core.config.worker;
     let ranks = worker.ranks.max(1);
     let port = if ranks > 1 { free_port()? } else { 0 };
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let start = |rank: usize| {
         let mut env: Vec<(String, String)> = vec![("PYTHONUNBUFFERED".to_owned(), "1".to_owned())];
+        let threads = threads_each(worker.count.saturating_mul(ranks), cores);
+        if let (Some(threads), None) = (threads, std::env::var_os(THREADS)) {
+            env.push((THREADS.to_owned(), threads.to_string()));
+        }
         env.extend(worker.env.iter().map(|(name, value)| (name.clone(), value.clone())));
         let mut set = |name: &str, value: String| env.push((name.to_owned(), value));
         set("FOREBAY_SERVICE", service.to_owned());
@@ -248,6 +253,14 @@ fn starts(core: &Core, service: &str, index: usize) -> Result<Vec<Start>, String
         Start { command: worker.command.clone(), cwd: worker.cwd.clone(), env }
     };
     Ok((0..ranks).map(start).collect())
+}
+
+/// Of each process that computes, as torch, MKL and OpenBLAS read it.
+const THREADS: &str = "OMP_NUM_THREADS";
+
+/// How many threads each of several processes gets, if they are to share the cores; one alone takes what it likes.
+fn threads_each(processes: usize, cores: usize) -> Option<usize> {
+    (processes > 1).then(|| (cores / processes).max(1))
 }
 
 /// A port that nobody uses now, for the ranks to meet at.

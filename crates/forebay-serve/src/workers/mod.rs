@@ -227,7 +227,7 @@ impl Watch {
 
     /// Watches over a worker until it ends.
     async fn serve(&mut self, core: &Arc<Core>, mut life: Life) -> Ended {
-        let limit = Duration::try_from_secs_f64(core.config.worker.batch_timeout_s).unwrap_or(Duration::MAX);
+        let limit = batch_timeout(core);
         let tick = (limit / 4).clamp(Duration::from_millis(20), Duration::from_millis(250));
         let mut look = tokio::time::interval(tick);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -238,17 +238,8 @@ impl Watch {
                     return Ended::Died(how);
                 }
                 _ = look.tick() => {
-                    let now = Instant::now();
-                    let hangs = life.link.stuck_for(now).filter(|stuck| *stuck > limit);
-                    let leaks = life.link.leaking_for(now).filter(|since| *since > LEAK_PATIENCE);
-                    let why = match (hangs, leaks) {
-                        (Some(stuck), _) => format!("hung: no answer for {:.1} s", stuck.as_secs_f64()),
-                        (None, Some(_)) => "kept the tensors of all batches that there is room for".to_owned(),
-                        (None, None) => continue,
-                    };
-                    life.link.close();
-                    life.group.signal(Signal::KILL);
-                    life.ended().await;
+                    let Some(why) = fault(&life, limit) else { continue };
+                    kill(&life).await;
                     self.bury(core, &life);
                     return Ended::Died(why);
                 }
@@ -300,6 +291,7 @@ impl Watch {
                         return (Some(next), Ok(()));
                     }
                     Err(why) => {
+                        core.board.change(self.index, |slot| slot.starting_pids.clear());
                         tracing::warn!(worker = self.index, why, "the new worker is not ready; the one before it goes on");
                         return (old, Err(why));
                     }
@@ -309,7 +301,13 @@ impl Watch {
                     if core.is_draining() {
                         return (old, Err("the server is shutting down".to_owned()));
                     }
-                    continue;
+                    match old.as_ref().map(|life| (life, fault(life, batch_timeout(core)))) {
+                        Some((life, Some(why))) => {
+                            kill(life).await;
+                            why
+                        }
+                        _ => continue,
+                    }
                 }
             };
             if let Some(life) = old.take() {
@@ -348,4 +346,24 @@ impl Watch {
             },
         }
     }
+}
+
+fn batch_timeout(core: &Core) -> Duration {
+    Duration::try_from_secs_f64(core.config.worker.batch_timeout_s).unwrap_or(Duration::MAX)
+}
+
+/// Why a worker that lives is to be killed, if it is.
+fn fault(life: &Life, limit: Duration) -> Option<String> {
+    let now = Instant::now();
+    if let Some(stuck) = life.link.stuck_for(now).filter(|stuck| *stuck > limit) {
+        return Some(format!("hung: no answer for {:.1} s", stuck.as_secs_f64()));
+    }
+    let leaks = life.link.leaking_for(now).filter(|since| *since > LEAK_PATIENCE);
+    leaks.map(|_| "kept the tensors of all batches that there is room for".to_owned())
+}
+
+async fn kill(life: &Life) {
+    life.link.close();
+    life.group.signal(Signal::KILL);
+    life.ended().await;
 }

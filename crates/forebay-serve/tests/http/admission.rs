@@ -15,6 +15,7 @@ fn each_refusal_has_its_status_and_kind() {
     let mut connection = server.open();
     for (text, status, kind, retry) in [
         ("full", 429, "queue_full", Some("3")),
+        ("memory", 429, "memory", Some("3")),
         ("late", 503, "queue_timeout", Some("1")),
         ("deadline", 504, "deadline", None),
         ("invalid", 422, "invalid", None),

@@ -9,7 +9,7 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use forebay::DType;
@@ -143,6 +143,7 @@ fn of_tensors(all: &[NamedTensor]) -> Vec<Result<Row, ItemError>> {
 fn refusal(text: &str) -> Option<Refusal> {
     Some(match text {
         "full" => Refusal::Full { waiting: 9, limit: 9, retry_after_s: 3 },
+        "memory" => Refusal::Memory { held_bytes: 9, limit_bytes: 8, retry_after_s: 3 },
         "late" => Refusal::QueueTimeout { waited_s: 5.0 },
         "deadline" => Refusal::Deadline,
         "invalid" => Refusal::Invalid { field: "parameters.k".to_owned(), item: None, message: "unknown".to_owned() },
@@ -207,7 +208,8 @@ impl Backend for Fake {
                 let words: Vec<_> = text.text.split(' ').collect();
                 for (i, word) in words.iter().enumerate() {
                     let finished = match *word {
-                        "breaks" => Some(Finish::Error("KeyError: 3".to_owned())),
+                        "breaks" => Some(Finish::Error(of_text("raises").unwrap_err())),
+                        "unusable" => Some(Finish::Error(of_text("bad").unwrap_err())),
                         _ if i + 1 == words.len() => Some(Finish::Stop),
                         _ => None,
                     };
@@ -223,15 +225,21 @@ impl Backend for Fake {
         })
     }
 
-    fn tokenize(&self, texts: Vec<String>, special: bool) -> Option<Result<Vec<TokenizedText>, Refusal>> {
-        (self.model.takes == Takes::Texts).then(|| {
+    fn tokenize(
+        &self,
+        texts: Vec<String>,
+        special: bool,
+        _deadline: Instant,
+    ) -> Boxed<Option<Result<Vec<TokenizedText>, Refusal>>> {
+        let done = (self.model.takes == Takes::Texts).then(|| {
             let tokens = |text: String| TokenizedText {
                 ids: text.bytes().map(u32::from).chain(special.then_some(0)).collect(),
                 tokens: text.chars().map(String::from).chain(special.then(|| "[END]".to_owned())).collect(),
                 offsets: (0..text.len() as u64).map(|at| [at, at + 1]).collect(),
             };
             Ok(texts.into_iter().map(tokens).collect())
-        })
+        });
+        Box::pin(std::future::ready(done))
     }
 
     fn health(&self) -> Health {

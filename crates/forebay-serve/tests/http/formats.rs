@@ -88,6 +88,9 @@ fn images_come_as_a_body_in_base64_or_in_a_form() {
     assert_eq!(answer.json()["outputs"][0]["embedding"][0], json!(6.0), "{answer:?}");
     assert_eq!(answer.json()["outputs"][1]["embedding"][0], json!(2.0));
     assert_eq!(*server.seen.parameters.lock().unwrap(), r#"{"k":1}"#);
+    let large = form.replace("123456", &"x".repeat(3_000_000));
+    let answer = server.open().ask("POST", "/predict", &kind, large.as_bytes());
+    assert_eq!(answer.json()["outputs"][0]["embedding"][0], json!(3_000_000.0), "{}", answer.status);
     let cut = server.open().ask("POST", "/predict", &kind, &form.as_bytes()[..90]);
     assert_eq!(cut.status, 400);
     let bad = server.post("/predict", r#"{"inputs": ["MTIz", "?"]}"#).problem();

@@ -32,8 +32,12 @@ fn the_whole_text_comes_at_once() {
     assert_eq!(one.text(), r#"{"outputs":{"finish_reason":"stop","text":"to!be!or!","tokens":[0,1,2]}}"#);
     let two = server.post("/generate", r#"{"inputs": ["a b", "breaks"]}"#).json();
     assert_eq!(two["outputs"][0]["text"], json!("a!b!"));
-    assert_eq!(two["outputs"][1]["error"]["message"], json!("KeyError: 3"));
+    assert_eq!(two["outputs"][1]["error"], json!({"type": "model_failed", "message": "ValueError: no"}));
+    let too_long = server.post("/generate", r#"{"inputs": ["a", "unusable"]}"#).json();
+    assert_eq!(too_long["outputs"][1]["error"]["type"], json!("invalid"));
     assert_eq!(server.post("/generate", r#"{"inputs": "breaks"}"#).problem().0, 500);
+    let (status, kind, field, _) = server.post("/generate", r#"{"inputs": "unusable"}"#).problem();
+    assert_eq!((status, kind.as_str(), field.as_str()), (422, "invalid", "inputs"));
     assert_eq!(server.post("/generate", r#"{"inputs": "so dies"}"#).problem().0, 502);
     assert_eq!(server.post("/generate", r#"{"inputs": "full"}"#).problem().0, 429);
 }

@@ -1,6 +1,13 @@
 //! The Open Inference Protocol over gRPC, by a client of a few lines on HTTP/2, with messages of its own.
 
-use std::{collections::HashMap, net::SocketAddr, sync::atomic::Ordering::SeqCst};
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    net::SocketAddr,
+    pin::Pin,
+    sync::atomic::Ordering::SeqCst,
+    task::{Context, Poll},
+};
 
 use axum::{
     body::Body,
@@ -8,10 +15,11 @@ use axum::{
 };
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use forebay_serve::backend::{ModelInfo, Takes};
+use http_body::Frame;
 use http_body_util::BodyExt as _;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
-use tokio::{net::TcpStream, runtime::Runtime};
+use tokio::{net::TcpStream, runtime::Runtime, sync::mpsc};
 
 use crate::{
     client::{Server, wait_for},
@@ -110,21 +118,60 @@ fn ask<T: Message + Default>(
     headers: &[(&str, &str)],
     message: &impl Message,
 ) -> Answer<T> {
+    ask_with(to, call, headers, &message.encode_to_vec(), Body::from)
+}
+
+/// Bytes whose number nobody announces, as most clients send them.
+fn streamed(bytes: Bytes) -> Body {
+    let half = bytes.len() / 2;
+    Body::new(Pieces::new([bytes.slice(..half), bytes.slice(half..)], false))
+}
+
+/// A body that comes in pieces.
+struct Pieces {
+    pieces: mpsc::Receiver<Bytes>,
+    /// While it is there, more may come.
+    _more: Option<mpsc::Sender<Bytes>>,
+}
+
+impl Pieces {
+    fn new(all: [Bytes; 2], more: bool) -> Self {
+        let (sender, pieces) = mpsc::channel(2);
+        all.into_iter().for_each(|piece| sender.try_send(piece).unwrap());
+        Self { pieces, _more: more.then_some(sender) }
+    }
+}
+
+impl http_body::Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, waker: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.pieces.poll_recv(waker).map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
+    }
+}
+
+fn ask_with<T: Message + Default>(
+    to: SocketAddr,
+    call: &str,
+    headers: &[(&str, &str)],
+    encoded: &[u8],
+    body: fn(Bytes) -> Body,
+) -> Answer<T> {
     Runtime::new().unwrap().block_on(async {
         let stream = TokioIo::new(TcpStream::connect(to).await.unwrap());
         let (mut send, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
         tokio::spawn(connection);
-        let encoded = message.encode_to_vec();
         let mut frame = BytesMut::new();
         frame.put_u8(0);
         frame.put_u32(u32::try_from(encoded.len()).unwrap());
-        frame.extend_from_slice(&encoded);
+        frame.extend_from_slice(encoded);
         let uri = format!("http://{to}/inference.GRPCInferenceService/{call}");
         let mut request = Request::post(uri).header("content-type", "application/grpc").header("te", "trailers");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = send.send_request(request.body(Body::from(frame.freeze())).unwrap()).await.unwrap();
+        let response = send.send_request(request.body(body(frame.freeze())).unwrap()).await.unwrap();
         let headers = response.headers().clone();
         let body = response.into_body().collect().await.unwrap();
         let trailers = body.trailers().cloned().unwrap_or_default();
@@ -228,4 +275,39 @@ fn health_and_metadata_are_told_and_keys_asked_for() {
     assert_eq!(ask::<Named>(to, "ServerMetadata", &key, &Flag::default()).message.unwrap().name, "forebay");
     let long = Named { name: "x".repeat(2000) };
     assert_eq!(ask::<Flag>(to, "ModelReady", &key, &long).code, 8);
+}
+
+#[test]
+fn messages_that_are_too_long_or_none_are_refused_and_counted() {
+    let (server, to) = start(model(Takes::Tensors), &[("auth.keys", "secret"), ("limits.body_bytes", "100000")]);
+    let key = [("authorization", "Bearer secret")];
+    let long = Named { name: "x".repeat(10_000) }.encode_to_vec();
+    for (call, headers) in [("ServerLive", &[][..]), ("ModelReady", &key)] {
+        let answer = ask_with::<Flag>(to, call, headers, &long, streamed);
+        assert_eq!(answer.code, 8, "{call} has no place, so it may not be long: {}", answer.text);
+    }
+    let longer = infer(vec![], vec![vec![0; 200_000].into()]).encode_to_vec();
+    let answer = ask_with::<Infer>(to, "ModelInfer", &key, &longer, streamed);
+    assert_eq!(answer.code, 8, "{}", answer.text);
+    assert!(answer.headers.contains_key("x-request-id"));
+    let garbage = ask_with::<Infer>(to, "ModelInfer", &key, &[0xff; 50], streamed);
+    assert_eq!(garbage.code, 3, "{}", garbage.text);
+    let metrics = server.open().ask("GET", "/metrics", &key, b"");
+    for line in [
+        "forebay_requests_total{route=\"grpc\",code=\"413\"} 3",
+        "forebay_requests_total{route=\"grpc\",code=\"400\"} 1",
+        "forebay_rejections_total{reason=\"too_large\"} 3",
+    ] {
+        assert!(metrics.text().contains(line), "{line}: {}", metrics.text());
+    }
+}
+
+#[test]
+fn a_message_that_stalls_times_out() {
+    let (_server, to) = start(model(Takes::Tensors), &[("server.body_timeout_s", "0.2")]);
+    let answer = ask_with::<Infer>(to, "ModelInfer", &[], &[0; 10], |bytes| {
+        Body::new(Pieces::new([bytes.slice(..4), bytes.slice(4..bytes.len() - 1)], true))
+    });
+    assert_eq!(answer.code, 4, "{}", answer.text);
+    assert!(answer.text.contains("not%20arrive"), "{}", answer.text);
 }

@@ -178,6 +178,17 @@ fn a_body_that_stalls_times_out() {
 }
 
 #[test]
+fn a_body_that_is_later_than_its_client_waits_has_missed_the_deadline() {
+    let server = quick(&[("server.body_timeout_s", "30")]);
+    let mut connection = server.open();
+    let head = "POST /predict HTTP/1.1\r\nhost: x\r\nx-request-timeout-ms: 50\r\ncontent-length: 20\r\n\r\n";
+    connection.send(head.as_bytes());
+    let answer = connection.response(false);
+    assert_eq!((answer.status, answer.problem().1.as_str()), (504, "deadline"));
+    still_well(&server);
+}
+
+#[test]
 fn half_a_request_and_then_nothing_leaves_no_trace() {
     let server = quick(&[("server.body_timeout_s", "30"), ("limits.in_flight", "1")]);
     for half in ["POST /predict HT", "POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 20\r\n\r\n{\"inputs\""] {

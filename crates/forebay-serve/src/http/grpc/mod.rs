@@ -10,9 +10,12 @@ use std::{
     future::Future,
     io,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context as Waker, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::http::{Request, Response, StatusCode};
@@ -23,7 +26,7 @@ use tower_service::Service;
 
 use self::messages::{Empty, Flag, InferRequest, InferResponse, ModelMetadata, Named, ServerMetadata};
 use super::{
-    App,
+    App, admission, body,
     context::{Context, REQUEST_ID, parsed, responded},
     front::{self, Guard, Live},
     problem::Problem,
@@ -32,6 +35,8 @@ use super::{
 use crate::{backend::Health, metrics::Route};
 
 const PREFIX: &str = "/inference.GRPCInferenceService/";
+/// Bytes of a message that asks for no work: it holds a name at most.
+const SHORT_BYTES: u64 = 4 << 10;
 
 /// Serves `listener` until `shutdown`, then finishes what is under way.
 pub(super) async fn serve(
@@ -85,10 +90,16 @@ async fn answer(app: Arc<App>, request: Request<Body>) -> Response<Body> {
     let admitted =
         headers.and_then(|()| front::admit(&app, &context, guard, request.headers()).map(|taken| _place = taken));
     let failed = Failed::default();
-    let response = match admitted {
-        Ok(()) => dispatch(&app, &context, name, request, &failed).await,
+    // Only work has a place, so only its messages may be long.
+    let limit = if guard == Guard::Work { app.limits.body_bytes } else { SHORT_BYTES.min(app.limits.body_bytes) };
+    let mut response = match admitted {
+        Ok(()) => dispatch(&app, &context, (name, limit), request, &failed).await,
         Err(problem) => refuse(&failed, problem, &context).into_http(),
     };
+    let answered = failed.lock().unwrap_or_else(PoisonError::into_inner).is_none();
+    if let Some(problem) = unread(&response, limit).filter(|_| answered) {
+        response = refuse(&failed, problem, &context).into_http();
+    }
     let problem = failed.lock().unwrap_or_else(PoisonError::into_inner).take();
     live.end(problem.as_ref().map_or(StatusCode::OK, |problem| problem.status), problem.as_ref());
     response
@@ -97,14 +108,24 @@ async fn answer(app: Arc<App>, request: Request<Body>) -> Response<Body> {
 /// Why a call failed, for the log and the metrics.
 type Failed = Arc<Mutex<Option<Problem>>>;
 
+/// What the transport itself answered, without asking anybody here: the message is too long, or no such message.
+fn unread(response: &Response<Body>, limit: u64) -> Option<Problem> {
+    let status = Status::from_header_map(response.headers())?;
+    match status.code() {
+        Code::Ok => None,
+        Code::OutOfRange | Code::ResourceExhausted => Some(admission::too_long(None, limit)),
+        _ => Some(Problem::malformed(status.message())),
+    }
+}
+
 async fn dispatch(
     app: &Arc<App>,
     context: &Context,
-    name: &str,
+    (name, limit): (&str, u64),
     request: Request<Body>,
     failed: &Failed,
 ) -> Response<Body> {
-    let calls = Calls { app, context, failed };
+    let calls = Calls { app, context, failed, limit };
     match name {
         "ServerLive" => calls.unary(request, server_live).await,
         "ServerReady" => calls.unary(request, server_ready).await,
@@ -124,6 +145,8 @@ struct Calls<'a> {
     app: &'a Arc<App>,
     context: &'a Context,
     failed: &'a Failed,
+    /// Bytes of a message.
+    limit: u64,
 }
 
 impl Calls<'_> {
@@ -137,13 +160,27 @@ impl Calls<'_> {
         Say: prost::Message + Default + 'static,
         Fut: Future<Output = Result<Say, Problem>> + Send + 'static,
     {
-        let limit = usize::try_from(self.app.limits.body_bytes).unwrap_or(usize::MAX);
+        let limit = usize::try_from(self.limit).unwrap_or(usize::MAX);
         let codec = ProstCodec::<Say, Ask>::default();
         let mut grpc = tonic::server::Grpc::new(codec).max_decoding_message_size(limit);
         let (app, context, failed) = (Arc::clone(self.app), self.context.clone(), Arc::clone(self.failed));
+        let read = Arc::new(AtomicBool::new(false));
+        let handler = Handler { app, context, failed, read: Arc::clone(&read), handler };
+        let answer = grpc.unary(handler, request);
+        tokio::pin!(answer);
         // A client that sends its message slowly has as long as one over HTTP.
-        let answer = grpc.unary(Handler { app, context, failed, handler }, request);
-        match tokio::time::timeout_at(self.context.deadline.into(), answer).await {
+        let (until, deadline) = (Instant::now() + self.app.body_timeout, self.context.deadline);
+        if until < deadline {
+            match tokio::time::timeout_at(until.into(), &mut answer).await {
+                Ok(response) => return response,
+                // ORDER none, Relaxed: both are this task.
+                Err(_) if !read.load(Ordering::Relaxed) => {
+                    return refuse(self.failed, body::too_slow(self.app), self.context).into_http();
+                }
+                Err(_) => {}
+            }
+        }
+        match tokio::time::timeout_at(deadline.into(), answer).await {
             Ok(response) => response,
             Err(_) => refuse(self.failed, Problem::deadline(), self.context).into_http(),
         }
@@ -154,6 +191,8 @@ struct Handler<H> {
     app: Arc<App>,
     context: Context,
     failed: Failed,
+    /// Whether the message is here.
+    read: Arc<AtomicBool>,
     handler: H,
 }
 
@@ -167,6 +206,7 @@ where
     type Future = Pin<Box<dyn Future<Output = Result<tonic::Response<Say>, Status>> + Send>>;
 
     fn call(&mut self, request: tonic::Request<Ask>) -> Self::Future {
+        self.read.store(true, Ordering::Relaxed);
         let (context, failed) = (self.context.clone(), Arc::clone(&self.failed));
         let done = (self.handler)(Arc::clone(&self.app), context.clone(), request.into_inner());
         Box::pin(
