@@ -59,6 +59,11 @@ impl PyTensor {
             ));
         }
         let meta = slf.memory.meta();
+        if wants(flags, ffi::PyBUF_F_CONTIGUOUS) && meta.shape().iter().filter(|&&dim| dim != 1).count() > 1 {
+            return Err(PyBufferError::new_err(
+                "this tensor lies row by row, expected column by column; .copy() it so",
+            ));
+        }
         let format = format(meta.dtype);
         if wants(flags, ffi::PyBUF_FORMAT) && format.is_none() {
             return Err(PyBufferError::new_err(format!(

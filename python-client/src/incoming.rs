@@ -3,7 +3,7 @@
 use forebay::{DType, TensorMeta};
 use pyo3::{
     buffer::PyUntypedBuffer,
-    exceptions::{PyTypeError, PyValueError},
+    exceptions::{PyException, PyTypeError, PyValueError},
     prelude::*,
     types::PyCapsule,
 };
@@ -34,6 +34,10 @@ impl<'py> Incoming<'py> {
     pub(crate) fn read(field: &str, array: &Bound<'py, PyAny>) -> PyResult<Self> {
         Self::look(array).map_err(|e| {
             let py = array.py();
+            // Ctrl-C within a library of Python's, and the like, say nothing of the array.
+            if !e.is_instance_of::<PyException>(py) {
+                return e;
+            }
             let named = PyValueError::new_err(format!("field {field:?} {}", e.value(py)));
             named.set_cause(py, Some(e));
             named
@@ -59,6 +63,9 @@ impl<'py> Incoming<'py> {
             let export = |method| {
                 array.call_method0(method).map_err(|e: PyErr| {
                     let py = array.py();
+                    if !e.is_instance_of::<PyException>(py) {
+                        return e;
+                    }
                     let told = PyValueError::new_err(format!("cannot be exported: {}", e.value(py)));
                     told.set_cause(py, Some(e));
                     told

@@ -7,6 +7,7 @@
 //!   numpy.rs  array_api.rs   torch.rs  exchange.rs  dlpack.rs  buffer.rs  the ways out of it
 //!   device.rs                                         ways to a GPU, and what keeps a slot meanwhile
 //!   schema.rs    dtype.rs  errors.rs    lifecycle.rs     fork, exit, signals
+//!   turns.rs                                          threads that wait in one handle
 //!   service/                                          request and response
 //!   inspect.rs                                        rings from outside
 //!   interpreter.rs                                    the first interpreter of a process, and no other
@@ -46,6 +47,7 @@ mod service;
 mod set;
 mod tensor;
 mod torch;
+mod turns;
 
 /// The native half of `forebay`; import `forebay` instead.
 #[pyo3::pymodule]

@@ -3,10 +3,10 @@
 use std::{
     path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, MutexGuard, Weak,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use forebay::{DetachedLoan, FieldSpec, LoanError, SlotClass, WaitError};
@@ -24,6 +24,7 @@ use crate::{
     memory::Owned,
     schema::{self, PySchema},
     tensor::PyTensor,
+    turns::Turns,
 };
 
 /// What a ring's producer counted, its predecessors included.
@@ -99,13 +100,14 @@ struct Shared {
     ring: String,
     birth: Birth,
     /// `None` once closed.
-    inner: Mutex<Option<forebay::Producer>>,
+    inner: Turns<Option<forebay::Producer>>,
     closing: AtomicBool,
 }
 
 impl Shared {
+    /// Takes the producer; the calling thread must be detached.
     fn lock(&self) -> MutexGuard<'_, Option<forebay::Producer>> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock()
     }
 }
 
@@ -193,37 +195,56 @@ impl PyProducer {
     /// Calls `f` with the producer, detached if it must be waited for.
     fn with<R: Send>(&self, py: Python<'_>, f: impl FnOnce(&mut forebay::Producer) -> R + Send) -> PyResult<R> {
         self.check(py)?;
-        if let Ok(mut guard) = self.shared.inner.try_lock() {
+        if let Some(mut guard) = self.shared.inner.try_lock() {
             return guard.as_mut().map(f).ok_or_else(|| self.closed(py));
         }
         py.detach(|| self.shared.lock().as_mut().map(f)).ok_or_else(|| self.closed(py))
     }
 
-    /// Calls `f`, which may wait, detached, with a question that says when to give up.
+    /// Calls `f`, which may wait, detached, with the time that is left and a question that says when to let go: others may
+    /// use the producer in between. `Ok(None)` of `f` means that it was interrupted.
     fn wait<R: Send, E: Send>(
         &self,
         py: Python<'_>,
-        f: impl FnOnce(&mut forebay::Producer, &mut dyn FnMut() -> bool) -> Result<R, E> + Send,
+        timeout: Option<Duration>,
+        mut f: impl FnMut(&mut forebay::Producer, Option<Duration>, &mut dyn FnMut() -> bool) -> Result<Option<R>, E> + Send,
     ) -> Result<R, Failure<E>> {
         if let Err(e) = self.check(py) {
             return Err(Failure::Raised(e));
         }
         let mut signals = Signals::default();
         let answer = py.detach(|| {
-            let mut stop = || signals.raised() || self.shared.closing.load(Ordering::Relaxed);
-            self.shared.lock().as_mut().map(|producer| f(producer, &mut stop))
+            let mut over = || signals.raised() || self.shared.closing.load(Ordering::Relaxed);
+            self.shared.inner.wait(timeout, &mut over, |producer, left, stop| match producer {
+                Some(producer) => f(producer, left, stop).map(|done| done.map(Some)),
+                None => Ok(Some(None)),
+            })
         });
         match (answer, signals.into_error()) {
-            (Some(Ok(done)), _) => Ok(done),
+            (Ok(Some(Some(done))), _) => Ok(done),
             (_, Some(raised)) => Err(Failure::Raised(raised)),
-            (Some(Err(e)), None) => Err(Failure::Failed(e)),
-            (None, None) => Err(Failure::Closed),
+            (Err(e), None) => Err(Failure::Failed(e)),
+            (Ok(Some(None) | None), None) => Err(Failure::Closed),
         }
     }
 
-    fn waited<R>(&self, py: Python<'_>, answer: Result<R, Failure<WaitError>>) -> PyResult<R> {
+    /// As [`wait`](Self::wait), for what is not a loan.
+    fn wait_until(
+        &self,
+        py: Python<'_>,
+        timeout: Option<Duration>,
+        mut f: impl FnMut(&mut forebay::Producer, Option<Duration>, &mut dyn FnMut() -> bool) -> Result<(), WaitError>
+        + Send,
+    ) -> PyResult<()> {
+        let start = Instant::now();
+        let answer = self.wait(py, timeout, |producer, left, stop| match f(producer, left, stop) {
+            Ok(()) => Ok(Some(())),
+            Err(WaitError::Interrupted) => Ok(None),
+            Err(WaitError::Timeout { what, .. }) => Err(WaitError::Timeout { what, waited: start.elapsed() }),
+            Err(e) => Err(e),
+        });
         answer.map_err(|failure| match failure {
-            Failure::Closed | Failure::Failed(WaitError::Interrupted) => self.closed(py),
+            Failure::Closed => self.closed(py),
             Failure::Raised(e) => e,
             Failure::Failed(e) => errors::wait(py, e),
         })
@@ -237,7 +258,7 @@ impl PyProducer {
     ) -> PyResult<DetachedLoan> {
         self.check(py)?;
         // What is there at once needs no detaching.
-        if let Ok(mut guard) = self.shared.inner.try_lock() {
+        if let Some(mut guard) = self.shared.inner.try_lock() {
             let Some(producer) = guard.as_mut() else { return Err(self.closed(py)) };
             match producer.try_loan(specs) {
                 Ok(loan) => return Ok(loan.detach()),
@@ -245,10 +266,19 @@ impl PyProducer {
                 Err(e) => return Err(errors::loan(py, e)),
             }
         }
-        let answer =
-            self.wait(py, |producer, stop| producer.loan_within(specs, timeout, stop).map(forebay::Loan::detach));
+        let start = Instant::now();
+        let answer = self.wait(py, timeout, |producer, left, stop| match producer.loan_within(specs, left, stop) {
+            Ok(loan) => Ok(Some(loan.detach())),
+            Err(LoanError::Interrupted { .. }) => Ok(None),
+            Err(mut e) => {
+                if let LoanError::Full { waited, .. } = &mut e {
+                    *waited = start.elapsed();
+                }
+                Err(e)
+            }
+        });
         answer.map_err(|failure| match failure {
-            Failure::Closed | Failure::Failed(LoanError::Interrupted { .. }) => self.closed(py),
+            Failure::Closed => self.closed(py),
             Failure::Raised(e) => e,
             Failure::Failed(e) => errors::loan(py, e),
         })
@@ -266,7 +296,7 @@ impl PyProducer {
         if read.iter().map(|(_, incoming)| incoming.bytes().len()).sum::<usize>() > LITTLE {
             return Ok(None);
         }
-        let Ok(mut guard) = self.shared.inner.try_lock() else { return Ok(None) };
+        let Some(mut guard) = self.shared.inner.try_lock() else { return Ok(None) };
         let Some(producer) = guard.as_mut() else { return Err(self.closed(py)) };
         let schema = self.schema.as_deref();
         let mut loan = match producer.try_loan(specs) {
@@ -419,7 +449,7 @@ impl PyProducer {
         let shared = Arc::new(Shared {
             ring: ring.to_owned(),
             birth: Birth::here(),
-            inner: Mutex::new(Some(producer)),
+            inner: Turns::new(Some(producer)),
             closing: AtomicBool::new(false),
         });
         let weak: Weak<Shared> = Arc::downgrade(&shared);
@@ -517,8 +547,7 @@ impl PyProducer {
     #[pyo3(signature = (count = 1, timeout_s = None))]
     fn wait_for_consumers(&self, py: Python<'_>, count: usize, timeout_s: Option<f64>) -> PyResult<()> {
         let timeout = seconds("timeout_s", timeout_s)?;
-        let answer = self.wait(py, |producer, stop| producer.wait_for_consumers_within(count, timeout, stop));
-        self.waited(py, answer)
+        self.wait_until(py, timeout, |producer, left, stop| producer.wait_for_consumers_within(count, left, stop))
     }
 
     /// Waits until every message was finished with: acked and released, or a dead letter.
@@ -528,8 +557,7 @@ impl PyProducer {
     #[pyo3(signature = (timeout_s = None))]
     fn drain(&self, py: Python<'_>, timeout_s: Option<f64>) -> PyResult<()> {
         let timeout = seconds("timeout_s", timeout_s)?;
-        let answer = self.wait(py, |producer, stop| producer.drain_within(timeout, stop));
-        self.waited(py, answer)
+        self.wait_until(py, timeout, |producer, left, stop| producer.drain_within(left, stop))
     }
 
     /// The messages that were given up and not handed out yet, oldest first.

@@ -1,11 +1,16 @@
 //! `ConsumerSet`: one wait on many rings.
 
-use std::sync::{
-    Arc, Mutex, PoisonError, Weak,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
 };
 
+use forebay::RecvError;
 use pyo3::{
+    exceptions::PyValueError,
     prelude::*,
     types::{PyList, PyTuple},
 };
@@ -15,13 +20,14 @@ use crate::{
     errors,
     lifecycle::{self, Birth, Close, Signals, seconds},
     message::{Names, PyMessage},
+    turns::Turns,
 };
 
 struct Shared {
     rings: String,
     birth: Birth,
     /// `None` once closed.
-    inner: Mutex<Option<forebay::ConsumerSet>>,
+    inner: Turns<Option<forebay::ConsumerSet>>,
     closing: AtomicBool,
 }
 
@@ -29,7 +35,7 @@ impl Close for Shared {
     fn close(&self) {
         // ORDER none, Relaxed: a request to hurry; the mutex orders what lies behind it.
         self.closing.store(true, Ordering::Relaxed);
-        drop(self.inner.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(self.inner.lock().take());
     }
 }
 
@@ -67,10 +73,19 @@ impl PyConsumerSet {
 impl PyConsumerSet {
     #[new]
     fn new(py: Python<'_>, consumers: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let given: Vec<_> = consumers.try_iter()?.collect::<PyResult<_>>()?;
+        let given: Vec<Bound<'_, PyConsumer>> =
+            consumers.try_iter()?.map(|one| Ok(one?.cast_into::<PyConsumer>()?)).collect::<PyResult<_>>()?;
+        // All of them or none: what is taken over is closed for whoever had it.
+        for (place, consumer) in given.iter().enumerate() {
+            if given[..place].iter().any(|other| other.is(consumer)) {
+                return Err(PyValueError::new_err(format!(
+                    "consumer {place} is in the list twice, expected each once"
+                )));
+            }
+            consumer.get().with(py, |_| ())?;
+        }
         let (mut taken, mut names, mut rings) = (Vec::new(), Vec::new(), Vec::new());
         for consumer in &given {
-            let consumer = consumer.cast::<PyConsumer>()?;
             let (own, own_names) = consumer.get().take(py)?;
             rings.push(own.ring().to_owned());
             taken.push(own);
@@ -79,7 +94,7 @@ impl PyConsumerSet {
         let shared = Arc::new(Shared {
             rings: rings.join(", "),
             birth: Birth::here(),
-            inner: Mutex::new(Some(forebay::ConsumerSet::new(taken))),
+            inner: Turns::new(Some(forebay::ConsumerSet::new(taken))),
             closing: AtomicBool::new(false),
         });
         let weak: Weak<Shared> = Arc::downgrade(&shared);
@@ -103,22 +118,31 @@ impl PyConsumerSet {
         let timeout = seconds("timeout_s", timeout_s)?;
         let mut signals = Signals::default();
         let found = py.detach(|| {
-            let mut guard = self.shared.inner.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut stop = || signals.raised() || self.shared.closing.load(Ordering::Relaxed);
-            guard.as_mut().map(|set| set.recv_interruptible(timeout, &mut stop))
+            let mut over = || signals.raised() || self.shared.closing.load(Ordering::Relaxed);
+            let start = Instant::now();
+            self.shared.inner.wait(timeout, &mut over, |set, left, stop| match set {
+                Some(set) => match set.recv_interruptible(left, stop) {
+                    Ok(found) => Ok(found.map(Some)),
+                    Err(RecvError::Timeout { ring, note, .. }) => {
+                        Err(RecvError::Timeout { ring, waited: start.elapsed(), note })
+                    }
+                    Err(e) => Err(e),
+                },
+                None => Ok(Some(None)),
+            })
         });
-        match (found, signals.into_error()) {
-            (Some(Ok(Some(found))), _) => Ok(self.wrap(found)),
+        match (found.map(Option::flatten), signals.into_error()) {
+            (Ok(Some(found)), _) => Ok(self.wrap(found)),
             (_, Some(raised)) => Err(raised),
-            (Some(Err(e)), None) => Err(errors::recv(py, e)),
-            (None | Some(Ok(None)), None) => Err(self.closed(py)),
+            (Err(e), None) => Err(errors::recv(py, e)),
+            (Ok(None), None) => Err(self.closed(py)),
         }
     }
 
     /// (place, Message) if there is one now, else None. Does not wait.
     fn try_recv(&self, py: Python<'_>) -> PyResult<Option<(usize, PyMessage)>> {
         self.check(py)?;
-        let Ok(mut guard) = self.shared.inner.try_lock() else { return Ok(None) };
+        let Some(mut guard) = self.shared.inner.try_lock() else { return Ok(None) };
         let Some(set) = guard.as_mut() else { return Err(self.closed(py)) };
         match set.try_recv() {
             Ok(found) => Ok(found.map(|found| self.wrap(found))),
@@ -140,7 +164,8 @@ impl PyConsumerSet {
     /// The rings' names, in the order of the set.
     #[getter]
     fn rings<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        PyList::new(py, self.shared.rings.split(", "))
+        let names: Vec<&str> = self.shared.rings.split(", ").filter(|name| !name.is_empty()).collect();
+        PyList::new(py, names)
     }
 
     fn __len__(&self) -> usize {

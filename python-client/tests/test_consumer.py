@@ -283,6 +283,34 @@ def test_the_descriptor_is_readable_when_there_is_something(ring):
     assert message.sequence == 1
 
 
+def test_a_set_takes_all_of_its_consumers_or_none(ring):
+    producer, good = ring.pair()
+    closed = ring.consumer()
+    closed.close()
+    for others, error in (([closed], forebay.HandleClosed), ([good], ValueError), ([None], TypeError)):
+        with pytest.raises(error):
+            forebay.ConsumerSet([good, *others])
+        producer.send({"x": np.zeros(1)})
+        assert len(good.recv(10)) == 1
+
+
+def test_a_thread_that_waits_in_a_set_keeps_nobody_from_it(ring):
+    producer, consumer = ring.pair()
+    assert forebay.ConsumerSet([]).rings == []
+    fan_in = forebay.ConsumerSet([consumer])
+    got = []
+    thread = threading.Thread(target=lambda: got.append(fan_in.recv(30)))
+    thread.start()
+    for timeout_s in (0, 0.05):
+        with pytest.raises(forebay.ReceiveTimeout) as caught:
+            fan_in.recv(timeout_s)
+        assert caught.value.waited_s >= timeout_s
+    producer.send({"x": np.zeros(1)})
+    thread.join(30)
+    assert got[0][0] == 0
+    fan_in.close()
+
+
 def test_a_set_receives_from_all(ring):
     producers, consumers = [], []
     for n in range(3):

@@ -98,6 +98,23 @@ def test_a_batch_is_acked_when_the_next_one_is_asked_for(ring):
     assert (again.attempts, again["x"].numpy()[0]) == (1, 5)
 
 
+def test_a_batch_whose_computing_failed_comes_again(ring):
+    producer, consumer = ring.producer(slots=8), ring.consumer()
+    for value in range(3):
+        producer.send({"x": np.array([value])})
+
+    def train():
+        with DevicePrefetcher(consumer, "cpu", depth=1, timeout_s=20.0) as prefetcher:
+            for batch in prefetcher:
+                if batch["x"].item() == 1:
+                    raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError):
+        train()
+    again = [consumer.recv(20.0) for _ in range(2)]
+    assert sorted((message["x"].numpy()[0], message.attempts) for message in again) == [(1, 1), (2, 1)]
+
+
 def test_acked_when_copied_it_holds_no_slot(ring):
     producer, consumer = ring.producer(slots=2), ring.consumer()
     loader = iter(DevicePrefetcher(consumer, "cpu", depth=3, ack="copied", timeout_s=20.0))
@@ -244,6 +261,17 @@ def test_what_waits_for_a_device_does_not_block_the_sender_and_keeps_its_place(r
     replies._put([failing], {"y": torch.tensor([1])}, 1, None)
     with pytest.raises(ZeroDivisionError):
         replies.flush()
+    first = Slow()
+    first.synchronize = lambda: (event.done.wait(20), 1 / 0)
+    event.done.clear()
+    for number in (3, 4, 5):
+        replies._put([first], {"y": torch.tensor([number])}, number, None)
+    event.done.set()
+    with pytest.raises(ZeroDivisionError) as caught:
+        replies.flush()
+    assert caught.value.__notes__ == ["2 replies behind it were not sent"]
+    replies.send({"y": torch.tensor([6])}, correlation_id=6)
+    assert consumer.recv(20.0).correlation_id == 6
     replies.close()
 
 

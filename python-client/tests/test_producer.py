@@ -181,6 +181,37 @@ def test_a_waiting_producer_goes_on_when_a_slot_is_released(ring):
     thread.join()
 
 
+def test_a_thread_that_waits_keeps_nobody_from_the_producer(ring):
+    producer, consumer = ring.pair(slots=3)
+    producer.send({"x": np.zeros(1)})
+    loan = producer.loan({"x": ("float64", (1,))})
+    waits = [threading.Thread(target=producer.drain, args=(30,)) for _ in range(2)]
+    for thread in waits:
+        thread.start()
+    # Whoever came later would wait for both, if they did not give way.
+    assert producer.send({"x": np.zeros(1)}, timeout_s=0) == 2
+    assert producer.stats.outstanding == 2
+    assert loan.publish() == 3
+    with pytest.raises(forebay.RingFull) as caught:
+        producer.send({"x": np.zeros(1)}, timeout_s=0.1)
+    assert caught.value.waited_s >= 0.1
+    assert all(thread.is_alive() for thread in waits)
+    for _ in range(3):
+        consumer.recv(10)
+    for thread in waits:
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def test_ctrl_c_within_a_library_is_not_an_array_that_cannot_be_sent(ring):
+    class Interrupted:
+        def __dlpack_device__(self):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ring.producer().send({"x": Interrupted()})
+
+
 def test_own_loans_are_not_waited_for(ring):
     producer = ring.producer(slots=2)
     loans = [producer.loan({"x": ("int8", 1)}) for _ in range(2)]

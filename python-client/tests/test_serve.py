@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -189,6 +190,43 @@ def test_a_worker_that_hangs_or_leaves_is_started_again(serve, bad) -> None:
     assert status in (500, 502), answer
     served.doubles([1, 2])
     assert served.worker()["restarts"] == 1
+
+
+def test_a_request_whose_body_is_on_its_way_is_answered_after_sigterm(serve) -> None:
+    served = serve(WORKER.format(bad=""))
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}
+    body = json.dumps({"inputs": [tensor]}).encode()
+    head = f"POST /v2/models/double/infer HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", served.port), PATIENCE) as upload:
+        upload.sendall(head + body[:10])
+        served.until(lambda: "forebay_in_flight_requests 1" in served.ask("GET", "/metrics")[1])
+        served.process.terminate()
+        served.until(lambda: served._find(r"(stopping)"))
+        upload.sendall(body[10:])
+        assert upload.recv(4096).startswith(b"HTTP/1.1 200 ")
+    assert served.process.wait(PATIENCE) == 0
+
+
+THREADS = """
+def forward(batch):
+    return {"y": np.full_like(batch["x"].numpy(), float(os.environ.get("OMP_NUM_THREADS", -1)))}
+forebay.Worker("double").run(forward)
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "threads"),
+    [
+        ("count = 1\n", -1),
+        ("count = 2\n", max(len(os.sched_getaffinity(0)) // 2, 1)),
+        ("count = 2\nenv = { OMP_NUM_THREADS = '5' }\n", 5),
+    ],
+)
+def test_several_workers_share_the_cores_unless_told_otherwise(serve, monkeypatch, more, threads) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    status, answer = serve(THREADS, more=more).infer([1, 2])
+    assert status == 200, answer
+    assert answer["outputs"][0]["data"] == [threads, threads]
 
 
 def test_a_worker_that_keeps_every_batch_is_started_again(serve) -> None:

@@ -1,5 +1,6 @@
 """Every dtype, every shape, every way out: all show the same bytes."""
 
+import ctypes
 import gc
 
 import ml_dtypes
@@ -142,6 +143,23 @@ def test_buffer_protocol_and_numpy_from_dlpack(ring, dtype):
     assert imported.dtype == array.dtype
     assert raw(imported) == raw(array)
     assert not imported.flags.writeable
+
+
+@pytest.mark.parametrize(("shape", "given"), [((3, 4), False), ((1, 4), True), ((12,), True)])
+def test_who_wants_columns_is_not_given_rows(ring, shape, given):
+    producer, consumer = ring.pair()
+    producer.send({"x": np.zeros(shape)})
+    tensor = consumer.recv(10)["x"]
+    view = ctypes.create_string_buffer(256)
+    ask, release = ctypes.pythonapi.PyObject_GetBuffer, ctypes.pythonapi.PyBuffer_Release
+    ask.argtypes = [ctypes.py_object, ctypes.c_char_p, ctypes.c_int]
+    by_columns = 0x40 | 0x10 | 0x08  # PyBUF_F_CONTIGUOUS
+    if not given:
+        with pytest.raises(BufferError, match="row by row"):
+            ask(tensor, view, by_columns)
+        return
+    assert ask(tensor, view, by_columns) == 0
+    release(view)
 
 
 def test_a_buffer_of_a_dtype_without_format_says_what_to_do(ring):

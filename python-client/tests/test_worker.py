@@ -357,6 +357,18 @@ forebay.Worker().run(None, warmup)
     assert err.endswith("RuntimeError: no weights\n")
 
 
+def test_a_ring_that_ends_while_a_worker_warms_up_is_not_its_client_that_leaves(service):
+    script = """
+def warmup():
+    raise forebay.ServiceClosed("weights")
+forebay.Worker().run(None, warmup)
+"""
+    service.start(script)
+    _, err = service.workers[0].communicate(timeout=PATIENCE)
+    assert service.workers[0].returncode == 1
+    assert err.endswith("RuntimeError: warmup failed: weights\n")
+
+
 def test_a_worker_refuses_what_it_was_not_started_for(monkeypatch):
     monkeypatch.setenv("FOREBAY_SERVICE", "embedder.0.1")
     monkeypatch.setenv("FOREBAY_MODEL", "embedder")

@@ -104,6 +104,31 @@ def test_a_generating_item_fails_alone(service):
     assert stream.live[-1] == 1, "every state was dropped"
 
 
+def test_items_that_admit_says_fail_fail_alone(service):
+    script = COUNTER.replace(
+        '            raise ValueError("cannot count to less than nothing")',
+        '            [batch.fail(i, "too little") for i in (x < 0).nonzero()[0].tolist()]',
+    )
+    service.begin(script)
+    stream = Stream(service)
+    service.ask([2, -1, 1], ids=[1, 2, 3])
+    stream.until(lambda: len(stream.ends) == 3)
+    assert stream.ends == {1: ("ok", None), 2: ("error", "ItemFailed: Error: too little"), 3: ("ok", None)}
+    assert stream.live[-1] == 1, "states of the batch that was begun anew were dropped"
+
+
+@pytest.mark.parametrize("where", ["cannot count to less than nothing", "lost count"])
+def test_the_end_of_a_ring_of_the_models_own_is_an_error_of_its_items(service, where):
+    kind = "ValueError" if where.startswith("cannot") else "RuntimeError"
+    service.begin("import forebay\n" + COUNTER.replace(f'{kind}("{where}")', 'forebay.ServiceClosed("another")'))
+    stream = Stream(service)
+    service.ask([2, -1 if kind == "ValueError" else 100], ids=[1, 2])
+    stream.until(lambda: len(stream.ends) == 2)
+    assert stream.ends == {1: ("ok", None), 2: ("error", "ServiceClosed: another")}
+    service.ask([1], ids=[3])
+    stream.until(lambda: 3 in stream.ends)
+
+
 def test_a_deadline_ends_a_generating_item(service):
     service.begin(COUNTER)
     stream = Stream(service)

@@ -17,7 +17,7 @@ import stat
 import weakref
 from typing import TYPE_CHECKING, TypeVar
 
-from forebay._errors import ReceiveTimeout
+from forebay._errors import QuotaExceeded, ReceiveTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from forebay._native import Consumer, Message
 
 _T = TypeVar("_T")
+
+QUOTA_PATIENCE_S = 1.0  # without a timeout, a consumer that holds all it may waits so long for a release
+QUOTA_LOOK_S = 0.001
 
 
 class Descriptor:
@@ -143,33 +146,44 @@ def _in(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> bool:
     return True
 
 
-async def _until(consumer: Consumer, take: Callable[[], _T | None]) -> _T:
-    while (found := take()) is None:
+async def _until(consumer: Consumer, take: Callable[[], _T | None], timeout_s: float | None = None) -> _T:
+    loop = asyncio.get_running_loop()
+    deadline = None if timeout_s is None else loop.time() + timeout_s
+    give_up: float | None = None
+    while True:
+        try:
+            found = take()
+        except QuotaExceeded:
+            # Other tasks may let go of what this consumer holds: as in `recv`.
+            now = loop.time()
+            if give_up is None:
+                give_up = now + QUOTA_PATIENCE_S if deadline is None else deadline
+            if now >= give_up:
+                raise
+            await asyncio.sleep(min(QUOTA_LOOK_S, give_up - now))
+            continue
+        if found is not None:
+            return found
+        give_up = None
         waiters: Waiters = consumer._waiters
         future = waiters.enter(consumer)
         try:
-            await future
+            if deadline is None:
+                await future
+            else:
+                async with asyncio.timeout_at(deadline):
+                    await future
+        except TimeoutError:
+            timeout = ReceiveTimeout(f"no message from {consumer.ring!r} in {timeout_s} s")
+            timeout.ring, timeout.waited_s = consumer.ring, timeout_s or 0.0
+            raise timeout from None
         finally:
             waiters.leave(future)
-    return found
-
-
-async def _until_timeout(consumer: Consumer, timeout_s: float) -> Message:
-    try:
-        async with asyncio.timeout(timeout_s):
-            return await _until(consumer, consumer.try_recv)
-    except TimeoutError as e:
-        if isinstance(e, ReceiveTimeout):
-            raise
-        text = f"no message from {consumer.ring!r} in {timeout_s} s"
-        timeout = ReceiveTimeout(text)
-        timeout.ring, timeout.waited_s = consumer.ring, timeout_s
-        raise timeout from None
 
 
 def recv_async(consumer: Consumer, timeout_s: float | None) -> Coroutine[Any, Any, Message]:
     """Wait for the next message; see `Consumer.recv_async`."""
-    return _until(consumer, consumer.try_recv) if timeout_s is None else _until_timeout(consumer, timeout_s)
+    return _until(consumer, consumer.try_recv, timeout_s)
 
 
 def anext_message(consumer: Consumer) -> Coroutine[Any, Any, Message]:

@@ -31,7 +31,7 @@ class SchemaError(ForebayError, ValueError):
 class ForkedError(ForebayError, RuntimeError):
     """The object belongs to the parent process; make one after the fork."""
 
-    ring: str
+    ring: str | None = None  # of a consumer or producer; a tensor does not know
 
 
 class HandleClosed(ForebayError, ValueError):

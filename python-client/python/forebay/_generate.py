@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol, TypeAlias
 
 from forebay._errors import ServiceClosed
 from forebay._serving import GONE, Leaks, fail, fields, log
@@ -23,7 +23,11 @@ class Generator(Protocol):
     """What `Worker.generate` calls: a model that answers step by step, any number of items at a time."""
 
     def admit(self, batch: Batch) -> Sequence[State]:
-        """Begin with the items of a batch; one state for each. Copy what is kept of its tensors."""
+        """Begin with the items of a batch; one state for each. Copy what is kept of its tensors.
+
+        When it raises, or calls `batch.fail`, it is called again with each item alone, and those fail that it does so for;
+        with several ranks all of them.
+        """
 
     def step(self, states: Sequence[State]) -> tuple[Outputs, Sequence[bool]]:
         """Go on by one step: outputs with a row for each state, and for each whether it is finished.
@@ -34,6 +38,19 @@ class Generator(Protocol):
 
     def drop(self, state: State) -> None:
         """Let go of a state: it is finished, failed, cancelled, or its deadline is over. Called once for each."""
+
+
+class ItemFailed(Exception):  # noqa: N818 - its name is read by clients
+    """`admit` said of an item that it failed."""
+
+
+class Made(NamedTuple):
+    """What a step gave, and when it ran."""
+
+    outputs: Outputs
+    finished: list[bool]
+    started_ns: int
+    ended_ns: int
 
 
 class Active:
@@ -121,8 +138,6 @@ class Generation:
             return
         try:
             self._begin(batch)
-        except GONE:
-            raise
         except Exception as e:  # noqa: BLE001 - said to the client
             if len(batch) == 1 or self._ranks is not None:
                 fail(self._server, batch, e)
@@ -150,42 +165,52 @@ class Generation:
             for state in states:
                 self._drop(state)
             raise ValueError(f"admit returned {len(states)} states for {len(batch)} items; return one for each")
+        if failures := batch._failures:
+            # As if it had raised: each item is admitted alone then, and those that failed are told so.
+            for state in states:
+                self._drop(state)
+            raise ItemFailed(failures[0][1])
         for item, state in zip(batch.items, states, strict=True):
             deadline = min(filter(None, (item.deadline, batch.deadline)), default=None)
             self._active.append(Active(batch.request, item.id, deadline, state))
 
     def _step(self) -> None:
         active = list(self._active)
-        started = time.monotonic_ns()
         try:
-            self._one_step(active, started)
-        except GONE:
-            raise
+            made = self._compute(active)
         except Exception as e:  # noqa: BLE001 - said to the client
             if len(active) == 1 or self._ranks is not None:
                 self._fail(active, e)
                 self._say(raised=True)
                 return
         else:
+            self._deliver(active, made)
             self._say(raised=False)
             return
         for one in active:
             try:
-                self._one_step([one], time.monotonic_ns())
-            except GONE:
-                raise
+                made = self._compute([one])
             except Exception as e:  # noqa: BLE001 - said to the client
                 self._fail([one], e)
+            else:
+                self._deliver([one], made)
 
-    def _one_step(self, active: list[Active], started: int) -> None:
+    def _compute(self, active: list[Active]) -> Made:
+        """Go on by one step. Whatever is raised here is the model's."""
+        started = time.monotonic_ns()
         outputs, finished = self._model.step([a.state for a in active])
         ended = time.monotonic_ns()
         if len(finished) != len(active):
             raise ValueError(f"step said of {len(finished)} states whether they are finished, expected {len(active)}")
-        rows = [(a.id, bool(last)) for a, last in zip(active, finished, strict=True)]
+        return Made(outputs, [bool(last) for last in finished], started, ended)
+
+    def _deliver(self, active: list[Active], made: Made) -> None:
+        """Answer with what a step made. Raises only if there is nobody to answer."""
+        rows = [(a.id, last) for a, last in zip(active, made.finished, strict=True)]
         try:
             if self._server.rank == 0:
-                self._server.part(rows, fields(outputs, self._names), started_ns=started, ended_ns=ended)
+                outputs = fields(made.outputs, self._names)
+                self._server.part(rows, outputs, started_ns=made.started_ns, ended_ns=made.ended_ns)
         except GONE:
             raise
         except Exception as e:  # noqa: BLE001 - the states went on, so these items cannot be retried

@@ -266,7 +266,7 @@ class Schema:
         cls,
         name: str,
         version: str | tuple[int, int],
-        fields: Mapping[str, tuple[_DType, _Bound]] | Iterable[Field],
+        fields: dict[str, tuple[_DType, _Bound]] | Iterable[Field],
     ) -> Self: ...
     @property
     def name(self) -> str: ...
@@ -465,6 +465,8 @@ class Batch:
         """Whether nobody wants item `index` any more."""
     def fail(self, index: int, error: BaseException | str) -> None:
         """Item `index` failed, while the others go on."""
+    @property
+    def _failures(self) -> list[tuple[int, str]]: ...
     def unwanted(self) -> bool:
         """Whether no item is wanted any more: each is cancelled, or its deadline is over."""
 

@@ -27,6 +27,17 @@ if TYPE_CHECKING:
     from forebay._serving import Outputs
 
 
+@contextlib.contextmanager
+def _until_left() -> Iterator[None]:
+    """End quietly when the client drains, at whatever point, and with a message when it died."""
+    try:
+        yield
+    except ServiceClosed:
+        return
+    except PeerDied as e:
+        raise SystemExit(f"forebay worker: {e}") from None
+
+
 class Worker:
     """Serves one model to one client, such as `forebay serve`.
 
@@ -95,7 +106,7 @@ class Worker:
                 it raised on some ranks and not on others.
 
         """
-        with self._attached(warmup) as (server, ranks):
+        with _until_left(), self._attached(warmup) as (server, ranks):
             leaks = Leaks(server)
             while True:
                 batch = server.recv()
@@ -118,28 +129,27 @@ class Worker:
             SystemExit: with status 1: the client died.
 
         """
-        with self._attached(warmup) as (server, ranks):
+        with _until_left(), self._attached(warmup) as (server, ranks):
             Generation(server, ranks, model, self._names, max_states).run()
 
     @contextlib.contextmanager
     def _attached(self, warmup: Callable[[], object] | None) -> Iterator[tuple[ServiceServer, Ranks | None]]:
-        try:
-            with contextlib.ExitStack() as stack:
-                server = stack.enter_context(ServiceServer(self.service, **self._options))
-                ranks = None
-                if server.ranks > 1:
-                    ranks = Ranks(self.service, server.rank, server.ranks, self._options["directory"])
-                    stack.callback(ranks.close)
-                if warmup is not None:
+        with contextlib.ExitStack() as stack:
+            server = stack.enter_context(ServiceServer(self.service, **self._options))
+            ranks = None
+            if server.ranks > 1:
+                ranks = Ranks(self.service, server.rank, server.ranks, self._options["directory"])
+                stack.callback(ranks.close)
+            if warmup is not None:
+                try:
                     warmup()
-                if ranks is not None:
-                    ranks.meet()
-                server.ready(_framework())
-                yield server, ranks
-        except ServiceClosed:
-            return
-        except PeerDied as e:
-            raise SystemExit(f"forebay worker: {e}") from None
+                except GONE as e:
+                    # Of a ring of its own: not this service's client that left.
+                    raise RuntimeError(f"warmup failed: {e}") from e
+            if ranks is not None:
+                ranks.meet()
+            server.ready(_framework())
+            yield server, ranks
 
     def _one(
         self, server: ServiceServer, ranks: Ranks | None, forward: Callable[[Batch], Outputs], batch: Batch

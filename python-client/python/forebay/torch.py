@@ -75,6 +75,14 @@ class _Cuda(_Cpu):
         super().__init__(device)
         self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
+    def room(self, nbytes: int) -> torch.Tensor:
+        made = super().room(nbytes)
+        # Whose memory this was may not be done with it on the program's stream; and copies to it may not be done when it
+        # is let go of.
+        self.stream.wait_stream(torch.cuda.current_stream(self.device))
+        made.record_stream(self.stream)
+        return made
+
     def event(self) -> torch.cuda.Event:
         return torch.cuda.Event()  # type: ignore[no-untyped-call]
 
@@ -139,7 +147,8 @@ class DevicePrefetcher(IterableDataset[Batch]):
     tensors are therefore at the same addresses every `depth + 1` batches, or always with `static=True`: a CUDA graph
     captured on a batch may be replayed on the next one.
 
-    Leaving the loop keeps what was copied ahead: the next loop goes on with it. `close()` gives it back.
+    Leaving the loop keeps what was copied ahead: the next loop goes on with it. `close()` gives it back, and so does leaving a
+    `with`; after an exception there the batch that was being computed on is given back too.
 
     Args:
         consumer: where messages come from. Pinned, a GPU copies from the slots directly; it is not pinned here.
@@ -237,7 +246,7 @@ class DevicePrefetcher(IterableDataset[Batch]):
             message.ack()
         self._ahead.append(own)
 
-    def _settle(self) -> None:
+    def _settle(self, *, done: bool = True) -> None:
         """Take the current batch back: the program has told the device all that it does with it."""
         own, self._current = self._current, None
         if own is None:
@@ -245,7 +254,10 @@ class DevicePrefetcher(IterableDataset[Batch]):
         own.side.mark(own.used)
         own.was_used = True
         if own.message is not None:
-            own.message.ack()
+            if done:
+                own.message.ack()
+            else:
+                own.message.nack()
             own.message = None
         self._free.append(own)
 
@@ -307,8 +319,9 @@ class DevicePrefetcher(IterableDataset[Batch]):
         """As it is."""
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        """Close it."""
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        """Close it. A batch whose computing failed was not used: it goes back to the ring."""
+        self._settle(done=kind is None)
         self.close()
 
 
@@ -318,8 +331,8 @@ class Replies:
     `send` starts the copies to pinned memory behind what the current stream has to do, and returns. A thread waits for
     them and copies them into a slot: the GPU never writes to one, so nothing writes to it after this process died.
 
-    Replies leave in the order of their sending. What failed is raised by the next call. Use it as a context manager, or
-    call `close()`: at the interpreter's end the thread does not wait for a GPU.
+    Replies leave in the order of their sending. What failed is raised by the next call, with a note of how many replies
+    behind it were not sent because of it. Use it as a context manager, or call `close()`: at the interpreter's end the thread does not wait for a GPU.
 
     Args:
         producer: the ring for the results.
@@ -333,6 +346,7 @@ class Replies:
         self._queue: queue.Queue[tuple[Any, dict[str, Any], int, bytes | None] | None] = queue.Queue(most)
         self._thread: threading.Thread | None = None
         self._failed: BaseException | None = None
+        self._lost = 0
 
     def send(self, arrays: Mapping[str, Any], *, correlation_id: int = 0, user: bytes | None = None) -> None:
         """Send a message of these arrays: torch tensors of a GPU or the CPU, NumPy arrays.
@@ -388,6 +402,8 @@ class Replies:
                     for event in ready:
                         event.synchronize()
                     self.producer.send(held, correlation_id=correlation_id, user=user)
+                else:
+                    self._lost += 1
             except BaseException as e:  # noqa: BLE001 - said by the next call of the program's thread
                 self._failed = e
             finally:
@@ -396,9 +412,15 @@ class Replies:
         self._queue.task_done()
 
     def _raise(self) -> None:
+        if self._failed is None:
+            return
+        # Whatever is under way belongs to it.
+        self._queue.join()
         failed, self._failed = self._failed, None
-        if failed is not None:
-            raise failed
+        lost, self._lost = self._lost, 0
+        if lost:
+            failed.add_note(f"{lost} replies behind it were not sent")
+        raise failed
 
     def flush(self) -> None:
         """Wait until everything was sent."""

@@ -237,6 +237,12 @@ impl PyBatch {
         Ok(())
     }
 
+    /// What `fail` said: index and text of each.
+    #[getter]
+    fn _failures(&self) -> Vec<(usize, String)> {
+        self.failures().into_iter().map(|(index, _, text)| (index, text)).collect()
+    }
+
     /// Whether no item is wanted any more: each is cancelled, or its deadline is over. With several ranks always False.
     fn unwanted(&self) -> bool {
         if self.alike {

@@ -21,8 +21,8 @@ pub(crate) use server::PyServiceServer;
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        Arc, MutexGuard, Weak,
+        atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -34,6 +34,7 @@ use crate::{
     errors,
     lifecycle::{self, Birth, Close, Signals},
     patience::Patience,
+    turns::Turns,
 };
 
 /// One end of a service, shared between its Python object and the hook at exit.
@@ -42,10 +43,8 @@ pub(crate) struct Held<T> {
     what: &'static str,
     birth: Birth,
     /// `None` once closed.
-    inner: Mutex<Option<Inner<T>>>,
+    inner: Turns<Option<Inner<T>>>,
     closing: AtomicBool,
-    /// Threads that want `inner` while another one waits in it.
-    wanted: AtomicU32,
 }
 
 /// The end, and what is known of waiting for it.
@@ -74,9 +73,8 @@ impl<T: Send + 'static> Held<T> {
             name: name.to_owned(),
             what,
             birth: Birth::here(),
-            inner: Mutex::new(Some(Inner { end, patience })),
+            inner: Turns::new(Some(Inner { end, patience })),
             closing: AtomicBool::new(false),
-            wanted: AtomicU32::new(0),
         });
         let weak: Weak<Self> = Arc::downgrade(&held);
         lifecycle::register(weak);
@@ -84,10 +82,7 @@ impl<T: Send + 'static> Held<T> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Inner<T>>> {
-        self.wanted.fetch_add(1, Ordering::Relaxed);
-        let guard = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        self.wanted.fetch_sub(1, Ordering::Relaxed);
-        guard
+        self.inner.lock()
     }
 
     fn is_closing(&self) -> bool {
@@ -106,7 +101,7 @@ impl<T: Send + 'static> Held<T> {
     fn with<R: Send>(&self, py: Python<'_>, f: impl FnOnce(&mut T) -> R + Send) -> PyResult<R> {
         self.check(py)?;
         let f = |inner: &mut Inner<T>| f(&mut inner.end);
-        if let Ok(mut guard) = self.inner.try_lock() {
+        if let Some(mut guard) = self.inner.try_lock() {
             return guard.as_mut().map(f).ok_or_else(|| self.closed(py));
         }
         py.detach(|| self.lock().as_mut().map(f)).ok_or_else(|| self.closed(py))
@@ -129,31 +124,13 @@ impl<T: Send + 'static> Held<T> {
         let mut signals = Signals::default();
         let start = Instant::now();
         let found = py.detach(|| {
-            loop {
-                let left = timeout.map(|timeout| timeout.saturating_sub(start.elapsed()));
-                let mut stopped = false;
-                {
-                    let mut guard = self.lock();
-                    let Some(inner) = guard.as_mut() else { return Ok(None) };
-                    let mut stop = || {
-                        stopped = signals.raised() || self.is_closing();
-                        stopped || self.wanted.load(Ordering::Relaxed) > 0
-                    };
-                    match f(&mut inner.end, left, &mut stop) {
-                        Ok(None) => {}
-                        done => return done,
-                    }
-                }
-                if stopped {
-                    return Ok(None);
-                }
-                // Let those who asked have it.
-                while self.wanted.load(Ordering::Relaxed) > 0 {
-                    std::thread::yield_now();
-                }
-            }
+            let mut over = || signals.raised() || self.is_closing();
+            self.inner.wait(timeout, &mut over, |inner, left, stop| match inner {
+                Some(inner) => f(&mut inner.end, left, stop).map(|done| done.map(Some)),
+                None => Ok(Some(None)),
+            })
         });
-        match (found, signals.into_error()) {
+        match (found.map(Option::flatten), signals.into_error()) {
             (Ok(Some(found)), _) => Ok(found),
             (_, Some(raised)) => Err(raised),
             (Err(ServiceError::Recv(RecvError::Timeout { ring, note, .. })), None) => {
@@ -174,7 +151,7 @@ impl<T: Send + 'static> Held<T> {
     ) -> PyResult<R> {
         self.check(py)?;
         let mut left = timeout;
-        if let Ok(mut guard) = self.inner.try_lock() {
+        if let Some(mut guard) = self.inner.try_lock() {
             let Some(inner) = guard.as_mut() else { return Err(self.closed(py)) };
             match look(&mut inner.end) {
                 Ok(Some(found)) => return Ok(found),

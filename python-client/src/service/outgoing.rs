@@ -5,7 +5,7 @@
 
 use forebay::{DType, FieldSpec, service::DetachedAnswer};
 use pyo3::{
-    exceptions::{PyTypeError, PyValueError},
+    exceptions::{PyException, PyTypeError, PyValueError},
     intern,
     prelude::*,
     types::{PyDict, PyFloat, PyInt, PyList, PyString, PyTuple},
@@ -132,7 +132,10 @@ impl<'py> Value<'py> {
         match Incoming::read(name, &value) {
             Ok(incoming) => Ok(Self::Ready(incoming)),
             // Perhaps its own library can do what we cannot: strides, other devices, gradients.
-            Err(e) => Self::late(&value).map(|(dtype, shape)| Self::Late { value, dtype, shape }).ok_or(e),
+            Err(e) if e.is_instance_of::<PyException>(py) => {
+                Self::late(&value).map(|(dtype, shape)| Self::Late { value, dtype, shape }).ok_or(e)
+            }
+            Err(e) => Err(e),
         }
     }
 

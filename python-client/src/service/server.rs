@@ -58,7 +58,7 @@ impl PyServiceServer {
         make: impl Fn(&mut Server, &mut dyn FnMut() -> bool) -> Result<DetachedAnswer, ServiceError> + Send + Sync,
     ) -> PyResult<DetachedAnswer> {
         self.held.check(py)?;
-        if let Ok(mut guard) = self.held.inner.try_lock() {
+        if let Some(mut guard) = self.held.inner.try_lock() {
             let Some(inner) = guard.as_mut() else { return Err(self.held.closed(py)) };
             match make(&mut inner.end, &mut || true) {
                 Err(ServiceError::Interrupted { .. }) => {}

@@ -112,7 +112,7 @@ class ImageProcessor:
             FileNotFoundError: there is no such file.
             ValueError: the processor or a key that would change the result is not supported, or the options do not fit.
         """
-        text = json.dumps(dict(config)) if isinstance(config, Mapping) else None
+        text = json.dumps(config, default=dict) if isinstance(config, Mapping) else None
         native = _native.ImageProcessor.from_config(
             text,
             None if isinstance(config, Mapping) else os.fspath(config),

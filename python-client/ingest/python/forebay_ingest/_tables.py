@@ -189,7 +189,7 @@ class TableEncoder:
         cls, config: Mapping[str, Any], *, max_line_bytes: int | None = None, max_batch_bytes: int | None = None
     ) -> Self:
         """Take a schema as a dict of what a file would hold, else as `from_file`."""
-        return cls(_native._TableEncoder(None, json.dumps(config), max_line_bytes, max_batch_bytes))
+        return cls(_native._TableEncoder(None, json.dumps(config, default=dict), max_line_bytes, max_batch_bytes))
 
     @property
     def tensors(self) -> list[tuple[str, str, str | None, int]]:
