@@ -5,9 +5,10 @@
 use std::{thread, time::Duration};
 
 use forebay::{
-    DType, FieldSpec, LoanError, RecvError, Schema,
+    Backing, DType, FieldSpec, LoanError, Producer, RecvError, Schema,
     service::{
-        AnswerKind, Client, ClientOptions, Error, Item, ItemStatus, Meta, PartItem, Request, Server, Timings, Trace,
+        AnswerKind, Client, ClientOptions, Error, ITEMS_FIELD, Item, ItemStatus, Meta, PartItem, Request, Server,
+        Timings, Trace,
     },
 };
 
@@ -215,6 +216,32 @@ fn cancellations_that_find_no_room_are_said_later() {
         assert!(request.cancelled(0));
     }
     assert!((0..1000).all(|index| request.cancelled(index)));
+}
+
+#[test]
+fn a_cancellation_that_cannot_be_read_is_an_error_and_not_silence() {
+    // It counted as one of everything, for ever, and no call said why.
+    let dir = tempfile::tempdir().unwrap();
+    let ring = |name| Producer::options(name).dir(dir.path()).backing(Backing::Memfd).slots(2).slot_bytes(64).create();
+    let (mut requests, mut cancels) = (ring("s.q").unwrap(), ring("s.c").unwrap());
+    let mut server = Server::options("s").dir(dir.path()).attach().unwrap();
+    let mut header = [0; 64];
+    header[..7].copy_from_slice(b"FBSV\x01\0\x01");
+    (header[8], header[16]) = (1, 1);
+    let mut loan = requests.loan(&[FieldSpec::new(ITEMS_FIELD, DType::U64, &[1, 2])]).unwrap();
+    loan.tensor_mut::<u64>(ITEMS_FIELD).unwrap().copy_from_slice(&[7, 0]);
+    loan.set_user(&header).unwrap();
+    loan.publish().unwrap();
+    let request = server.recv().unwrap();
+    assert!(!request.cancelled(0));
+    (header[4], header[6]) = (9, 2);
+    let mut loan = cancels.loan(&[]).unwrap();
+    loan.set_user(&header).unwrap();
+    loan.publish().unwrap();
+    assert!(request.cancelled(0), "nobody can say any more who waits");
+    for _ in 0..2 {
+        assert!(matches!(server.try_recv(), Err(Error::Version { found: 9, expected: 1, .. })));
+    }
 }
 
 #[test]

@@ -223,7 +223,7 @@ impl Server {
     ///
     /// # Errors
     /// [`Error::Closed`]: the client drained or left, and everything it asked was received. [`Error::PeerDied`]: it died.
-    /// [`Error::Version`], [`Error::Defect`]: it sent what cannot be read.
+    /// [`Error::Version`], [`Error::Defect`]: it sent what cannot be read, as a request or a cancellation.
     pub fn recv(&mut self) -> Result<Request, Error> {
         match self.recv_interruptible(None, &mut || false)? {
             Some(request) => Ok(request),
@@ -284,7 +284,14 @@ impl Server {
     }
 
     fn usable(&self) -> Result<(), Error> {
-        self.ended.as_ref().map_or(Ok(()), |end| Err(end.error(&self.name, self.outstanding())))
+        let book = lock(&self.book);
+        // After a cancellation that cannot be read everything counts as cancelled, which somebody must be told. That the
+        // client is gone is told by the requests' ring, after its last one.
+        let unread = book.ended.as_ref().filter(|end| matches!(end, End::Bad(_)));
+        match self.ended.as_ref().or(unread) {
+            Some(end) => Err(end.error(&self.name, book.outstanding())),
+            None => Ok(()),
+        }
     }
 
     /// A slot for the whole answer to a request, with these fields: each must have a row for each item. Waits until the
