@@ -171,3 +171,16 @@ fn the_protocol_tells_of_server_and_model() {
     }
     assert_eq!(server.get("/v2/models/other").status, 404);
 }
+
+#[test]
+fn a_path_that_is_no_text_is_an_error_as_any_other() {
+    // Such a one was answered in plain text, without a type or the request's id.
+    let server = Server::start(Takes::Tensors);
+    for (method, path) in
+        [("GET", "/v2/models/%ff"), ("GET", "/v2/models/fake/versions/%c3/ready"), ("POST", "/v2/models/%ff/infer")]
+    {
+        let problem = server.open().ask(method, path, &[], b"").problem();
+        assert_eq!((problem.0, problem.1.as_str()), (400, "malformed"), "{path}");
+        assert!(problem.3.contains("UTF-8"), "{problem:?}");
+    }
+}

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use axum::{
     Extension, Json,
-    extract::{Path, Request, State},
+    extract::{Path, Request, State, rejection::PathRejection},
     http::StatusCode,
     response::Response,
 };
@@ -87,9 +87,9 @@ pub(super) async fn server() -> Json<Value> {
 }
 
 /// `GET /v2/models/{model}[/versions/{version}]`.
-pub(super) async fn metadata(State(app): State<Arc<App>>, path: Path<Named>) -> Result<Json<Value>, Problem> {
+pub(super) async fn metadata(State(app): State<Arc<App>>, path: NamedIn) -> Result<Json<Value>, Problem> {
     let model = app.backend.model();
-    known(model, &path.model, path.version.as_deref())?;
+    known_in(model, path)?;
     Ok(Json(model_metadata(model)))
 }
 
@@ -120,8 +120,8 @@ pub(super) fn model_metadata(model: &ModelInfo) -> Value {
 }
 
 /// `GET /v2/models/{model}[/versions/{version}]/ready`.
-pub(super) async fn model_ready(State(app): State<Arc<App>>, path: Path<Named>) -> Result<StatusCode, Problem> {
-    known(app.backend.model(), &path.model, path.version.as_deref())?;
+pub(super) async fn model_ready(State(app): State<Arc<App>>, path: NamedIn) -> Result<StatusCode, Problem> {
+    known_in(app.backend.model(), path)?;
     match app.health() {
         Health::Ready => Ok(StatusCode::OK),
         other => Err(super::health::not_ready(&other)),
@@ -136,15 +136,23 @@ pub(super) struct Named {
     version: Option<String>,
 }
 
+/// The names in a path, if they are text.
+type NamedIn = Result<Path<Named>, PathRejection>;
+
+fn known_in(model: &ModelInfo, path: NamedIn) -> Result<(), Problem> {
+    let Path(named) = path.map_err(|error| Problem::malformed(error.body_text()))?;
+    known(model, &named.model, named.version.as_deref())
+}
+
 /// `POST /v2/models/{model}[/versions/{version}]/infer`.
 pub(super) async fn infer(
     State(app): State<Arc<App>>,
     Extension(context): Extension<Context>,
-    path: Path<Named>,
+    path: NamedIn,
     request: Request,
 ) -> Result<Response, Problem> {
     let model = app.backend.model();
-    known(model, &path.model, path.version.as_deref())?;
+    known_in(model, path)?;
     let (parts, body) = request.into_parts();
     let header_length = read::header_length(&parts.headers)?;
     if header_length.is_none() {
