@@ -16,7 +16,7 @@ VERSION=0.13.2
 KEEP_BYTES=30000
 
 seconds=${FUZZ_SECONDS:-60}
-targets=${FUZZ_TARGETS:-attach control feed image jpeg machine png recipe schema shard table text webp}
+targets=${FUZZ_TARGETS:-attach control feed http image jpeg machine png recipe schema service shard table text webp}
 target=${CARGO_TARGET_DIR:-target}
 mkdir -p "$target"
 target=$(cd "$target" && pwd)

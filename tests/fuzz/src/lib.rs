@@ -9,6 +9,8 @@
 //!   table      JSON lines as features, and schemas of tables
 //!   feed       the lines of `forebay feed`: cut, decoded, tokenized, resumed
 //!   text       tokenizer files, texts and ids of any kind
+//!   service    messages of a service whose other end lies: answers to a real client, requests to a real server
+//!   http       requests of any kind to the sidecar's HTTP, over real sockets, with a model that is not there
 //!   jpeg, png, webp    files of a format, decoded and resized, alone and in a batch
 //!   recipe     configurations of image processors
 //!   shard      tar archives of images, read and resumed
@@ -25,12 +27,14 @@ pub mod attach;
 mod bytes;
 pub mod control;
 pub mod feed;
+pub mod http;
 pub mod image;
 pub mod images;
 pub mod machine;
 mod memory;
 pub mod schema;
 mod server;
+pub mod service;
 pub mod table;
 pub mod text;
 
@@ -38,16 +42,18 @@ pub mod text;
 pub type Body = fn(&[u8]);
 
 /// Every target by its name, which is that of its folder in `corpus/`.
-pub const TARGETS: [(&str, Body); 13] = [
+pub const TARGETS: [(&str, Body); 15] = [
     ("attach", attach::run),
     ("control", control::run),
     ("feed", feed::run),
+    ("http", http::run),
     ("image", image::run),
     ("jpeg", images::jpeg),
     ("machine", machine::run),
     ("png", images::png),
     ("recipe", images::recipe),
     ("schema", schema::run),
+    ("service", service::run),
     ("shard", images::shard),
     ("webp", images::webp),
     ("table", table::run),

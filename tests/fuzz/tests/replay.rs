@@ -47,6 +47,11 @@ fn feed() {
 }
 
 #[test]
+fn http() {
+    replay("http");
+}
+
+#[test]
 fn image() {
     replay("image");
 }
@@ -59,6 +64,11 @@ fn machine() {
 #[test]
 fn schema() {
     replay("schema");
+}
+
+#[test]
+fn service() {
+    replay("service");
 }
 
 #[test]
