@@ -113,7 +113,8 @@ def soak(seconds: float, share: float) -> dict[str, Any]:
     """The text job at a share of the most it does, for long: what was answered, and what memory did meanwhile."""
     job = next(job for job in JOBS if job.name == "text")
     with running(job, KINDS[0], bodies(job.name)) as server:
-        rate = share * load.most(server, job.concurrency[-1], min(10.0, seconds / 6))
+        # Seconds say little of what an hour can do.
+        rate = share * load.most(server, job.concurrency[-1], min(60.0, seconds / 6))
         load.at_rate(server, rate, min(10.0, seconds / 6))
         memory: list[dict[str, int]] = []
         over = threading.Event()
