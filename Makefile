@@ -53,7 +53,7 @@ serve-demo: binary python ## an embedder behind `forebay serve`: asked over HTTP
 
 test: setup ## every check and every test
 	@$(MAKE) --no-print-directory check
-	@$(MAKE) --no-print-directory -j --output-sync=line rust-test build-optimized
+	@$(MAKE) --no-print-directory -j rust-test build-optimized
 	@$(MAKE) --no-print-directory model-short examples
 	@$(MAKE) --no-print-directory python-test docs-test
 	$(PY) ci/instructions.py --if-can
