@@ -174,9 +174,7 @@ fn a_second_signal_ends_it_at_once_and_its_workers_with_it() {
     until("the worker has it", || waiting.exists());
     running.signal("INT");
     running.wait_for("stopping");
-    // Signals that come close together are one.
-    thread::sleep(Duration::from_millis(350));
-    running.signal("INT");
+    running.signal_until_it_ends("INT");
     running.end().assert_code(130);
     assert!(slow.join().unwrap().map_or(true, |(status, _)| status != 200));
     until("the workers are gone", || workers(&place).iter().all(|&pid| !lives(pid)));

@@ -3,9 +3,7 @@
 
 mod common;
 
-use std::{thread, time::Duration};
-
-use common::{Place, Running, assert_rows, number_lines, receive, receive_all, watchdog};
+use common::{Place, assert_rows, number_lines, receive, receive_all, watchdog};
 
 const ARGS: [&str; 7] = ["--batch", "4", "--slots", "4", "--full-timeout", "none", "a.txt"];
 
@@ -79,14 +77,6 @@ fn draining_has_a_limit_and_says_who_holds_what() {
     drop(held);
 }
 
-/// Signals until it has ended; those that come close together count once.
-fn signal_until_it_ends(feed: &mut Running, name: &str) {
-    while !feed.has_ended() {
-        feed.signal(name);
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
 #[test]
 fn a_second_signal_ends_it_at_once_and_loses_nothing() {
     let (place, _dog) = (Place::new(), watchdog());
@@ -97,7 +87,7 @@ fn a_second_signal_ends_it_at_once_and_loses_nothing() {
     let mut got = vec![common::Got::of(&held)];
     feed.signal("TERM");
     feed.wait_for("stopping");
-    signal_until_it_ends(&mut feed, "TERM");
+    feed.signal_until_it_ends("TERM");
     feed.end().assert_code(143);
     drop(held);
     let mut again = place.feed(ARGS);

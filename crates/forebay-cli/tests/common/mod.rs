@@ -261,6 +261,14 @@ impl Running {
         self.end()
     }
 
+    /// Signals until it has ended; those that come close together count once.
+    pub(crate) fn signal_until_it_ends(&mut self, name: &str) {
+        while !self.has_ended() {
+            self.signal(name);
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     pub(crate) fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
     }
