@@ -47,10 +47,13 @@ def most(server: Server, connections: int, seconds: float) -> float:
 
 
 def at_rate(
-    server: Server, rate: float, seconds: float, *, connections: int = 256, warmup: float = 0.5
+    server: Server, rate: float, seconds: float, *, connections: int = 256, warmup: float = 0.5, patience: float = 10.0
 ) -> dict[str, Any]:
-    """Requests fall due at random, so many a second on average; latency counts from then."""
-    words = ["--rate", str(rate), "--connections", str(connections)]
+    """Requests fall due at random, so many a second on average; latency counts from then.
+
+    What was not answered `patience` seconds after the end, because it waits for a connection or an answer, is unanswered.
+    """
+    words = ["--rate", str(rate), "--connections", str(connections), "--patience", str(patience)]
     return ask(server, [*words, "--seconds", str(seconds), "--warmup", str(warmup)])
 
 

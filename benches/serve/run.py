@@ -23,6 +23,7 @@ from typing import Any
 import load
 import page
 import singles
+import soak
 from jobs import JOBS, Job, bodies
 from models import Model
 from page import host
@@ -162,7 +163,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if wanted("singles", groups, options.only):
         fresh["singles"] = run_singles(seconds)
     if wanted("soak", groups, options.only):
-        fresh["soak"] = singles.soak(12.0 if options.quick else 60 * options.soak, SHARE)
+        fresh["soak"] = soak.soak(12.0 if options.quick else 60 * options.soak, SHARE)
         print(f"soak: {json.dumps(fresh['soak'])[:400]}", flush=True)
     host.after(facts)
     return fresh

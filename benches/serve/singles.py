@@ -1,4 +1,4 @@
-"""What is measured of forebay alone: one request, one death, one start, size, and a long run."""
+"""What is measured of forebay alone: one request, one death, one start, and size."""
 
 from __future__ import annotations
 
@@ -107,40 +107,6 @@ def start_to_ready(times: int = 5) -> dict[str, float]:
         with empty(ready=until_listening) as server:
             found.append(server.start_s * 1e3)
     return {"median": median(found), "max": max(found)}
-
-
-def soak(seconds: float, share: float) -> dict[str, Any]:
-    """The text job at a share of the most it does, for long: what was answered, and what memory did meanwhile."""
-    job = next(job for job in JOBS if job.name == "text")
-    with running(job, KINDS[0], bodies(job.name)) as server:
-        # Seconds say little of what an hour can do.
-        rate = share * load.most(server, job.concurrency[-1], min(60.0, seconds / 6))
-        load.at_rate(server, rate, min(10.0, seconds / 6))
-        memory: list[dict[str, int]] = []
-        over = threading.Event()
-
-        def watch() -> None:
-            while not over.wait(seconds / 60):
-                memory.append(server.memory())
-
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        try:
-            found = load.at_rate(server, rate, seconds, warmup=0.0)
-        finally:
-            over.set()
-            watcher.join()
-        after = server.memory()
-    third = max(1, len(memory) // 3)
-    ends = [median(sample["Pss"] for sample in part) for part in (memory[:third], memory[-third:])]
-    return {
-        **found,
-        "minutes": seconds / 60,
-        "cores": len(os.sched_getaffinity(0)),
-        "early_bytes": ends[0],
-        "late_bytes": ends[1],
-        "after": after,
-    }
 
 
 def binary_bytes() -> int:

@@ -75,10 +75,11 @@ def test_the_rows_of_forebay_alone_have_their_limits(page: ModuleType) -> None:
         "start_ms": {"median": 199.0},
         "binary_bytes": 24_000_000,
     }
-    soak = {"minutes": 60.0, "answered": 5, "errors": {}, "unanswered": 0, "early_bytes": 1 << 20, "late_bytes": 2 << 20}
+    soak = {"minutes": 60.0, "answered": 5, "errors": {}, "unanswered": 0, "held": 0.0}
+    soak |= {"early_bytes": 1 << 20, "late_bytes": 2 << 20}
     given["soak"] = soak
     assert [row[-1] for row in page.aims(given)] == ["yes", "**no**", "**no**", "yes", "yes", "yes"]
-    for less in ({"minutes": 59.0}, {"unanswered": 1}, {"errors": {"503": 1}}, {"late_bytes": 10 << 20}):
+    for less in ({"minutes": 59.0}, {"unanswered": 1}, {"errors": {"503": 1}}, {"held": 1.0}, {"late_bytes": 10 << 20}):
         given["soak"] = soak | less
         assert page.aims(given)[-1][-1] == "**no**"
 
