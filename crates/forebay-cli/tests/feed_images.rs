@@ -176,3 +176,37 @@ fn what_images_need_is_asked_for() {
         place.feed_other(args).end().assert_code(64).assert_says(&[says]);
     }
 }
+
+#[test]
+fn padded_images_beyond_a_slot_are_sent_as_small_as_they_are() {
+    let (place, _dog) = (Place::new(), watchdog());
+    let config = r#"{"image_processor_type": "DetrImageProcessor", "do_resize": false}"#;
+    place.write("detr.json", config);
+    // 12 × 16, 16 × 12, 28 × 36: with pixels and mask 3,840 bytes each of the first two, 20,160 the third, and each of
+    // them as long as it is filled up for that.
+    let images = ["orientation-1.jpg", "orientation-6.jpg", "gray.jpg"].map(image);
+    for (name, image) in ["0.jpg", "1.jpg", "2.jpg"].iter().zip(&images) {
+        place.write(name, image);
+    }
+    let args = ["--images", "--processor", "detr.json", "--batch", "3", "--slot-bytes", "4096", "--on-error", "skip"];
+    let mut feed = place.feed_other([&args[..], &["--json", "0.jpg", "1.jpg", "2.jpg"]].concat());
+    let mut consumer = place.consumer("images");
+    let processor = ImageProcessor::new(Recipe::from_config(config).unwrap(), ImageOptions::default()).unwrap();
+    for (item, (image, shape)) in images.iter().zip([[1, 3, 12, 16], [1, 3, 16, 12]]).enumerate() {
+        let message = consumer.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(message.correlation_id(), item as u64);
+        let pixels = message.tensor("pixel_values").unwrap();
+        assert_eq!(pixels.shape(), shape);
+        let one = [image];
+        let plan = processor.plan(&one, &Work::here()).unwrap();
+        let mut out = vec![0; plan.bytes(&processor)];
+        assert!(processor.run(&plan, &one, &mut out, None, &Work::here()).unwrap().is_empty());
+        assert!(pixels.as_bytes() == out);
+        assert!(message.as_slice::<i64>("pixel_mask").unwrap().iter().all(|&inside| inside == 1));
+    }
+    assert!(matches!(consumer.recv_timeout(PATIENCE), Err(RecvError::Closed { .. })));
+    let ended = feed.end();
+    ended.assert_code(0).assert_says(&["skipped 2.jpg sample 1: a message of"]);
+    assert_eq!(ended.json()["skipped"]["too large for a slot"], 1);
+    place.assert_clean();
+}

@@ -66,8 +66,11 @@ impl Rows {
     }
 
     fn expected(lines: usize) -> Self {
+        Self::of(&(0..lines).map(line).collect::<Vec<_>>())
+    }
+
+    fn of(lines: &[String]) -> Self {
         let encoder = TableEncoder::new(&TableSchema::from_toml(SCHEMA).unwrap(), TableOptions::default()).unwrap();
-        let lines: Vec<String> = (0..lines).map(line).collect();
         let lines: Vec<&[u8]> = lines.iter().map(|line| line.as_bytes()).collect();
         let batch = encoder.encode(&lines, &Work::here()).unwrap();
         let entries = batch.sparse_shape(1).unwrap().entries;
@@ -153,4 +156,29 @@ fn a_batch_beyond_its_slot_is_told_with_the_way_out() {
     place.write("a.jsonl", format!("{{\"n\":1,\"c\":\"a\",\"h\":[{}]}}", names.join(",")));
     let mut feed = place.feed_other([&ARGS[..], &["--slot-bytes", "512"]].concat());
     feed.end().assert_code(1).assert_says(&["--slot-bytes", "depends on the lines"]);
+}
+
+#[test]
+fn a_batch_beyond_its_slot_is_sent_in_parts_where_lines_may_be_skipped() {
+    let (place, _dog) = (place(0), watchdog());
+    let wide = |n: usize, names: usize| {
+        let names: Vec<String> = (0..names).map(|k| format!("\"w{n}-{k}\"")).collect();
+        format!("{{\"n\":{n},\"c\":\"a\",\"h\":[{}]}}", names.join(","))
+    };
+    let mut lines: Vec<String> = (0..20).map(line).collect();
+    // A batch with two of these has no room in 512 bytes; a row of all 64 columns has none by itself.
+    for n in [2, 6] {
+        lines[n] = wide(n, 12);
+    }
+    lines[9] = wide(9, 1000);
+    place.write("a.jsonl", lines.join("\n"));
+    let mut feed = place.feed_other([&ARGS[..], &["--slot-bytes", "512", "--on-error", "skip", "--json"]].concat());
+    let mut rows = Rows::default();
+    rows.receive(&mut place.consumer("rows"), usize::MAX);
+    lines.remove(9);
+    assert_eq!(rows, Rows::of(&lines));
+    let ended = feed.end();
+    ended.assert_code(0).assert_says(&["skipped a.jsonl line 10: a message of"]);
+    assert_eq!(ended.json()["skipped"]["too large for a slot"], 1);
+    place.assert_clean();
 }

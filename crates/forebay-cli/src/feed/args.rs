@@ -159,14 +159,15 @@ pub(crate) struct Args {
 
     /// Whether batches are published in the order of reading, or each as soon as it is ready
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, help_heading = "Batches")]
-    ordered: bool,
+    pub(super) ordered: bool,
 
     /// Make rows of lines that are only white space, too; by default they are passed over and counted
     #[arg(long, conflicts_with_all = ["images", "jsonl"], help_heading = "Text")]
     keep_blank: bool,
 
-    /// What to do with a bad item (not UTF-8, too long, without the field; damaged; not of the schema): fail (end there) or
-    /// skip (leave it out, say which and why for the first 20, and count all)
+    /// What to do with a bad item (not UTF-8, too long, without the field; damaged; not of the schema; larger
+    /// than a slot): fail (end there) or skip (leave it out, say which and why for the first 20, and count all; a batch
+    /// that is larger than a slot becomes several messages)
     #[arg(long, value_name = "POLICY", default_value_t = OnError::Fail, help_heading = "Batches")]
     pub(super) on_error: OnError,
 

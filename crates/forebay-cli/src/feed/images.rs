@@ -1,6 +1,6 @@
 //! Feeding images: their pixels, and what was asked for beside: mask, labels, keys.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{ops::Range, path::PathBuf, sync::Arc};
 
 use forebay::{ANY, DType, Loan, LoanError};
 use forebay_ingest::{
@@ -27,6 +27,21 @@ pub(super) struct Images {
     pub(super) keys: bool,
 }
 
+/// Copies what stands at the upper left of each of so many planes, lines of equal length.
+fn copy_inside<T: Copy>(from: &[T], (high, wide): (u32, u32), to: &mut [T], size: (u32, u32), planes: usize) {
+    if size == (high, wide) {
+        return to.copy_from_slice(from);
+    }
+    let (all, some) = (planes * high as usize, planes * size.0 as usize);
+    // Elements of a line: a pixel may be several.
+    let (line, short) = (from.len() / all.max(1), to.len() / some.max(1));
+    let lines = from.chunks_exact(line.max(1) * high.max(1) as usize);
+    let inside = lines.flat_map(|plane| plane.chunks_exact(line.max(1)).take(size.0 as usize));
+    for (to, from) in to.chunks_exact_mut(short.max(1)).zip(inside) {
+        to.copy_from_slice(&from[..short]);
+    }
+}
+
 impl Images {
     fn dtype(&self) -> DType {
         match self.processor.options().dtype {
@@ -48,6 +63,22 @@ impl Images {
             (None, _) => return (ANY, ANY),
         };
         (height.into(), width.into())
+    }
+
+    /// Rows and columns that these images need: those of the batch, unless it was filled up for the larger ones in it.
+    fn size(&self, batch: &Batch<ImageTensors>, rows: &Range<usize>) -> (u32, u32) {
+        let (height, width) = batch.data.size;
+        let filled = batch.data.mask.as_ref().filter(|_| self.processor.recipe().fixed_size().is_none());
+        let Some(mask) = filled.filter(|_| *rows != (0..batch.rows()) && height > 0 && width > 0) else {
+            return (height, width);
+        };
+        let one = height as usize * width as usize;
+        mask[rows.start * one..rows.end * one].chunks_exact(one).fold((0, 0), |(most_high, most_wide), mask| {
+            // Padding is to the right and below.
+            let wide = mask.iter().take_while(|&&inside| inside == 1).count() as u32;
+            let high = mask.chunks_exact(width as usize).take_while(|line| line[0] == 1).count() as u32;
+            (high.max(most_high), wide.max(most_wide))
+        })
     }
 
     fn list(&self, rows: u64, pixels: [u64; 3], (height, width): (u64, u64)) -> Vec<Tensor> {
@@ -100,26 +131,37 @@ impl Feeds for Images {
         ImagePipeline::images(source, Arc::clone(&self.processor), options)
     }
 
-    fn tensors(&self, batch: &Batch<ImageTensors>) -> Vec<Tensor> {
-        let [rows, pixels @ ..] = batch.data.shape.map(|dim| dim as u64);
-        let (height, width) = batch.data.size;
-        self.list(rows, pixels, (height.into(), width.into()))
+    fn tensors(&self, batch: &Batch<ImageTensors>, rows: &Range<usize>) -> Vec<Tensor> {
+        let (height, width) = self.size(batch, rows);
+        let pixels = self.processor.shape(height, width).map(|dim| dim as u64);
+        self.list(rows.len() as u64, pixels, (height.into(), width.into()))
     }
 
-    fn write(&self, batch: &Batch<ImageTensors>, loan: &mut Loan<'_>) -> Result<(), Failure> {
+    fn write(&self, batch: &Batch<ImageTensors>, rows: &Range<usize>, loan: &mut Loan<'_>) -> Result<(), Failure> {
         let data = &batch.data;
-        let pixels = loan.bytes_mut(0).filter(|pixels| pixels.len() == data.pixels.len());
-        pixels.ok_or_else(|| Failure::failed("the loan has no place for the pixels"))?.copy_from_slice(&data.pixels);
+        let size = self.size(batch, rows);
+        let planes = match self.processor.options().order {
+            ChannelOrder::First => 3,
+            ChannelOrder::Last => 1,
+        };
+        let image = self.processor.tensor_bytes(data.size.0, data.size.1);
+        let from = &data.pixels[rows.start * image..rows.end * image];
+        let wanted = rows.len() * self.processor.tensor_bytes(size.0, size.1);
+        let pixels = loan.bytes_mut(0).filter(|pixels| pixels.len() == wanted);
+        let pixels = pixels.ok_or_else(|| Failure::failed("the loan has no place for the pixels"))?;
+        copy_inside(from, data.size, pixels, size, rows.len() * planes);
         if let Some(mask) = &data.mask {
-            loan.tensor_mut(MASK).map_err(Failure::failed)?.copy_from_slice(mask);
+            let one = data.size.0 as usize * data.size.1 as usize;
+            let to: &mut [i64] = loan.tensor_mut(MASK).map_err(Failure::failed)?;
+            copy_inside(&mask[rows.start * one..rows.end * one], data.size, to, size, rows.len());
         }
         if let Some(labels) = &data.labels {
-            loan.tensor_mut(LABELS).map_err(Failure::failed)?.copy_from_slice(labels);
+            loan.tensor_mut(LABELS).map_err(Failure::failed)?.copy_from_slice(&labels[rows.clone()]);
         }
         if self.keys {
             let keys: &mut [u8] = loan.tensor_mut(KEYS).map_err(Failure::failed)?;
             keys.fill(0);
-            for (row, key) in keys.chunks_exact_mut(KEY_BYTES).zip(&data.keys) {
+            for (row, key) in keys.chunks_exact_mut(KEY_BYTES).zip(&data.keys[rows.clone()]) {
                 let key = key.as_bytes();
                 let end = &key[key.len().saturating_sub(KEY_BYTES)..];
                 row[..end.len()].copy_from_slice(end);
@@ -137,7 +179,7 @@ impl Feeds for Images {
         (self.most().0 == ANY).then(|| {
             format!(
                 "the processor sets no largest image: a slot holds {batch} images of up to {} pixels each; larger ones end \
-                 the feed. --slot-bytes makes room",
+                 the feed, or with --on-error skip are sent in smaller messages or left out. --slot-bytes makes room",
                 slot_bytes / (u64::from(batch.max(1)) * self.processor.tensor_bytes(1, 1) as u64)
             )
         })

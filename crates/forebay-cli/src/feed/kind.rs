@@ -1,5 +1,7 @@
 //! What texts, images and tables each add to a feed: their inputs, their pipeline, their tensors.
 
+use std::ops::Range;
+
 use forebay::{DType, FieldSpec, Loan, LoanError, Schema, SchemaError};
 use forebay_ingest::{Batch, BatchData, Batches, IngestError, PipelineOptions, Position, Unit};
 
@@ -45,11 +47,16 @@ pub(super) trait Feeds {
     fn name(&self, source: &Self::Source, file: u32) -> String;
     fn start(&self, source: Self::Source, options: PipelineOptions) -> Result<Batches<Self::Data>, IngestError>;
 
-    /// The tensors of this batch, in the order of [`largest`](Self::largest).
-    fn tensors(&self, batch: &Batch<Self::Data>) -> Vec<Tensor>;
+    /// The tensors of these rows of a batch, in the order of [`largest`](Self::largest), as small as they can be.
+    fn tensors(&self, batch: &Batch<Self::Data>, rows: &Range<usize>) -> Vec<Tensor>;
 
     /// Writes them into a loan of these tensors.
-    fn write(&self, batch: &Batch<Self::Data>, loan: &mut Loan<'_>) -> Result<(), Failure>;
+    fn write(&self, batch: &Batch<Self::Data>, rows: &Range<usize>, loan: &mut Loan<'_>) -> Result<(), Failure>;
+
+    /// Tokens in these rows, without their padding and with it.
+    fn tokens(&self, _batch: &Batch<Self::Data>, _rows: &Range<usize>) -> (u64, u64) {
+        (0, 0)
+    }
 
     /// What to do about a batch that is larger than a slot.
     fn too_large(&self, error: &LoanError, batch: &Batch<Self::Data>, pipeline: &Batches<Self::Data>) -> String;

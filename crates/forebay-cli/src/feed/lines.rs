@@ -1,7 +1,9 @@
 //! Which lines are in which slot, so that a dead letter can be told by its lines.
 
 use forebay::DeadLetter;
-use forebay_ingest::{Checkpoint, LineId, Unit};
+use forebay_ingest::{LineId, Unit};
+
+use super::place::Place;
 
 /// The lines of one message.
 #[derive(Debug, Clone, Copy)]
@@ -49,8 +51,9 @@ impl Lines {
                 format!("{unit} {} of {from} to {unit} {} of {to}", first.line, last.line)
             }
             // Published by the feed that this one took over from: its message says where it ended.
-            None => match Checkpoint::decode(&letter.user) {
-                Ok(Checkpoint { position: next, .. }) => format!("{unit}s up to {} of {}", next.line, name(next.file)),
+            None => match Place::decode(&letter.user).map(|place| (place.checkpoint.position, place.part)) {
+                Ok((next, None)) => format!("{unit}s up to {} of {}", next.line, name(next.file)),
+                Ok((before, Some(_))) => format!("{unit}s after {} of {}", before.line, name(before.file)),
                 Err(_) => format!("{unit}s that it does not tell"),
             },
         };

@@ -4,6 +4,7 @@
 //!   args.rs help.rs  what it can be told    run.rs       from the first item to the last message
 //!   kind.rs   what differs: text.rs         progress.rs  while it runs     summary.rs  when it ends
 //!             images.rs table.rs            lines.rs     which items are where
+//!   place.rs  where it stands               resume.rs    where it begins
 //! ```
 
 mod args;
@@ -11,7 +12,9 @@ mod help;
 mod images;
 mod kind;
 mod lines;
+mod place;
 mod progress;
+mod resume;
 mod run;
 mod summary;
 mod table;

@@ -5,17 +5,27 @@
 //! - A signal, or an error: what is published is drained for at most `--drain-timeout`; on posix the ring stays, with the
 //!   position in it, for the same command to go on.
 //! - The position of an earlier feed cannot be used: that ring is left as it was found.
+//!
+//! # A batch that no slot has room for
+//! ends the feed, unless bad items are skipped. Then it is halved until its parts fit, each a message of its own, in
+//! order; a row that does not fit by itself is left out. While a batch is out in part, its messages carry the place before
+//! it and how many of its rows are done ([`Place`]), so that a feed that goes on from there goes on within the batch.
 
-use std::time::{Duration, Instant};
+use std::{
+    ops::Range,
+    time::{Duration, Instant},
+};
 
 use forebay::{Backing, CreateError, FieldSpec, Kind, LoanError, Producer, WaitError};
-use forebay_ingest::{Ahead, Batch, BatchData, Batches, Checkpoint, IngestError, PipelineOptions, Position};
+use forebay_ingest::{Batch, Batches, IngestError, OnError, PipelineOptions, Skipped};
 
 use super::{
     args::{Args, What},
     kind::{Feeds, Tensor},
     lines::Lines,
+    place::{Part, Place},
     progress::Progress,
+    resume::resume,
     summary::{Done, Summary},
 };
 use crate::{
@@ -46,20 +56,12 @@ fn feed<F: Feeds>(what: &F, args: Args, stop: Stop) -> Result<(), Failure> {
     let mut producer = options.create().map_err(created)?;
     let ring = args.ring(F::NAME);
     announce(&args, ring, what, &producer);
-    let (source, ahead) = match resume(ring, what, &producer, source) {
-        Ok(resumed) => resumed,
+    let started = begin(&args, what, &producer, source, &stop);
+    let (pipeline, place) = match started {
+        Ok(started) => started,
         Err(failure) => {
             leave(producer);
             return Err(failure);
-        }
-    };
-    let at = what.position(&source);
-    let resumed = at.items > 0 || !ahead.is_empty();
-    let pipeline = match what.start(source, PipelineOptions { ahead, ..args.pipeline_options(&stop) }) {
-        Ok(pipeline) => pipeline,
-        Err(e) => {
-            leave(producer);
-            return Err(ingest(e));
         }
     };
     if args.reads_terminal() {
@@ -73,7 +75,21 @@ fn feed<F: Feeds>(what: &F, args: Args, stop: Stop) -> Result<(), Failure> {
         Ok(()) | Err(WaitError::Interrupted) => {}
         Err(e) => return Err(Failure::failed(e)),
     }
-    Feed::new(what, args, stop, producer, pipeline, resumed).finish()
+    Feed::new(what, args, stop, producer, pipeline, place).finish()
+}
+
+/// The pipeline, from where it has to begin, and that place.
+fn begin<F: Feeds>(
+    args: &Args,
+    what: &F,
+    producer: &Producer,
+    source: F::Source,
+    stop: &Stop,
+) -> Result<(Batches<F::Data>, Place), Failure> {
+    let (source, place) = resume(args, what, producer, source)?;
+    let options = PipelineOptions { ahead: place.checkpoint.ahead.clone(), ..args.pipeline_options(stop) };
+    let pipeline = what.start(source, options).map_err(ingest)?;
+    Ok((pipeline, place))
 }
 
 /// Ends without having published anything: a ring that was taken over is neither closed nor removed, so that the next
@@ -128,37 +144,12 @@ fn announce<F: Feeds>(args: &Args, ring: &str, what: &F, producer: &Producer) {
     }
 }
 
-/// The source, moved on to where an earlier feed stopped.
-fn resume<F: Feeds>(
-    ring: &str,
-    what: &F,
-    producer: &Producer,
-    source: F::Source,
-) -> Result<(F::Source, Ahead), Failure> {
-    let Some(takeover) = producer.takeover() else { return Ok((source, Ahead::default())) };
-    let left = count(takeover.outstanding, "message");
-    if takeover.last_user.is_empty() {
-        show::say(&format!("took over ring {ring:?}, {left} not received yet; nothing tells where to go on"));
-        return Ok((source, Ahead::default()));
-    }
-    let refused = |e: &dyn std::fmt::Display| {
-        Failure::usage(format!(
-            "ring {ring:?} was left by an earlier feed, which this one cannot go on from: {e}. On the command line that is \
-             --fresh, which discards {left} not received yet"
-        ))
-    };
-    let Checkpoint { position, ahead } = Checkpoint::decode(&takeover.last_user).map_err(|e| refused(&e))?;
-    drop(source);
-    let source = what.resume(&position).map_err(|e| refused(&e))?;
-    let Position { line, file, items, .. } = position;
-    let place = if position.block_items > 0 { " in the block that begins there" } else { "" };
-    show::say(&format!(
-        "going on after {} {line} of {}{place} ({} done before); {left} of the earlier feed not received yet",
-        F::UNIT,
-        what.name(&source, file),
-        count(items, "row"),
-    ));
-    Ok((source, ahead))
+/// What became of rows that were to be published.
+enum Sent {
+    Published,
+    /// A signal ended the wait for a slot.
+    Stopped,
+    TooLarge(LoanError),
 }
 
 /// A feed that runs.
@@ -179,10 +170,12 @@ struct Feed<'a, F: Feeds> {
     told: usize,
     start: Instant,
     resumed: bool,
+    /// Behind what is published.
+    place: Place,
 }
 
 impl<'a, F: Feeds> Feed<'a, F> {
-    fn new(what: &'a F, args: Args, stop: Stop, producer: Producer, pipeline: Batches<F::Data>, resumed: bool) -> Self {
+    fn new(what: &'a F, args: Args, stop: Stop, producer: Producer, pipeline: Batches<F::Data>, place: Place) -> Self {
         let progress = Progress::new(args.shown(), F::TOKENS, pipeline.input_bytes());
         let before = producer.stats();
         Self {
@@ -199,7 +192,8 @@ impl<'a, F: Feeds> Feed<'a, F> {
             gave_up: false,
             told: 0,
             start: Instant::now(),
-            resumed,
+            resumed: !place.is_start(),
+            place,
         }
     }
 
@@ -261,10 +255,55 @@ impl<'a, F: Feeds> Feed<'a, F> {
         Ok(())
     }
 
-    /// Writes one batch in place and publishes it. A signal that comes while it waits for a slot ends the wait; the batch
-    /// is then not published, and the position that travels with the last message is before it.
+    /// Publishes one batch, in one message if there is room for it.
     fn publish(&mut self, batch: &Batch<F::Data>) -> Result<(), Failure> {
-        let tensors = self.what.tensors(batch);
+        let all = batch.rows();
+        let part = self.place.part.filter(|part| self.is_of(part, batch));
+        let done = part.map_or(0, |part| usize::try_from(part.rows()).unwrap_or(all).min(all));
+        // The next ones to publish are the last.
+        let mut left: Vec<Range<usize>> = (done < all).then_some(done..all).into_iter().collect();
+        while let Some(rows) = left.pop() {
+            match self.send(batch, &rows)? {
+                Sent::Published => {}
+                Sent::Stopped => return Ok(()),
+                Sent::TooLarge(e) if self.args.on_error == OnError::Fail => {
+                    return Err(Failure::failed(self.what.too_large(&e, batch, &self.pipeline)));
+                }
+                Sent::TooLarge(e) if rows.len() == 1 => self.skip_row(batch, rows.start, &e),
+                Sent::TooLarge(_) => {
+                    let middle = rows.start + rows.len() / 2;
+                    left.push(middle..rows.end);
+                    left.push(rows.start..middle);
+                }
+            }
+        }
+        // Its last rows may have been left out, without a message to say so.
+        self.place = self.behind(batch, all);
+        Ok(())
+    }
+
+    /// Whether a part is of this batch. In order it is of the first one behind the place, which may begin at the end of a
+    /// pass in one run and at the beginning of the next one in another.
+    fn is_of(&self, part: &Part, batch: &Batch<F::Data>) -> bool {
+        let next = self.args.ordered && part.begins_at(&self.place.checkpoint.position);
+        next || part.begins_at(&batch.first)
+    }
+
+    /// Where the feed stands once so many rows of a batch are done.
+    fn behind(&self, batch: &Batch<F::Data>, rows: usize) -> Place {
+        if rows == batch.rows() {
+            let part = self.place.part.filter(|part| !self.is_of(part, batch));
+            return Place { checkpoint: batch.checkpoint(), part };
+        }
+        let checkpoint = self.place.checkpoint.clone();
+        let first = if self.args.ordered { checkpoint.position } else { batch.first };
+        Place { checkpoint, part: Some(Part::new(first, rows)) }
+    }
+
+    /// Writes rows of a batch in place and publishes them. A signal that comes while it waits for a slot ends the wait;
+    /// they are then not published, and the position that travels with the last message is before them.
+    fn send(&mut self, batch: &Batch<F::Data>, rows: &Range<usize>) -> Result<Sent, Failure> {
+        let tensors = self.what.tensors(batch, rows);
         let fields: Vec<FieldSpec<'_>> = tensors.iter().map(Tensor::spec).collect();
         let timeout = self.args.full_timeout();
         let mut room = self.make_room(&fields, timeout);
@@ -275,27 +314,28 @@ impl<'a, F: Feeds> Feed<'a, F> {
         }
         match room {
             Ok(()) => {}
-            Err(LoanError::Interrupted { .. }) => return Ok(()),
-            Err(e @ LoanError::TooLarge { .. }) => {
-                return Err(Failure::failed(self.what.too_large(&e, batch, &self.pipeline)));
-            }
+            Err(LoanError::Interrupted { .. }) => return Ok(Sent::Stopped),
+            Err(e @ LoanError::TooLarge { .. }) => return Ok(Sent::TooLarge(e)),
             Err(e) => {
                 self.gave_up = matches!(e, LoanError::Full { .. });
                 return Err(Failure::failed(e));
             }
         }
+        let place = self.behind(batch, rows.end);
         let mut loan = self.producer.try_loan(&fields).map_err(Failure::failed)?;
-        self.what.write(batch, &mut loan)?;
-        loan.set_correlation_id(batch.first_item);
-        loan.set_user(&batch.checkpoint().encode()).map_err(Failure::failed)?;
+        self.what.write(batch, rows, &mut loan)?;
+        loan.set_correlation_id(batch.first_item + rows.start as u64);
+        loan.set_user(&place.encode()).map_err(Failure::failed)?;
         let slot = loan.slot();
         let sequence = loan.publish().map_err(Failure::failed)?;
-        self.lines.note(slot, sequence, &batch.lines);
+        self.place = place;
+        self.lines.note(slot, sequence, &batch.lines[rows.clone()]);
         self.tell_dead_letters();
-        self.done.rows += batch.rows() as u64;
-        self.done.tokens += batch.data.tokens();
-        self.done.padded_tokens += batch.data.padded_tokens();
-        Ok(())
+        let (tokens, padded) = self.what.tokens(batch, rows);
+        self.done.rows += rows.len() as u64;
+        self.done.tokens += tokens;
+        self.done.padded_tokens += padded;
+        Ok(Sent::Published)
     }
 
     /// Waits until there is a slot for a message of these fields.
@@ -312,6 +352,17 @@ impl<'a, F: Feeds> Feed<'a, F> {
         for letter in self.producer.take_dead_letters() {
             self.dead_letters += 1;
             let text = self.lines.describe(&letter, F::UNIT, |file| self.pipeline.name(file).to_owned());
+            self.progress.pause(|| show::say(&text));
+        }
+    }
+
+    /// Leaves out a row that no slot has room for.
+    fn skip_row(&mut self, batch: &Batch<F::Data>, row: usize, error: &LoanError) {
+        self.done.too_large += 1;
+        if self.done.too_large <= Skipped::KEPT as u64 {
+            let line = batch.lines[row];
+            let name = self.pipeline.name(line.file);
+            let text = format!("skipped {name} {} {}: {error}. On the command line: --slot-bytes", F::UNIT, line.line);
             self.progress.pause(|| show::say(&text));
         }
     }

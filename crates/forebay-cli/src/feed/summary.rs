@@ -14,6 +14,8 @@ pub(super) struct Done {
     pub(super) rows: u64,
     pub(super) tokens: u64,
     pub(super) padded_tokens: u64,
+    /// Rows left out because no slot has room for them.
+    pub(super) too_large: u64,
 }
 
 /// What one run did.
@@ -69,7 +71,7 @@ impl Summary {
                 ),
             ),
             ("payload", Bytes(self.payload_bytes).to_string()),
-            ("skipped", skipped(report)),
+            ("skipped", self.skipped()),
             ("dropped", grouped(self.dropped)),
             ("dead letters", grouped(self.dead_letters)),
             ("waits for a slot", grouped(self.full_waits)),
@@ -91,7 +93,7 @@ impl Summary {
     pub(super) fn json(&self) -> String {
         let report = &self.report;
         let by_kind: serde_json::Map<_, _> =
-            report.skipped.by_kind().map(|(kind, lines)| (kind.to_owned(), json!(lines))).collect();
+            self.by_kind().map(|(kind, lines)| (kind.to_owned(), json!(lines))).collect();
         let value = json!({
             "ring": self.ring,
             "complete": report.complete,
@@ -107,7 +109,7 @@ impl Summary {
             "tokens_per_second": self.per_second(self.done.tokens),
             "payload_bytes_per_second": self.per_second(self.payload_bytes),
             "skipped": by_kind,
-            "skipped_lines": report.skipped.total(),
+            "skipped_lines": report.skipped.total() + self.done.too_large,
             "blank_lines": report.skipped.blank(),
             "dropped": self.dropped,
             "dead_letters": self.dead_letters,
@@ -116,13 +118,19 @@ impl Summary {
         });
         format!("{value}\n")
     }
-}
 
-fn skipped(report: &Report) -> String {
-    let mut parts: Vec<String> =
-        report.skipped.by_kind().map(|(kind, lines)| format!("{} {kind}", grouped(lines))).collect();
-    if report.skipped.blank() > 0 {
-        parts.push(format!("{} blank", grouped(report.skipped.blank())));
+    /// What was left out: (kind, items).
+    fn by_kind(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let too_large = Some(("too large for a slot", self.done.too_large)).filter(|&(_, rows)| rows > 0);
+        self.report.skipped.by_kind().chain(too_large)
     }
-    if parts.is_empty() { "0".to_owned() } else { parts.join(", ") }
+
+    fn skipped(&self) -> String {
+        let mut parts: Vec<String> = self.by_kind().map(|(kind, lines)| format!("{} {kind}", grouped(lines))).collect();
+        let blank = self.report.skipped.blank();
+        if blank > 0 {
+            parts.push(format!("{} blank", grouped(blank)));
+        }
+        if parts.is_empty() { "0".to_owned() } else { parts.join(", ") }
+    }
 }

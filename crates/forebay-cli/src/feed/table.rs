@@ -1,6 +1,6 @@
 //! Feeding tables: the tensors of a schema, a sparse one as three.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use forebay::{ANY, DType, Element as RingElement, Loan, LoanError};
 use forebay_ingest::{
@@ -54,22 +54,60 @@ fn tensors(spec: &TensorSpec<'_>, rows: u64, entries: u64) -> Vec<Tensor> {
     }
 }
 
+/// Where each row of a sparse tensor begins among its entries, and where the last one ends.
+fn starts<I: IndexElement>(data: &TableBatch, index: usize) -> Result<Vec<usize>, Failure>
+where
+    usize: TryFrom<I>,
+{
+    let mut offsets = vec![I::default(); data.rows() + 1];
+    data.write_offsets(index, &mut offsets).map_err(Failure::failed)?;
+    let starts: Option<Vec<usize>> = offsets.into_iter().map(|offset| usize::try_from(offset).ok()).collect();
+    starts.ok_or_else(|| Failure::failed("an offset of a sparse tensor is negative"))
+}
+
+/// Entries that these rows have in a sparse tensor.
+fn entries(data: &TableBatch, index: usize, indices: IndexType, rows: &Range<usize>) -> usize {
+    if *rows == (0..data.rows()) {
+        return data.sparse_shape(index).map_or(0, |shape| shape.entries);
+    }
+    let starts = match indices {
+        IndexType::I32 => starts::<i32>(data, index),
+        IndexType::I64 => starts::<i64>(data, index),
+    };
+    starts.map_or(0, |starts| starts[rows.end] - starts[rows.start])
+}
+
 fn dense<T: Element + RingElement>(
     data: &TableBatch,
     index: usize,
+    rows: &Range<usize>,
     name: &str,
     loan: &mut Loan<'_>,
 ) -> Result<(), Failure> {
     let out = loan.tensor_mut::<T>(name).map_err(Failure::failed)?;
-    data.write_dense(index, out).map_err(Failure::failed)
+    if *rows == (0..data.rows()) {
+        return data.write_dense(index, out).map_err(Failure::failed);
+    }
+    let [all, columns] = data.dense_shape(index).map_err(Failure::failed)?;
+    let mut whole = vec![T::default(); all * columns];
+    data.write_dense(index, &mut whole).map_err(Failure::failed)?;
+    out.copy_from_slice(&whole[rows.start * columns..rows.end * columns]);
+    Ok(())
 }
 
 fn sparse<I: IndexElement + RingElement>(
     data: &TableBatch,
     index: usize,
+    rows: &Range<usize>,
     name: &str,
     loan: &mut Loan<'_>,
-) -> Result<(), Failure> {
+) -> Result<(), Failure>
+where
+    usize: TryFrom<I>,
+{
+    if *rows != (0..data.rows()) {
+        return sparse_part::<I>(data, index, rows, name, loan);
+    }
     let values = loan.tensor_mut(&format!("{name}.values")).map_err(Failure::failed)?;
     data.write_values(index, values).map_err(Failure::failed)?;
     let (indices, indptr) = (format!("{name}.indices"), format!("{name}.indptr"));
@@ -77,6 +115,34 @@ fn sparse<I: IndexElement + RingElement>(
     let written: Result<(), WriteTableError> =
         data.write_columns(index, indices).and_then(|()| data.write_offsets(index, indptr));
     written.map_err(Failure::failed)
+}
+
+/// As `sparse`, for some of the rows: rare, so by way of the whole tensor.
+fn sparse_part<I: IndexElement + RingElement>(
+    data: &TableBatch,
+    index: usize,
+    rows: &Range<usize>,
+    name: &str,
+    loan: &mut Loan<'_>,
+) -> Result<(), Failure>
+where
+    usize: TryFrom<I>,
+{
+    let starts = starts::<I>(data, index)?;
+    let (first, end) = (starts[rows.start], starts[rows.end]);
+    let count = data.sparse_shape(index).map_err(Failure::failed)?.entries;
+    let (mut values, mut columns) = (vec![0f32; count], vec![I::default(); count]);
+    data.write_values(index, &mut values).map_err(Failure::failed)?;
+    data.write_columns(index, &mut columns).map_err(Failure::failed)?;
+    let out: &mut [f32] = loan.tensor_mut(&format!("{name}.values")).map_err(Failure::failed)?;
+    out.copy_from_slice(&values[first..end]);
+    let (indices, indptr) = (format!("{name}.indices"), format!("{name}.indptr"));
+    let (indices, indptr) = loan.tensors_mut::<I, I>(&indices, &indptr).map_err(Failure::failed)?;
+    indices.copy_from_slice(&columns[first..end]);
+    for (out, start) in indptr.iter_mut().zip(&starts[rows.start..=rows.end]) {
+        *out = I::try_from(start - first).map_err(|_| Failure::failed("an offset is larger than its type"))?;
+    }
+    Ok(())
 }
 
 impl Feeds for Table {
@@ -108,13 +174,19 @@ impl Feeds for Table {
         TablePipeline::tables(source, Arc::clone(&self.encoder), options)
     }
 
-    fn tensors(&self, batch: &Batch<TableBatch>) -> Vec<Tensor> {
-        let entries = |index| batch.data.sparse_shape(index).map_or(0, |shape| shape.entries as u64);
+    fn tensors(&self, batch: &Batch<TableBatch>, rows: &Range<usize>) -> Vec<Tensor> {
         let specs = self.encoder.tensors().enumerate();
-        specs.flat_map(|(index, spec)| tensors(&spec, batch.rows() as u64, entries(index))).collect()
+        let of = |(index, spec): (usize, TensorSpec<'_>)| {
+            let entries = match spec.layout {
+                Layout::Dense => 0,
+                Layout::Sparse => entries(&batch.data, index, spec.indices, rows),
+            };
+            tensors(&spec, rows.len() as u64, entries as u64)
+        };
+        specs.flat_map(of).collect()
     }
 
-    fn write(&self, batch: &Batch<TableBatch>, loan: &mut Loan<'_>) -> Result<(), Failure> {
+    fn write(&self, batch: &Batch<TableBatch>, rows: &Range<usize>, loan: &mut Loan<'_>) -> Result<(), Failure> {
         let data = &batch.data;
         for (index, spec) in self.encoder.tensors().enumerate() {
             let write = match (spec.layout, spec.dtype, spec.indices) {
@@ -131,7 +203,7 @@ impl Feeds for Table {
                 (Layout::Dense, NumberType::U32, _) => dense::<u32>,
                 (Layout::Dense, NumberType::U64, _) => dense::<u64>,
             };
-            write(data, index, spec.name, loan)?;
+            write(data, index, rows, spec.name, loan)?;
         }
         Ok(())
     }
@@ -143,7 +215,7 @@ impl Feeds for Table {
     fn note(&self, slot_bytes: u64, batch: u32) -> Option<String> {
         self.encoder.tensors().any(|spec| spec.layout == Layout::Sparse).then(|| {
             let slot = crate::units::Bytes(slot_bytes);
-            format!("the schema has sparse tensors, whose size depends on the lines: {batch} rows have {slot}; more end the feed. --slot-bytes makes room")
+            format!("the schema has sparse tensors, whose size depends on the lines: {batch} rows have {slot}; more end the feed, or with --on-error skip are sent in parts or left out. --slot-bytes makes room")
         })
     }
 }

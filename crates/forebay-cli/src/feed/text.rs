@@ -1,6 +1,6 @@
 //! Feeding text: two tensors of token ids and their mask.
 
-use std::sync::Arc;
+use std::{borrow::Cow, ops::Range, sync::Arc};
 
 use forebay::{ANY, DType, Loan, LoanError};
 use forebay_ingest::{
@@ -20,6 +20,15 @@ pub(super) struct Text {
     pub(super) inputs: Vec<Input>,
     pub(super) options: SourceOptions,
     pub(super) tokenizer: Arc<Tokenizer>,
+}
+
+/// These rows of a batch, as wide as they need.
+fn part<'b>(batch: &'b Batch<Tokens>, rows: &Range<usize>) -> Cow<'b, Tokens> {
+    if *rows == (0..batch.rows()) {
+        Cow::Borrowed(&batch.data)
+    } else {
+        Cow::Owned(batch.data.pick(&rows.clone().collect::<Vec<_>>()))
+    }
 }
 
 impl Feeds for Text {
@@ -53,14 +62,20 @@ impl Feeds for Text {
         Pipeline::start(source, Arc::clone(&self.tokenizer), options)
     }
 
-    fn tensors(&self, batch: &Batch<Tokens>) -> Vec<Tensor> {
-        let shape = [batch.rows() as u64, batch.cols() as u64];
+    fn tensors(&self, batch: &Batch<Tokens>, rows: &Range<usize>) -> Vec<Tensor> {
+        let part = part(batch, rows);
+        let shape = [part.rows() as u64, part.cols() as u64];
         vec![Tensor::new(IDS, DType::I64, shape), Tensor::new(MASK, DType::I64, shape)]
     }
 
-    fn write(&self, batch: &Batch<Tokens>, loan: &mut Loan<'_>) -> Result<(), Failure> {
+    fn write(&self, batch: &Batch<Tokens>, rows: &Range<usize>, loan: &mut Loan<'_>) -> Result<(), Failure> {
         let (ids, mask) = loan.tensors_mut::<i64, i64>(IDS, MASK).map_err(Failure::failed)?;
-        batch.write_into(ids, mask).map(drop).map_err(Failure::failed)
+        part(batch, rows).write_into(ids, mask).map(drop).map_err(Failure::failed)
+    }
+
+    fn tokens(&self, batch: &Batch<Tokens>, rows: &Range<usize>) -> (u64, u64) {
+        let part = part(batch, rows);
+        (part.token_count() as u64, part.padded_count() as u64)
     }
 
     fn too_large(&self, error: &LoanError, batch: &Batch<Tokens>, pipeline: &Batches<Tokens>) -> String {
@@ -74,8 +89,9 @@ impl Feeds for Text {
     fn note(&self, slot_bytes: u64, batch: u32) -> Option<String> {
         self.tokenizer.max_cols().is_none().then(|| {
             format!(
-                "this tokenizer sets no longest row: a slot holds {batch} rows of up to {} tokens; a longer line ends the \
-                 feed. --max-length truncates, --slot-bytes makes room",
+                "this tokenizer sets no longest row: a slot holds {batch} rows of up to {} tokens; a batch with a longer \
+                 line ends the feed, or with --on-error skip is sent in parts, and a row that has no room by itself is left \
+                 out. --max-length truncates, --slot-bytes makes room",
                 slot_bytes / (16 * u64::from(batch.max(1)))
             )
         })

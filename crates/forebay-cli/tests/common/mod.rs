@@ -334,7 +334,8 @@ impl Got {
         Self {
             sequence: message.sequence(),
             first_item: message.correlation_id(),
-            next: Position::decode(message.user()).unwrap(),
+            // Of a batch in parts, what is done of it follows.
+            next: Position::decode(&message.user()[..Position::ENCODED_BYTES]).unwrap(),
             rows: ids.chunks(cols.max(1)).zip(mask.chunks(cols.max(1))).map(row).collect(),
         }
     }

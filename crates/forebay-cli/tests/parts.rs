@@ -1,0 +1,92 @@
+//! A batch that no slot has room for: halved with `--on-error skip`, in order, and resumable in its middle.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use common::{Got, Place, receive, receive_all, watchdog};
+
+/// Room for 32 tokens of a batch of eight, and for 256 of a single row.
+const ARGS: [&str; 8] = ["--batch", "8", "--slots", "2", "--slot-bytes", "4KiB", "--on-error", "skip"];
+
+/// Tokens of a line: some batches have one that makes them too wide, and some one that fits no slot at all.
+fn tokens(line: usize) -> usize {
+    match line {
+        5 | 20 | 23 => 100,
+        12 | 31 => 300,
+        _ => 1 + line % 4,
+    }
+}
+
+fn write(place: &Place, lines: usize) {
+    let line = |n: usize| vec![(n % 1000).to_string(); tokens(n)].join(" ") + "\n";
+    place.write("a.txt", (0..lines).map(line).collect::<String>());
+}
+
+/// The messages hold these lines but those that fit no slot, each once and in order.
+#[track_caller]
+fn assert_lines(got: &[Got], lines: usize) {
+    let mut expected = (0..lines).filter(|&line| tokens(line) <= 256);
+    for message in got {
+        let rows = message.rows.iter().zip(message.first_item..);
+        for (row, item) in rows {
+            let line = expected.next().unwrap();
+            assert_eq!(item, line as u64, "a row is called by its number, whatever was left out before it");
+            assert_eq!(*row, vec![line as u32 % 1000; tokens(line)]);
+        }
+    }
+    assert_eq!(expected.next(), None, "lines are missing");
+}
+
+#[test]
+fn a_batch_with_a_long_line_becomes_messages_that_fit_and_a_line_that_never_fits_is_told() {
+    let (place, _dog) = (Place::new(), watchdog());
+    write(&place, 40);
+    let mut feed = place.feed([&ARGS[..], &["--json", "a.txt"]].concat());
+    let got = receive_all(&mut place.consumer("tokens"));
+    assert_lines(&got, 40);
+    assert_eq!(got[0].rows.len(), 4, "half of the first batch, whose other half has the long line");
+    let ended = feed.end();
+    ended.assert_code(0).assert_says(&["a.txt line 13: a message of", "a.txt line 32: a message of", "--slot-bytes"]);
+    let summary = ended.json();
+    assert_eq!(summary["skipped"]["too large for a slot"], 2);
+    assert_eq!((&summary["skipped_lines"], &summary["rows"]), (&2.into(), &38.into()));
+    assert_eq!(summary["tokens"], got.iter().flat_map(|got| &got.rows).map(Vec::len).sum::<usize>());
+    place.assert_clean();
+}
+
+#[test]
+fn a_batch_too_large_for_a_slot_still_ends_a_feed_that_is_to_fail() {
+    let (place, _dog) = (Place::new(), watchdog());
+    write(&place, 40);
+    let mut feed = place.feed(["--batch", "8", "--slot-bytes", "4KiB", "a.txt"]);
+    feed.end().assert_code(1).assert_says(&["100 tokens", "a.txt line 6", "--max-length"]);
+    place.assert_clean();
+}
+
+#[test]
+fn a_feed_killed_between_the_parts_of_a_batch_repeats_and_loses_nothing() {
+    for more in [&[][..], &["--shuffle", "3", "--shuffle-block", "12"]] {
+        let (place, _dog) = (Place::new(), watchdog());
+        write(&place, 64);
+        let args = [&ARGS[..], more, &["a.txt"]].concat();
+        let mut feed = place.feed(&args);
+        let mut consumer = place.consumer("tokens");
+        let mut got = Vec::new();
+        // At most two messages are out beyond what was received: every place of the first batches is one of a kill.
+        for _ in 0..10 {
+            got.push(receive(&mut consumer));
+            feed.kill();
+            feed = place.feed(&args);
+        }
+        got.extend(receive_all(&mut consumer));
+        feed.end().assert_code(0);
+        if more.is_empty() {
+            assert_lines(&got, 64);
+        }
+        let mut lines: Vec<u32> = got.iter().flat_map(|got| &got.rows).map(|row| row[0]).collect();
+        lines.sort_unstable();
+        let expected: Vec<u32> = (0..64u32).filter(|&line| tokens(line as usize) <= 256).collect();
+        assert_eq!(lines, expected, "{more:?}");
+        place.assert_clean();
+    }
+}
