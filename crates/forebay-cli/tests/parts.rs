@@ -3,7 +3,9 @@
 
 mod common;
 
-use common::{Got, Place, receive, receive_all, watchdog};
+use std::{fs, thread, time::Instant};
+
+use common::{Got, PATIENCE, Place, receive, receive_all, watchdog};
 
 /// Room for 32 tokens of a batch of eight, and for 256 of a single row.
 const ARGS: [&str; 8] = ["--batch", "8", "--slots", "2", "--slot-bytes", "4KiB", "--on-error", "skip"];
@@ -89,4 +91,34 @@ fn a_feed_killed_between_the_parts_of_a_batch_repeats_and_loses_nothing() {
         assert_eq!(lines, expected, "{more:?}");
         place.assert_clean();
     }
+}
+
+#[test]
+fn a_place_in_a_file_may_be_within_a_batch() {
+    let (place, _dog) = (Place::new(), watchdog());
+    write(&place, 40);
+    let args = [&ARGS[..], &["--backing", "memfd", "--position", "place", "a.txt"]].concat();
+    let mut feed = place.feed(&args);
+    let mut consumer = place.consumer("tokens");
+    // Half of the first batch is held, the next quarter fills the other slot, and the rest waits for one.
+    let held = consumer.recv_timeout(PATIENCE).unwrap();
+    let mut got = vec![Got::of(&held)];
+    let kept = || serde_json::from_slice::<serde_json::Value>(&fs::read(place.path("place")).unwrap()).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while kept()["rows_of_next_batch"] != 6 {
+        assert!(Instant::now() < deadline, "{}", kept());
+        thread::yield_now();
+    }
+    feed.signal("TERM");
+    feed.wait_for("stopping");
+    drop(held);
+    got.extend(receive_all(&mut consumer));
+    feed.end().assert_code(0);
+    assert_eq!(got.len(), 2, "what waited was not published");
+    drop(consumer);
+    let mut again = place.feed(&args);
+    again.wait_for("and 6 rows of a batch behind it");
+    got.extend(receive_all(&mut place.consumer("tokens")));
+    again.end().assert_code(0);
+    assert_lines(&got, 40);
 }

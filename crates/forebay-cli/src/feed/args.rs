@@ -100,6 +100,12 @@ pub(crate) struct Args {
     #[arg(long, help_heading = "Ring")]
     pub(super) fresh: bool,
 
+    /// Keep the place in the input in this file, too, and go on from it when the ring is gone (memfd, a reboot, `forebay
+    /// clean`). Written after messages, every 100 ms at most: what was published since comes again; what was published
+    /// and lay in the lost ring unread does not
+    #[arg(long, value_name = "FILE", help_heading = "Ring")]
+    pub(super) position: Option<PathBuf>,
+
     /// Folder in which producers and consumers meet [default: $FOREBAY_DIR, else as `forebay --help` says]
     #[arg(long, value_name = "FOLDER", help_heading = "Ring")]
     dir: Option<PathBuf>,

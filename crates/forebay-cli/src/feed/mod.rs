@@ -4,12 +4,13 @@
 //!   args.rs help.rs  what it can be told    run.rs       from the first item to the last message
 //!   kind.rs   what differs: text.rs         progress.rs  while it runs     summary.rs  when it ends
 //!             images.rs table.rs            lines.rs     which items are where
-//!   place.rs  where it stands               resume.rs    where it begins
+//!   place.rs  where it stands               keep.rs      in a file         resume.rs   where it begins
 //! ```
 
 mod args;
 mod help;
 mod images;
+mod keep;
 mod kind;
 mod lines;
 mod place;

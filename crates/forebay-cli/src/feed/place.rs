@@ -1,4 +1,4 @@
-//! Where a feed stands: what travels with its messages.
+//! Where a feed stands: what travels with its messages, and what `--position` keeps.
 //!
 //! Between two batches that is a [`Checkpoint`], as every feed of the library gives it. A batch that no slot has room for
 //! is published in parts. While some of its rows are out and some are not, the place is that before the batch, and behind

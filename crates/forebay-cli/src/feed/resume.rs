@@ -1,10 +1,10 @@
 //! Where a feed begins: with the first item, or where an earlier one stopped.
 //!
-//! The last message of the ring says it.
+//! The last message of the ring says it. Where there is no ring, or one without a message, the file of `--position` does.
 
 use forebay::Producer;
 
-use super::{args::Args, kind::Feeds, place::Place};
+use super::{args::Args, keep::Keeper, kind::Feeds, place::Place};
 use crate::{
     failure::Failure,
     show::{self, count},
@@ -16,6 +16,7 @@ pub(super) fn resume<F: Feeds>(
     what: &F,
     producer: &Producer,
     source: F::Source,
+    keeper: Option<&Keeper>,
 ) -> Result<(F::Source, Place), Failure> {
     let ring = args.ring(F::NAME);
     let left = producer.takeover().map(|takeover| count(takeover.outstanding, "message"));
@@ -33,6 +34,16 @@ pub(super) fn resume<F: Feeds>(
         let source = what.resume(&place.checkpoint.position).map_err(|e| refused(&e))?;
         let after = after(what, &source, &place);
         show::say(&format!("going on after {after}; {left} of the earlier feed not received yet"));
+        return Ok((source, place));
+    }
+    let kept = keeper.filter(|_| !args.fresh);
+    if let Some(keeper) = kept
+        && let Some(place) = keeper.read()?.filter(|place| !place.is_start())
+    {
+        drop(source);
+        let source = what.resume(&place.checkpoint.position).map_err(|e| keeper.refused(&e.to_string()))?;
+        let after = after(what, &source, &place);
+        show::say(&format!("going on after {after}, as {} says", keeper.path().display()));
         return Ok((source, place));
     }
     if let Some(left) = left {

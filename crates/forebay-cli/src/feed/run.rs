@@ -21,7 +21,8 @@ use forebay_ingest::{Batch, Batches, IngestError, OnError, PipelineOptions, Skip
 
 use super::{
     args::{Args, What},
-    kind::{Feeds, Tensor},
+    keep::Keeper,
+    kind::{Feeds, Tensor, schema},
     lines::Lines,
     place::{Part, Place},
     progress::Progress,
@@ -57,7 +58,7 @@ fn feed<F: Feeds>(what: &F, args: Args, stop: Stop) -> Result<(), Failure> {
     let ring = args.ring(F::NAME);
     announce(&args, ring, what, &producer);
     let started = begin(&args, what, &producer, source, &stop);
-    let (pipeline, place) = match started {
+    let (pipeline, place, keeper) = match started {
         Ok(started) => started,
         Err(failure) => {
             leave(producer);
@@ -75,21 +76,32 @@ fn feed<F: Feeds>(what: &F, args: Args, stop: Stop) -> Result<(), Failure> {
         Ok(()) | Err(WaitError::Interrupted) => {}
         Err(e) => return Err(Failure::failed(e)),
     }
-    Feed::new(what, args, stop, producer, pipeline, place).finish()
+    Feed::new(what, args, stop, producer, pipeline, place, keeper).finish()
 }
 
-/// The pipeline, from where it has to begin, and that place.
+/// The pipeline, from where it has to begin; that place, and what keeps it from now on.
 fn begin<F: Feeds>(
     args: &Args,
     what: &F,
     producer: &Producer,
     source: F::Source,
     stop: &Stop,
-) -> Result<(Batches<F::Data>, Place), Failure> {
-    let (source, place) = resume(args, what, producer, source)?;
+) -> Result<(Batches<F::Data>, Place, Option<Keeper>), Failure> {
+    let mut keeper = match &args.position {
+        Some(path) => {
+            let schema = schema(F::NAME, &what.largest(args.batch)).map_err(Failure::usage)?;
+            Some(Keeper::new(path, schema.to_string()))
+        }
+        None => None,
+    };
+    let (source, place) = resume(args, what, producer, source, keeper.as_ref())?;
+    if let Some(keeper) = &mut keeper {
+        // Whether it can be written is known before there is a message.
+        keeper.save(&place, true)?;
+    }
     let options = PipelineOptions { ahead: place.checkpoint.ahead.clone(), ..args.pipeline_options(stop) };
     let pipeline = what.start(source, options).map_err(ingest)?;
-    Ok((pipeline, place))
+    Ok((pipeline, place, keeper))
 }
 
 /// Ends without having published anything: a ring that was taken over is neither closed nor removed, so that the next
@@ -172,10 +184,19 @@ struct Feed<'a, F: Feeds> {
     resumed: bool,
     /// Behind what is published.
     place: Place,
+    keeper: Option<Keeper>,
 }
 
 impl<'a, F: Feeds> Feed<'a, F> {
-    fn new(what: &'a F, args: Args, stop: Stop, producer: Producer, pipeline: Batches<F::Data>, place: Place) -> Self {
+    fn new(
+        what: &'a F,
+        args: Args,
+        stop: Stop,
+        producer: Producer,
+        pipeline: Batches<F::Data>,
+        place: Place,
+        keeper: Option<Keeper>,
+    ) -> Self {
         let progress = Progress::new(args.shown(), F::TOKENS, pipeline.input_bytes());
         let before = producer.stats();
         Self {
@@ -194,12 +215,15 @@ impl<'a, F: Feeds> Feed<'a, F> {
             start: Instant::now(),
             resumed: !place.is_start(),
             place,
+            keeper,
         }
     }
 
     /// Publishes everything, drains, closes, and tells how it went.
     fn finish(mut self) -> Result<(), Failure> {
         let published = self.publish_all();
+        let kept = self.keep(true);
+        let published = published.and(kept);
         let elapsed = self.start.elapsed();
         let complete = published.is_ok() && self.pipeline.report().complete;
         self.tell_skipped();
@@ -228,9 +252,11 @@ impl<'a, F: Feeds> Feed<'a, F> {
         };
         summary.count(&self.before, &self.producer.stats());
         let json = self.args.json;
-        self.close(complete && drained == Ok(true));
+        let finished = complete && drained == Ok(true);
+        let removed = self.keeper.as_ref().filter(|_| finished).map_or(Ok(()), Keeper::remove);
+        self.close(finished);
         show::put(&if json { summary.json() } else { summary.table() })?;
-        let mut wrong: Vec<String> = drained.err().into_iter().collect();
+        let mut wrong: Vec<String> = drained.err().into_iter().chain(removed.err().map(|e| e.text)).collect();
         if summary.dead_letters > 0 {
             wrong.push(format!("{} given up, see above", count(summary.dead_letters, "message")));
         }
@@ -247,6 +273,7 @@ impl<'a, F: Feeds> Feed<'a, F> {
         while let Some(batch) = self.pipeline.next() {
             self.publish(&batch.map_err(ingest)?)?;
             self.tell_skipped();
+            self.keep(false)?;
             self.progress.update(self.pipeline.report());
             if self.stop.asked() {
                 break;
@@ -341,8 +368,13 @@ impl<'a, F: Feeds> Feed<'a, F> {
     /// Waits until there is a slot for a message of these fields.
     fn make_room(&mut self, fields: &[FieldSpec<'_>], timeout: Option<Duration>) -> Result<(), LoanError> {
         let (stop, progress) = (&self.stop, &mut self.progress);
+        let (keeper, place) = (&mut self.keeper, &self.place);
         let mut interrupted = || {
             progress.waiting();
+            if let Some(keeper) = keeper.as_mut() {
+                // It may wait long. What goes wrong is told when the wait is over, if it still does.
+                let _ = keeper.save(place, false);
+            }
             stop.asked()
         };
         self.producer.loan_within(fields, timeout, &mut interrupted).map(drop)
@@ -354,6 +386,11 @@ impl<'a, F: Feeds> Feed<'a, F> {
             let text = self.lines.describe(&letter, F::UNIT, |file| self.pipeline.name(file).to_owned());
             self.progress.pause(|| show::say(&text));
         }
+    }
+
+    /// Writes the place to the file of `--position` if there is one and it is time; with `now` in any case.
+    fn keep(&mut self, now: bool) -> Result<(), Failure> {
+        self.keeper.as_mut().map_or(Ok(()), |keeper| keeper.save(&self.place, now))
     }
 
     /// Leaves out a row that no slot has room for.
@@ -423,7 +460,10 @@ impl<'a, F: Feeds> Feed<'a, F> {
 
     /// Closes the ring; an unfinished feed leaves it for the next one.
     fn close(self, finished: bool) {
-        let Self { mut producer, args, .. } = self;
+        let Self { mut producer, args, keeper, .. } = self;
+        if !finished && let Some(keeper) = keeper {
+            show::say(&format!("the place in the input is in {}", keeper.path().display()));
+        }
         let ring = args.ring(F::NAME);
         let stats = producer.stats();
         if finished || args.backing == Backing::Memfd || stats.published == 0 {
