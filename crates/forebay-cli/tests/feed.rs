@@ -161,3 +161,21 @@ fn a_message_that_is_received_and_still_read_does_not_keep_the_feed() {
         assert_eq!(common::Got::of(&held[1]).rows.len(), 4);
     }
 }
+
+#[test]
+fn widths_are_rounded_up_and_slots_have_room_for_that() {
+    let (place, _dog) = (Place::new(), watchdog());
+    place.numbers("a.txt", 10);
+    let mut feed = place.feed(["--batch", "4", "--max-length", "5", "--pad-to-multiple", "8", "a.txt"]);
+    let mut consumer = place.consumer("tokens");
+    let schema = consumer.schema().unwrap().to_string();
+    assert!(schema.contains("input_ids: int64[4, 8]"), "{schema}");
+    for rows in [4, 4, 2] {
+        let message = consumer.recv_timeout(common::PATIENCE).unwrap();
+        assert_eq!(message.tensor("input_ids").unwrap().shape(), [rows, 8]);
+    }
+    assert!(receive_all(&mut consumer).is_empty());
+    feed.end().assert_code(0);
+
+    place.feed(["--pad-to-multiple", "0", "a.txt"]).end().assert_code(64).assert_says(&["multiple"]);
+}

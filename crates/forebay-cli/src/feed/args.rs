@@ -146,6 +146,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TOKENS", conflicts_with_all = ["images", "jsonl"], help_heading = "Text")]
     max_length: Option<usize>,
 
+    /// Round the width of every message up to a multiple of so many tokens, also past --max-length [default: not]
+    #[arg(long, value_name = "TOKENS", conflicts_with_all = ["images", "jsonl"], help_heading = "Text")]
+    pad_to_multiple: Option<usize>,
+
     /// Bytes of the longest line; longer ones are errors of their line
     #[arg(long, value_name = "BYTES", default_value = "1MiB", help_heading = "Batches")]
     max_line_bytes: Bytes,
@@ -276,7 +280,11 @@ impl Args {
 
     /// What feeding text needs.
     pub(super) fn text(&self) -> Result<Text, Failure> {
-        let options = TokenizerOptions { max_length: self.max_length, ..TokenizerOptions::default() };
+        let options = TokenizerOptions {
+            max_length: self.max_length,
+            pad_to_multiple_of: self.pad_to_multiple,
+            ..TokenizerOptions::default()
+        };
         let tokenizer = Tokenizer::from_file(needed(&self.tokenizer)?, &options).map_err(Failure::usage)?;
         Ok(Text { inputs: self.inputs(), options: self.source_options(), tokenizer: Arc::new(tokenizer) })
     }
