@@ -63,7 +63,9 @@ impl ImageFeed {
             let (option, found) = ("repeat", "0".to_owned());
             return Err(IngestError::BadOption { option, found, expected: "1 or more, or forever" });
         }
-        let source = ImageSource::open(inputs, options.source).map_err(IngestError::Images)?;
+        let mut source = ImageSource::open(inputs, options.source).map_err(IngestError::Images)?;
+        // One byte more, to know a longer one by.
+        source.limit_labels(options.labels.then_some(MAX_LABEL_BYTES + 1));
         let order = Order::new(options.shuffle, source.inputs().len());
         // A missing file is told when its turn comes.
         let lengths = source.inputs().iter().map(|path| fs::metadata(path).map_or(0, |data| data.len())).collect();
@@ -220,11 +222,13 @@ impl Reads for ImageFeed {
             self.read_bytes += offset.saturating_sub(self.position.offset);
             self.position.offset = offset;
             let id = LineId { file: self.position.file, line: self.position.line };
-            let sample = match sample {
+            let mut sample = match sample {
                 Ok(sample) => sample,
                 Err(error) => return Ok(Taken::Bad(id, ItemError::Sample { key: error.key, detail: error.reason })),
             };
             let label = if self.options.labels { self.label(&sample) } else { Ok(0) };
+            // It is a number now: what is kept is what is counted.
+            sample.label = None;
             return Ok(match label {
                 Ok(label) => {
                     into.bytes += sample.image.len() + sample.key.len();
@@ -274,5 +278,35 @@ impl Reads for ImageFeed {
 
     fn shuffle(&self) -> Option<Shuffle> {
         self.options.shuffle
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn what_stands_beside_an_image_is_neither_kept_nor_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["a", "b"] {
+            fs::write(folder.path().join(name).with_extension("jpg"), b"image").unwrap();
+            fs::write(folder.path().join(name).with_extension("cls"), b"7\n").unwrap();
+            fs::write(folder.path().join(name).with_extension("json"), vec![b' '; 100_000]).unwrap();
+        }
+        let members = ["a.jpg", "a.cls", "a.json", "b.jpg", "b.cls", "b.json"];
+        let done = Command::new("tar").current_dir(folder.path()).args(["-cf", "shard.tar"]).args(members).status();
+        assert!(done.unwrap().success());
+        for labels in [false, true] {
+            let options = ImageFeedOptions { labels, ..ImageFeedOptions::default() };
+            let mut feed = ImageFeed::open(&[folder.path().join("shard.tar")], options).unwrap();
+            let mut samples = Samples::default();
+            while !feed.is_done() {
+                assert!(!matches!(feed.take(&mut samples).unwrap(), Taken::Bad(..)));
+            }
+            assert_eq!(samples.bytes(), 2 * ("image".len() + "a".len()));
+            let label = if labels { 7 } else { 0 };
+            assert!(samples.samples.iter().all(|(sample, found)| sample.label.is_none() && *found == label));
+        }
     }
 }

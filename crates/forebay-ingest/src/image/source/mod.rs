@@ -16,7 +16,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use tar::Shard;
+use tar::{Labels, Shard};
 
 /// How a source reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,6 +117,7 @@ pub struct ImageSource {
     options: ImageSourceOptions,
     position: ImagePosition,
     shard: Option<Shard<File>>,
+    labels: Labels,
 }
 
 impl ImageSource {
@@ -133,7 +134,7 @@ impl ImageSource {
             return Err(ImageSourceError::Nothing { given: inputs.len() });
         }
         let position = ImagePosition { check: files::fingerprint(&found), ..ImagePosition::default() };
-        Ok(Self { inputs: found, options, position, shard: None })
+        Ok(Self { inputs: found, options, position, shard: None, labels: Labels::All })
     }
 
     /// The same from a position on that an earlier run stored.
@@ -164,6 +165,11 @@ impl ImageSource {
     #[must_use]
     pub fn position(&self) -> ImagePosition {
         self.position
+    }
+
+    /// From now on reads nothing of what stands beside an image in a shard, or so many bytes of its `.cls`.
+    pub(crate) fn limit_labels(&mut self, class_bytes: Option<u64>) {
+        self.labels = class_bytes.map_or(Labels::Nothing, Labels::Class);
     }
 
     /// Goes to the sample that begins at byte `offset` of input `input`.
@@ -223,7 +229,7 @@ impl ImageSource {
             }
         }
         let shard = self.shard.as_mut()?;
-        let next = shard.next_sample(self.options.max_bytes);
+        let next = shard.next_sample(self.options.max_bytes, self.labels);
         self.position.offset = shard.offset();
         match next {
             Ok(None) => {

@@ -15,6 +15,27 @@ const MAX_MEMBERS: usize = 1000;
 const IMAGES: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
 const LABELS: [&str; 3] = ["cls", "txt", "json"];
 
+/// What is read of what stands beside an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Labels {
+    /// The `.cls`, else the last of the others.
+    All,
+    /// The `.cls`, and of that at most so many bytes.
+    Class(u64),
+    Nothing,
+}
+
+impl Labels {
+    /// Bytes to read of a member of this size; `None` if it is no label.
+    fn bytes_of(self, ending: &str, size: u64) -> Option<u64> {
+        match self {
+            Self::All => LABELS.contains(&ending).then_some(size),
+            Self::Class(most) => (ending == "cls").then_some(size.min(most)),
+            Self::Nothing => None,
+        }
+    }
+}
+
 /// A shard, read from a header on.
 #[derive(Debug)]
 pub(super) struct Shard<R> {
@@ -72,7 +93,7 @@ impl<R: Read + Seek> Shard<R> {
     }
 
     /// The next sample with an image in it; `None` at the end. An outer error means that nothing more can be found.
-    pub(super) fn next_sample(&mut self, max_bytes: u64) -> Result<Option<Outcome>, String> {
+    pub(super) fn next_sample(&mut self, max_bytes: u64, labels: Labels) -> Result<Option<Outcome>, String> {
         loop {
             let Some(first) = self.member()? else { return Ok(None) };
             let key = key_of(&first.name).0.to_owned();
@@ -82,7 +103,7 @@ impl<R: Read + Seek> Shard<R> {
                 if count == MAX_MEMBERS {
                     return Err(damaged(member.start, &format!("more than {MAX_MEMBERS} members are called {key:?}")));
                 }
-                self.take(member, max_bytes, &mut sample)?;
+                self.take(member, max_bytes, labels, &mut sample)?;
                 self.next = self.at;
                 match self.member() {
                     Ok(Some(next)) if next.regular && key_of(&next.name).0 == key => member = next,
@@ -103,18 +124,19 @@ impl<R: Read + Seek> Shard<R> {
     }
 
     /// Reads what is wanted of a member and passes over the rest.
-    fn take(&mut self, member: Member, max_bytes: u64, sample: &mut Collect) -> Result<(), String> {
+    fn take(&mut self, member: Member, max_bytes: u64, labels: Labels, sample: &mut Collect) -> Result<(), String> {
         let end = self.at + member.size.next_multiple_of(BLOCK);
         let (_, ending) = key_of(&member.name);
-        let (image, label) = (IMAGES.contains(&ending.as_str()), LABELS.contains(&ending.as_str()));
-        if member.regular && (image || label) {
-            if member.size > max_bytes {
+        let image = IMAGES.contains(&ending.as_str());
+        let wanted = if image { Some(member.size) } else { labels.bytes_of(&ending, member.size) };
+        if let Some(wanted) = wanted.filter(|_| member.regular) {
+            if wanted > max_bytes {
                 let Member { name, size, .. } = member;
                 sample.wrong = Some(format!(
                     "the member {name:?} has {size} bytes, at most {max_bytes} are allowed; raise max_bytes or leave it out"
                 ));
             } else {
-                let bytes = self.bytes(member.size)?;
+                let bytes = self.bytes(wanted)?;
                 let doubled = if image {
                     sample.image.replace(bytes).is_some()
                 } else {
@@ -312,7 +334,7 @@ mod tests {
         let mut shard = Shard::at(Cursor::new(bytes), offset).unwrap();
         let mut samples = Vec::new();
         loop {
-            match shard.next_sample(max_bytes) {
+            match shard.next_sample(max_bytes, Labels::All) {
                 Ok(Some(sample)) => samples.push((shard.offset(), sample)),
                 Ok(None) => return (samples, Ok(())),
                 Err(why) => return (samples, Err(why)),
@@ -352,6 +374,49 @@ mod tests {
         let (key, reason) = samples[1].1.as_ref().unwrap_err();
         assert!(key == "a/0002" && reason.contains("600 bytes, at most 599"), "{key} {reason}");
         assert!(samples[2].1.is_ok());
+    }
+
+    /// Counts what is read of it.
+    struct Counted<'a>(Cursor<&'a [u8]>, usize);
+
+    impl Read for Counted<'_> {
+        fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+            let read = self.0.read(out)?;
+            self.1 += read;
+            Ok(read)
+        }
+    }
+
+    impl Seek for Counted<'_> {
+        fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+            self.0.seek(to)
+        }
+    }
+
+    #[test]
+    fn a_label_that_nobody_asked_for_is_not_read() {
+        let long = vec![b'7'; 1 << 20];
+        let bytes = [
+            member("a.cls", b'0', &long),
+            member("a.jpg", b'0', b"1"),
+            member("a.json", b'0', &long),
+            member("b.jpg", b'0', b"2"),
+        ];
+        let bytes = bytes.concat();
+        for (labels, found, most) in [
+            (Labels::Nothing, None, 256 << 10),
+            (Labels::Class(65), Some(("cls".to_owned(), long[..65].to_vec())), 256 << 10),
+            (Labels::All, Some(("cls".to_owned(), long.clone())), 4 << 20),
+        ] {
+            let mut shard = Shard::at(Counted(Cursor::new(&bytes), 0), 0).unwrap();
+            let first = shard.next_sample(2 << 20, labels).unwrap().unwrap().unwrap();
+            assert_eq!((&*first.image, first.label), (&b"1"[..], found));
+            let second = shard.next_sample(2 << 20, labels).unwrap().unwrap().unwrap();
+            assert_eq!((&*second.key, &*second.image, second.label), ("b", &b"2"[..], None));
+            assert!(shard.next_sample(2 << 20, labels).unwrap().is_none());
+            let read = shard.reader.get_ref().1;
+            assert!(read < most, "{labels:?}: {read} bytes were read");
+        }
     }
 
     #[test]
