@@ -84,7 +84,7 @@ pub use error::{IngestError, ItemError, PositionError};
 #[cfg(feature = "feed")]
 pub use feed::{
     Ahead, Batch, BatchData, Batches, Checkpoint, Format, Input, Line, LineId, OnError, PipelineOptions, Position,
-    Repeat, Report, Shuffle, Skipped, SkippedItem, Source, SourceOptions, Unit,
+    Repeat, Report, Shuffle, Skipped, SkippedItem, Source, SourceOptions, Unit, Watcher,
 };
 #[cfg(feature = "images")]
 pub use feed::{ImageBatch, ImageFeed, ImageFeedOptions, ImagePipeline, ImageTensors};

@@ -4,14 +4,14 @@
 mod common;
 
 use std::io::Write;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use common::{all, data, firsts, number_tokenizer, pipe, start, start_source, watchdog, write};
 use forebay_ingest::{
     Format, IngestError, Input, ItemError, LineId, OnError, Pipeline, PipelineOptions, Repeat, Source, SourceOptions,
-    Tokenizer, TokenizerOptions,
+    Tokenizer, TokenizerOptions, Watcher,
 };
 use tempfile::tempdir;
 
@@ -121,6 +121,26 @@ fn bad_lines_are_skipped_counted_and_placed() {
     assert_eq!((skipped.total(), skipped.blank(), skipped.first().len()), (102, 1, 20));
     assert_eq!(skipped.first()[0].reason, ItemError::NotUtf8 { at: 1, byte: 0xff });
     assert!(pipeline.report().complete);
+}
+
+#[test]
+fn a_watcher_is_told_of_every_item_that_is_left_out() {
+    let _watchdog = watchdog();
+    let folder = tempdir().unwrap();
+    let input = write(folder.path(), "mixed", [&b"0\n"[..], &b"\xff\n".repeat(100), b"\nboom\n1\n"].concat());
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let to = Arc::clone(&told);
+    let watcher = Watcher::new(move |name, item| {
+        assert!(name.ends_with("mixed"), "{name}");
+        to.lock().unwrap().push((item.line, item.kind()));
+    });
+    let mut pipeline = start(&[input], PipelineOptions { on_error: OnError::Skip, watcher, ..options() });
+    assert_eq!(all(&mut pipeline).0, [0, 1]);
+    let mut told = told.lock().unwrap().clone();
+    told.sort_unstable();
+    let mut expected: Vec<_> = (2..102).map(|line| (line, "not UTF-8")).collect();
+    expected.push((103, "refused by the tokenizer"));
+    assert_eq!(told, expected);
 }
 
 #[test]

@@ -105,7 +105,7 @@ impl<R: Default> RawBatch<R> {
         Self { raw, lines, first, next: first, skipped, input_bytes: 0 }
     }
 
-    /// Prepares the batch. `stop` is asked between items; `None` if it said yes.
+    /// Prepares the batch. `stop` is asked between items; `None` if it said yes. `left_out` is told of what is skipped.
     ///
     /// Under [`OnError::Fail`] a bad item fails the whole batch: nothing of it is delivered, so that the position
     /// delivered last is one to resume from.
@@ -114,6 +114,7 @@ impl<R: Default> RawBatch<R> {
         prepares: &P,
         on_error: OnError,
         stop: &dyn Fn() -> bool,
+        left_out: &dyn Fn(&SkippedItem),
     ) -> Option<Answered<P::Data>> {
         let Prepared { data, bad } = prepares.prepare(self.raw, on_error == OnError::Fail, stop)?;
         let mut lines = self.lines;
@@ -124,7 +125,11 @@ impl<R: Default> RawBatch<R> {
                 match bad.next_if(|(at, _)| *at == index) {
                     None => kept.push(id),
                     Some((_, reason)) if on_error == OnError::Fail => return Some(Err((id, reason))),
-                    Some((_, reason)) => self.skipped.add(SkippedItem { file: id.file, line: id.line, reason }),
+                    Some((_, reason)) => {
+                        let item = SkippedItem { file: id.file, line: id.line, reason };
+                        left_out(&item);
+                        self.skipped.add(item);
+                    }
                 }
             }
             lines = kept;

@@ -5,7 +5,7 @@
 
 use super::batch::{LineId, OnError, RawBatch};
 use super::position::Position;
-use super::report::SkippedItem;
+use super::report::{SkippedItem, Watcher};
 use super::shuffle::{BLOCK_BYTES, Shuffle};
 use super::stage::{Collected, Reads, Taken, Unit};
 use crate::error::{IngestError, ItemError};
@@ -37,6 +37,7 @@ struct Block<R> {
 pub(crate) struct Batcher<R: Reads> {
     source: R,
     on_error: OnError,
+    watcher: Watcher,
     rows: usize,
     shuffle: Option<Shuffle>,
     block: Option<Block<R::Raw>>,
@@ -49,12 +50,13 @@ pub(crate) struct Batcher<R: Reads> {
 }
 
 impl<R: Reads> Batcher<R> {
-    pub(crate) fn new(source: R, on_error: OnError, rows: usize) -> Self {
+    pub(crate) fn new(source: R, on_error: OnError, rows: usize, watcher: Watcher) -> Self {
         let at = source.position();
         Self {
             shuffle: source.shuffle(),
             source,
             on_error,
+            watcher,
             rows,
             block: None,
             delivered: at.block_items as usize,
@@ -167,7 +169,11 @@ impl<R: Reads> Batcher<R> {
             Taken::Bad(id, reason) if self.on_error == OnError::Fail => {
                 return Err(bad_item(R::UNIT, self.source.name(id.file), id, reason));
             }
-            Taken::Bad(id, reason) => batch.skipped.add(SkippedItem { file: id.file, line: id.line, reason }),
+            Taken::Bad(id, reason) => {
+                let item = SkippedItem { file: id.file, line: id.line, reason };
+                self.watcher.tell(|file| self.source.name(file), &item);
+                batch.skipped.add(item);
+            }
         }
         self.pass_lines += 1;
         batch.next = Position { block_items: 0, ..self.source.position() };

@@ -40,7 +40,7 @@ pub use input::Input;
 pub use order::Repeat;
 pub use pipeline::{Batches, PipelineOptions};
 pub use position::Position;
-pub use report::{Report, Skipped, SkippedItem};
+pub use report::{Report, Skipped, SkippedItem, Watcher};
 #[cfg(feature = "images")]
 pub use samples::{ImageFeed, ImageFeedOptions};
 pub use shuffle::Shuffle;

@@ -37,7 +37,7 @@ use super::batcher::{Batcher, bad_item};
 use super::checkpoint::Ahead;
 use super::format::Format;
 use super::position::Position;
-use super::report::Report;
+use super::report::{Report, Watcher};
 use super::stage::{BatchData, Prepares, Reads, Unit};
 use super::threads::{Job, Outcome, Reader, Shared, Waited, wait, work};
 use crate::error::IngestError;
@@ -68,6 +68,8 @@ pub struct PipelineOptions {
     ///
     /// [`Checkpoint::ahead`]: super::checkpoint::Checkpoint::ahead
     pub ahead: Ahead,
+    /// Is told of every item that is left out; default nobody. The report keeps the first ones only.
+    pub watcher: Watcher,
     /// Ends the run when it becomes true, within 50 ms and one row; for signal handlers.
     pub cancel: Arc<AtomicBool>,
 }
@@ -82,6 +84,7 @@ impl Default for PipelineOptions {
             on_error: OnError::default(),
             ordered: true,
             ahead: Ahead::default(),
+            watcher: Watcher::default(),
             cancel: Arc::default(),
         }
     }
@@ -124,7 +127,6 @@ pub struct Batches<D> {
     reader: Option<JoinHandle<()>>,
     join_reader: bool,
     shared: Arc<Shared>,
-    names: Vec<String>,
     unit: Unit,
     remaining_bytes: Option<u64>,
     ordered: bool,
@@ -162,6 +164,8 @@ impl<D: BatchData> Batches<D> {
         let (stop, stopped) = bounded(0);
         let shared = Arc::new(Shared {
             on_error: options.on_error,
+            watcher: options.watcher.clone(),
+            names: (0..source.inputs() as u32).map(|file| source.name(file)).collect(),
             cancel: Arc::clone(&options.cancel),
             dropped: source.cancel_flag(),
         });
@@ -174,7 +178,6 @@ impl<D: BatchData> Batches<D> {
             reader: None,
             join_reader: !source.has_stream(),
             shared: Arc::clone(&shared),
-            names: (0..source.inputs() as u32).map(|file| source.name(file)).collect(),
             unit: R::UNIT,
             remaining_bytes: source.remaining_bytes(),
             ordered: options.ordered,
@@ -195,7 +198,7 @@ impl<D: BatchData> Batches<D> {
             let worker = worker.map_err(|source| IngestError::Spawn { index, threads, source })?;
             pipeline.workers.push(worker);
         }
-        let batcher = Batcher::new(source, options.on_error, options.batch_rows);
+        let batcher = Batcher::new(source, options.on_error, options.batch_rows, options.watcher);
         let reader = Reader { shared, ahead: options.ahead, permit, jobs: job_sender, answers: answer_sender };
         let reader = thread::Builder::new()
             .name("forebay-read".into())
@@ -221,7 +224,7 @@ impl<D: BatchData> Batches<D> {
     /// Name of input `file`, for people.
     #[must_use]
     pub fn name(&self, file: u32) -> &str {
-        self.names.get(file as usize).map_or("unknown input", String::as_str)
+        self.shared.name(file)
     }
 
     /// What the items are: lines or samples.

@@ -3,6 +3,7 @@
 //! Only counts and the first few skipped lines are kept, however many there are. Nothing here decides what is skipped.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::error::ItemError;
 #[cfg(feature = "images")]
@@ -20,6 +21,41 @@ pub struct SkippedItem {
     pub line: u64,
     /// Why it is no item.
     pub reason: ItemError,
+}
+
+impl SkippedItem {
+    /// The kind of its reason, as [`Skipped::by_kind`] counts it.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        KINDS[kind(&self.reason)]
+    }
+}
+
+/// Is told of every item that is left out, with the name of its input: at once, on the thread that finds it, before a
+/// batch that it would have been in is given out. What is read ahead is told as well: after a resume it is told again.
+/// Blank lines are not.
+#[derive(Clone, Default)]
+pub struct Watcher(Option<Arc<Told>>);
+
+type Told = dyn Fn(&str, &SkippedItem) + Send + Sync;
+
+impl Watcher {
+    /// Calls `told`, which may be called by several threads at a time and holds them up.
+    pub fn new(told: impl Fn(&str, &SkippedItem) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(told)))
+    }
+
+    pub(crate) fn tell(&self, name: impl FnOnce(u32) -> String, item: &SkippedItem) {
+        if let Some(told) = &self.0 {
+            told(&name(item.file), item);
+        }
+    }
+}
+
+impl fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Watcher").field(&self.0.is_some()).finish()
+    }
 }
 
 /// Kinds of [`ItemError`], in the order in which they are told.

@@ -10,6 +10,7 @@ use super::batch::{Batch, LineId, OnError, RawBatch};
 use super::batcher::{Batcher, Made};
 use super::checkpoint::Ahead;
 use super::position::Position;
+use super::report::{SkippedItem, Watcher};
 use super::stage::{Prepares, Reads};
 use crate::error::{IngestError, ItemError};
 
@@ -18,12 +19,19 @@ const SLICE: Duration = Duration::from_millis(50);
 /// What all threads of a pipeline look at.
 pub(super) struct Shared {
     pub(super) on_error: OnError,
+    pub(super) watcher: Watcher,
+    pub(super) names: Arc<[String]>,
     pub(super) cancel: Arc<AtomicBool>,
     /// Set when the pipeline has ended; the source's own flag, so that a reader inside an endless line sees it.
     pub(super) dropped: Arc<AtomicBool>,
 }
 
 impl Shared {
+    /// Name of input `file`, for people.
+    pub(super) fn name(&self, file: u32) -> &str {
+        self.names.get(file as usize).map_or("unknown input", String::as_str)
+    }
+
     pub(super) fn stopped(&self) -> bool {
         // ORDER none, Relaxed: the flags are the whole message.
         self.cancel.load(Ordering::Relaxed) || self.dropped.load(Ordering::Relaxed)
@@ -140,7 +148,8 @@ pub(super) fn work<P: Prepares>(
             recv(stopped) -> _ => return,
         };
         let Ok(Job { batch, answer }) = job else { return };
-        match batch.prepare(prepares, shared.on_error, &|| shared.stopped()) {
+        let left_out = |item: &SkippedItem| shared.watcher.tell(|file| shared.name(file).to_owned(), item);
+        match batch.prepare(prepares, shared.on_error, &|| shared.stopped(), &left_out) {
             None => return,
             Some(Ok(batch)) => answer.send(Outcome::Batch(Box::new(batch))),
             Some(Err((id, reason))) => answer.send(Outcome::Bad(id, reason)),
