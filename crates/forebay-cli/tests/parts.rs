@@ -43,7 +43,7 @@ fn assert_lines(got: &[Got], lines: usize) {
 fn a_batch_with_a_long_line_becomes_messages_that_fit_and_a_line_that_never_fits_is_told() {
     let (place, _dog) = (Place::new(), watchdog());
     write(&place, 40);
-    let mut feed = place.feed([&ARGS[..], &["--json", "a.txt"]].concat());
+    let mut feed = place.feed([&ARGS[..], &["--json", "--report", "left-out", "a.txt"]].concat());
     let got = receive_all(&mut place.consumer("tokens"));
     assert_lines(&got, 40);
     assert_eq!(got[0].rows.len(), 4, "half of the first batch, whose other half has the long line");
@@ -52,6 +52,13 @@ fn a_batch_with_a_long_line_becomes_messages_that_fit_and_a_line_that_never_fits
     let summary = ended.json();
     assert_eq!(summary["skipped"]["too large for a slot"], 2);
     assert_eq!((&summary["skipped_lines"], &summary["rows"]), (&2.into(), &38.into()));
+    let report = fs::read_to_string(place.path("left-out")).unwrap();
+    let report: Vec<serde_json::Value> = report.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let items: Vec<_> = report
+        .iter()
+        .map(|line| (line["input"].as_str().unwrap(), line["item"].as_u64().unwrap(), line["kind"].as_str().unwrap()))
+        .collect();
+    assert_eq!(items, [("a.txt", 13, "too large for a slot"), ("a.txt", 32, "too large for a slot")]);
     assert_eq!(summary["tokens"], got.iter().flat_map(|got| &got.rows).map(Vec::len).sum::<usize>());
     place.assert_clean();
 }

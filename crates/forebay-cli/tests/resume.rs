@@ -159,3 +159,36 @@ fn a_finished_feed_starts_again_with_the_first_line() {
         place.assert_clean();
     }
 }
+
+#[test]
+fn a_report_names_every_item_that_was_left_out_and_a_feed_that_goes_on_appends_to_it() {
+    let (place, _dog) = (Place::new(), watchdog());
+    let lines: String = (0..300).map(|i| if i % 2 == 0 { format!("{i}\n") } else { "missing\n".to_owned() }).collect();
+    place.write("a.txt", lines);
+    let args = [&["--on-error", "skip", "--report", "left-out", "--json"], &ARGS[..]].concat();
+    let feed = place.feed(&args);
+    let mut consumer = place.consumer("tokens");
+    let mut rows: Vec<_> = receive_some(&mut consumer, 10).into_iter().flat_map(|got| got.rows).collect();
+    feed.kill();
+    let mut again = place.feed(&args);
+    rows.extend(receive_all(&mut consumer).into_iter().flat_map(|got| got.rows));
+    assert_eq!(rows, (0..300).step_by(2).map(|i| vec![i]).collect::<Vec<_>>());
+    let ended = again.end();
+    assert!(ended.assert_code(0).err.matches("skipped a.txt line").count() <= 20);
+
+    let report = std::fs::read_to_string(place.path("left-out")).unwrap();
+    let mut items = std::collections::BTreeSet::new();
+    for line in report.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(line["input"].as_str(), Some("a.txt"));
+        assert_eq!(line["kind"].as_str(), Some("refused by the tokenizer"));
+        assert!(line["reason"].is_string());
+        items.insert(line["item"].as_u64().unwrap());
+    }
+    let expected: std::collections::BTreeSet<u64> = (2..=300).step_by(2).collect();
+    assert_eq!(items, expected, "every line that is none, though a kill may tell some twice");
+
+    let path = "no/such/folder";
+    place.feed(["--report", path, "--fresh", "a.txt"]).end().assert_code(64).assert_says(&["--report no/such/folder"]);
+    place.assert_clean();
+}

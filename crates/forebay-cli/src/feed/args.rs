@@ -181,6 +181,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "POLICY", default_value_t = OnError::Fail, help_heading = "Batches")]
     pub(super) on_error: OnError,
 
+    /// Append every item that is left out to this file, a line of JSON each: input, item (its number there), kind, reason.
+    /// After a kill or a signal what was read ahead is told again; --fresh empties it first
+    #[arg(long, value_name = "FILE", help_heading = "Batches")]
+    pub(super) report: Option<PathBuf>,
+
     /// Threads that prepare, up to 1024; 0 is one per core
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1024), help_heading = "Batches")]
     workers: u32,

@@ -5,6 +5,7 @@
 //!   kind.rs   what differs: text.rs         progress.rs  while it runs     summary.rs  when it ends
 //!             images.rs table.rs            lines.rs     which items are where
 //!   place.rs  where it stands               keep.rs      in a file         resume.rs   where it begins
+//!   skips.rs  what is left out, in a file
 //! ```
 
 mod args;
@@ -17,6 +18,7 @@ mod place;
 mod progress;
 mod resume;
 mod run;
+mod skips;
 mod summary;
 mod table;
 mod text;

@@ -13,11 +13,12 @@
 
 use std::{
     ops::Range,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use forebay::{Backing, CreateError, FieldSpec, Kind, LoanError, Producer, WaitError};
-use forebay_ingest::{Batch, Batches, IngestError, OnError, PipelineOptions, Skipped};
+use forebay_ingest::{Batch, Batches, IngestError, OnError, PipelineOptions, Skipped, Watcher};
 
 use super::{
     args::{Args, What},
@@ -27,7 +28,8 @@ use super::{
     place::{Part, Place},
     progress::Progress,
     resume::resume,
-    summary::{Done, Summary},
+    skips::Skips,
+    summary::{Done, Summary, TOO_LARGE},
 };
 use crate::{
     failure::Failure,
@@ -58,7 +60,7 @@ fn feed<F: Feeds>(what: &F, args: Args, stop: Stop) -> Result<(), Failure> {
     let ring = args.ring(F::NAME);
     announce(&args, ring, what, &producer);
     let started = begin(&args, what, &producer, source, &stop);
-    let (pipeline, place, keeper) = match started {
+    let begun = match started {
         Ok(started) => started,
         Err(failure) => {
             leave(producer);
@@ -76,17 +78,26 @@ fn feed<F: Feeds>(what: &F, args: Args, stop: Stop) -> Result<(), Failure> {
         Ok(()) | Err(WaitError::Interrupted) => {}
         Err(e) => return Err(Failure::failed(e)),
     }
-    Feed::new(what, args, stop, producer, pipeline, place, keeper).finish()
+    Feed::new(what, args, stop, producer, begun).finish()
 }
 
-/// The pipeline, from where it has to begin; that place, and what keeps it from now on.
+/// What runs, and what is written beside.
+struct Begun<F: Feeds> {
+    pipeline: Batches<F::Data>,
+    /// Where it began.
+    place: Place,
+    keeper: Option<Keeper>,
+    skips: Option<Arc<Skips>>,
+}
+
+/// Starts the pipeline where it has to begin.
 fn begin<F: Feeds>(
     args: &Args,
     what: &F,
     producer: &Producer,
     source: F::Source,
     stop: &Stop,
-) -> Result<(Batches<F::Data>, Place, Option<Keeper>), Failure> {
+) -> Result<Begun<F>, Failure> {
     let mut keeper = match &args.position {
         Some(path) => {
             let schema = schema(F::NAME, &what.largest(args.batch)).map_err(Failure::usage)?;
@@ -99,9 +110,12 @@ fn begin<F: Feeds>(
         // Whether it can be written is known before there is a message.
         keeper.save(&place, true)?;
     }
-    let options = PipelineOptions { ahead: place.checkpoint.ahead.clone(), ..args.pipeline_options(stop) };
+    let skips = args.report.as_deref().map(|path| Skips::open(path, args.fresh)).transpose()?;
+    let watcher = skips.as_ref().map_or_else(Watcher::default, Skips::watcher);
+    let ahead = place.checkpoint.ahead.clone();
+    let options = PipelineOptions { ahead, watcher, ..args.pipeline_options(stop) };
     let pipeline = what.start(source, options).map_err(ingest)?;
-    Ok((pipeline, place, keeper))
+    Ok(Begun { pipeline, place, keeper, skips })
 }
 
 /// Ends without having published anything: a ring that was taken over is neither closed nor removed, so that the next
@@ -185,18 +199,12 @@ struct Feed<'a, F: Feeds> {
     /// Behind what is published.
     place: Place,
     keeper: Option<Keeper>,
+    skips: Option<Arc<Skips>>,
 }
 
 impl<'a, F: Feeds> Feed<'a, F> {
-    fn new(
-        what: &'a F,
-        args: Args,
-        stop: Stop,
-        producer: Producer,
-        pipeline: Batches<F::Data>,
-        place: Place,
-        keeper: Option<Keeper>,
-    ) -> Self {
+    fn new(what: &'a F, args: Args, stop: Stop, producer: Producer, begun: Begun<F>) -> Self {
+        let Begun { pipeline, place, keeper, skips } = begun;
         let progress = Progress::new(args.shown(), F::TOKENS, pipeline.input_bytes());
         let before = producer.stats();
         Self {
@@ -216,6 +224,7 @@ impl<'a, F: Feeds> Feed<'a, F> {
             resumed: !place.is_start(),
             place,
             keeper,
+            skips,
         }
     }
 
@@ -223,7 +232,7 @@ impl<'a, F: Feeds> Feed<'a, F> {
     fn finish(mut self) -> Result<(), Failure> {
         let published = self.publish_all();
         let kept = self.keep(true);
-        let published = published.and(kept);
+        let published = published.and(kept).and(self.check_skips());
         let elapsed = self.start.elapsed();
         let complete = published.is_ok() && self.pipeline.report().complete;
         self.tell_skipped();
@@ -274,6 +283,7 @@ impl<'a, F: Feeds> Feed<'a, F> {
             self.publish(&batch.map_err(ingest)?)?;
             self.tell_skipped();
             self.keep(false)?;
+            self.check_skips()?;
             self.progress.update(self.pipeline.report());
             if self.stop.asked() {
                 break;
@@ -393,14 +403,21 @@ impl<'a, F: Feeds> Feed<'a, F> {
         self.keeper.as_mut().map_or(Ok(()), |keeper| keeper.save(&self.place, now))
     }
 
+    fn check_skips(&self) -> Result<(), Failure> {
+        self.skips.as_ref().map_or(Ok(()), |skips| skips.check())
+    }
+
     /// Leaves out a row that no slot has room for.
     fn skip_row(&mut self, batch: &Batch<F::Data>, row: usize, error: &LoanError) {
         self.done.too_large += 1;
+        let line = batch.lines[row];
+        let name = self.pipeline.name(line.file);
+        let reason = format!("{error}. On the command line: --slot-bytes");
+        if let Some(skips) = &self.skips {
+            skips.write(name, line.line, TOO_LARGE, &reason);
+        }
         if self.done.too_large <= Skipped::KEPT as u64 {
-            let line = batch.lines[row];
-            let name = self.pipeline.name(line.file);
-            let text = format!("skipped {name} {} {}: {error}. On the command line: --slot-bytes", F::UNIT, line.line);
-            self.progress.pause(|| show::say(&text));
+            self.progress.pause(|| show::say(&format!("skipped {name} {} {}: {reason}", F::UNIT, line.line)));
         }
     }
 

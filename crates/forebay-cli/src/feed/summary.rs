@@ -8,6 +8,9 @@ use serde_json::json;
 
 use crate::units::{Bytes, grouped, rate, span};
 
+/// The kind of a row that no slot has room for.
+pub(super) const TOO_LARGE: &str = "too large for a slot";
+
 /// What was published.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Done {
@@ -121,7 +124,7 @@ impl Summary {
 
     /// What was left out: (kind, items).
     fn by_kind(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        let too_large = Some(("too large for a slot", self.done.too_large)).filter(|&(_, rows)| rows > 0);
+        let too_large = Some((TOO_LARGE, self.done.too_large)).filter(|&(_, rows)| rows > 0);
         self.report.skipped.by_kind().chain(too_large)
     }
 
