@@ -155,9 +155,12 @@ impl Scrape {
             ("forebay_worker_items", None, "Items that the worker has", |w| w.items as f64),
             ("forebay_ring_slots_used", None, "Slots of the request ring in use", |w| f64::from(w.slots.0)),
             ("forebay_ring_slots", None, "Slots of the request ring", |w| f64::from(w.slots.1)),
-            ("forebay_oldest_lease", Some(&Unit::Seconds), "Age of the oldest answer slot that is held", |w| {
-                w.oldest_lease_s
-            }),
+            (
+                "forebay_oldest_lease",
+                Some(&Unit::Seconds),
+                "Age of the oldest answer slot that the daemon holds",
+                |w| w.oldest_lease_s,
+            ),
             ("forebay_worker_resident", Some(&Unit::Bytes), "Memory of the worker, all ranks", |w| w.rss_bytes as f64),
         ];
         for (name, unit, help, value) in gauges {
