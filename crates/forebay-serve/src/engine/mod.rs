@@ -17,8 +17,11 @@ mod dispatch;
 mod link;
 mod rows;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::{
+    any::Any,
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
@@ -183,6 +186,8 @@ impl Engine {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|index| format!("forebay-cpu-{index}"))
+            // Without this a panic would end the process. Whoever waits for the work is told that it will not come.
+            .panic_handler(|panic| tracing::error!(what = words(&*panic), "work on the CPU pool panicked"))
             .build()
             .map_err(|e| EngineError::Pool(e.to_string()))?;
         let seconds = |seconds: f64| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
@@ -331,7 +336,8 @@ impl Core {
         self.on_the_pool(call.deadline, move |core| core.intake.prepare(input, &parameters)).await?
     }
 
-    /// Does `work` on the CPU pool, unless nobody waits for it any more when its turn comes.
+    /// Does `work` on the CPU pool, unless nobody waits for it any more when its turn comes. If it panics, that is the
+    /// answer.
     async fn on_the_pool<T: Send + 'static>(
         self: &Arc<Self>,
         deadline: Instant,
@@ -348,8 +354,8 @@ impl Core {
         match tokio::time::timeout_at(deadline.into(), result).await {
             Ok(Ok(result)) => Ok(result),
             Ok(Err(_)) if deadline > Instant::now() => {
-                let text = "the request could not be prepared: this is an error in forebay";
-                Err(Refusal::Unsupported(text.to_owned()))
+                let message = "the request could not be prepared: this is an error in forebay".to_owned();
+                Err(Refusal::Worker { kind: "Internal".to_owned(), message })
             }
             Ok(Err(_)) | Err(_) => Err(Refusal::Deadline),
         }
@@ -543,6 +549,12 @@ impl Drop for Reserved<'_> {
         // ORDER none, Relaxed: a count of memory.
         self.core.prepared_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
+}
+
+/// What a panic said.
+fn words(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text")
 }
 
 /// Items of an input.
