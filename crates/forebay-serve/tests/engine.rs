@@ -500,6 +500,20 @@ engine_test! {
 }
 
 engine_test! {
+    async fn a_stream_ends_at_its_deadline_whatever_is_ready(place: Place) {
+        let engine = place.engine("generate", "", "").await;
+        let deadline = Instant::now() + Duration::from_millis(300);
+        let mut parts = engine.generate(Call { deadline, ..call(&[1e6]) }).await.unwrap();
+        // The worker makes tokens meanwhile, and nobody reads them.
+        tokio::time::sleep_until((deadline + Duration::from_millis(10)).into()).await;
+        let next = std::future::poll_fn(|context| parts.as_mut().poll_next(context)).await;
+        assert!(matches!(next, Some(Err(Refusal::Deadline))), "{next:?}");
+        assert!(std::future::poll_fn(|context| parts.as_mut().poll_next(context)).await.is_none());
+        place.until_marked("cancelled").await;
+    }
+}
+
+engine_test! {
     async fn a_stream_whose_worker_dies_ends_with_that(place: Place) {
         let engine = place.engine("generate", "on_death = \"retry\"\nbackoff_s = 0.01", "").await;
         let mut parts = engine.generate(call(&[1e6])).await.unwrap();

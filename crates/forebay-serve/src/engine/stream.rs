@@ -103,18 +103,18 @@ impl Stream for Stage {
         if self.guard.is_none() {
             return Poll::Ready(None);
         }
-        match self.events.poll_recv(context) {
-            Poll::Ready(Some(event)) => return Poll::Ready(Some(self.part(event))),
-            Poll::Ready(None) => {
-                self.guard = None;
-                return Poll::Ready(None);
-            }
-            Poll::Pending => {}
-        }
+        // First: what has piled up before a slow reader does not outlast it.
         if self.deadline.as_mut().poll(context).is_ready() {
             self.guard = None;
             return Poll::Ready(Some(Err(Refusal::Deadline)));
         }
-        Poll::Pending
+        match self.events.poll_recv(context) {
+            Poll::Ready(Some(event)) => Poll::Ready(Some(self.part(event))),
+            Poll::Ready(None) => {
+                self.guard = None;
+                Poll::Ready(None)
+            }
+            Poll::Pending => Poll::Pending,
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     future::Future as _,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context as Waker, Poll},
     time::Duration,
 };
@@ -19,7 +19,10 @@ use axum::{
 use bytes::Bytes;
 use futures_core::Stream;
 use serde_json::{Value, json};
-use tokio::time::{self, Instant, Sleep};
+use tokio::{
+    task::JoinHandle,
+    time::{self, Instant, Sleep},
+};
 
 use super::{
     App, body,
@@ -29,7 +32,10 @@ use super::{
     predict::{self, Asked},
     problem::{self, Problem},
 };
-use crate::backend::{Finish, Input, ItemError, Part, Parts};
+use crate::{
+    backend::{Finish, Input, ItemError, Part, Parts},
+    metrics::Route,
+};
 
 /// A stream without news says that it is alive this often.
 const ALIVE: Duration = Duration::from_secs(15);
@@ -132,11 +138,17 @@ pub(super) async fn stream(
     request: Request,
 ) -> Result<Response, Problem> {
     let (parts, count, _) = start(&app, &context, request).await?;
-    let events = Events {
-        parts: Some(parts),
-        open: count,
+    let running = Arc::new(Running {
+        app,
         request_id: Arc::clone(&context.request_id),
-        deadline: Box::pin(time::sleep_until(context.deadline.into())),
+        started: context.started,
+        parts: Mutex::new(Some(parts)),
+    });
+    let events = Events {
+        expiry: tokio::spawn(expire(Arc::clone(&running), context.deadline.into())),
+        running,
+        ended: false,
+        open: count,
         alive: Box::pin(time::sleep(ALIVE)),
     };
     let mut response = Response::new(Body::from_stream(events));
@@ -149,22 +161,70 @@ pub(super) async fn stream(
     Ok(response)
 }
 
+/// A stream under way: what its body and its deadline share.
+struct Running {
+    app: Arc<App>,
+    request_id: Arc<str>,
+    started: std::time::Instant,
+    /// None once it ended.
+    parts: Mutex<Option<Parts>>,
+}
+
+impl Running {
+    fn parts(&self) -> MutexGuard<'_, Option<Parts>> {
+        // Nothing is left half done by a panic.
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends it: what is dropped with the parts is not done any more. None if it had ended.
+    fn end(&self) -> Option<Parts> {
+        self.parts().take()
+    }
+
+    /// Ends it unless it had ended, counts and logs why: what was counted and logged with its headers said 200.
+    fn fail(&self, problem: &Problem) {
+        let Some(_parts) = self.end() else { return };
+        self.app.metrics.rejected(problem.kind);
+        if self.app.log_requests {
+            let (id, path) = (&*self.request_id, Route::GenerateStream.name());
+            let ms = (self.started.elapsed().as_secs_f64() * 1e6).round() / 1e3;
+            let (why, text) = (problem.kind, &problem.message);
+            tracing::info!(id, path, ms, why, text, "stream failed");
+        }
+    }
+}
+
+/// Ends a stream at its deadline. That is no part of its body: nobody asks for the next part while a client does not read.
+async fn expire(running: Arc<Running>, deadline: Instant) {
+    time::sleep_until(deadline).await;
+    running.fail(&Problem::deadline());
+}
+
 /// Parts as server-sent events. Asked for the next one only when the last one went into the socket, so that a slow
 /// client slows nobody but its own stream.
 struct Events {
-    /// None once it ended.
-    parts: Option<Parts>,
+    running: Arc<Running>,
+    /// Ends with the deadline.
+    expiry: JoinHandle<()>,
+    /// Its last event was given.
+    ended: bool,
     /// Items that are not finished.
     open: usize,
-    request_id: Arc<str>,
-    deadline: Pin<Box<Sleep>>,
     alive: Pin<Box<Sleep>>,
 }
 
 impl Events {
     fn fail(&mut self, problem: &Problem) -> Bytes {
-        self.parts = None;
-        Bytes::from(format!("event: error\ndata: {}\n\n", problem.json(&self.request_id)))
+        self.ended = true;
+        self.running.fail(problem);
+        Bytes::from(format!("event: error\ndata: {}\n\n", problem.json(&self.running.request_id)))
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        self.expiry.abort();
+        drop(self.running.end());
     }
 }
 
@@ -172,8 +232,19 @@ impl Stream for Events {
     type Item = Result<Bytes, Infallible>;
 
     fn poll_next(mut self: Pin<&mut Self>, waker: &mut Waker<'_>) -> Poll<Option<Self::Item>> {
-        let Some(parts) = &mut self.parts else { return Poll::Ready(None) };
-        match parts.as_mut().poll_next(waker) {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        // First: parts that are ready do not outlast it.
+        if Pin::new(&mut self.expiry).poll(waker).is_ready() {
+            return Poll::Ready(Some(Ok(self.fail(&Problem::deadline()))));
+        }
+        let polled = match &mut *self.running.parts() {
+            Some(parts) => parts.as_mut().poll_next(waker),
+            // It is over, and the task that said so wakes this one at its end.
+            None => return Poll::Pending,
+        };
+        match polled {
             Poll::Ready(Some(Ok(part))) => {
                 self.alive.as_mut().reset(Instant::now() + ALIVE);
                 let mut event = json!({ "item": part.item, "tokens": part.tokens, "text": part.text });
@@ -193,11 +264,9 @@ impl Stream for Events {
                 Poll::Ready(Some(Ok(self.fail(&problem))))
             }
             Poll::Ready(None) => {
-                self.parts = None;
+                self.ended = true;
+                drop(self.running.end());
                 Poll::Ready(None)
-            }
-            Poll::Pending if self.deadline.as_mut().poll(waker).is_ready() => {
-                Poll::Ready(Some(Ok(self.fail(&Problem::deadline()))))
             }
             Poll::Pending if self.alive.as_mut().poll(waker).is_ready() => {
                 self.alive.as_mut().reset(Instant::now() + ALIVE);

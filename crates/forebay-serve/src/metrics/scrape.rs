@@ -92,7 +92,7 @@ impl Scrape {
         for stage in Stage::ALL {
             histogram(&mut family, &[("stage", stage.name())], &metrics.stage_snapshot(stage))?;
         }
-        let help = "Requests that were refused, by reason";
+        let help = "Requests that were refused and streams that failed, by reason";
         let mut family = to.encode_descriptor("forebay_rejections", help, None, MetricType::Counter)?;
         for (reason, count) in metrics.rejections() {
             one_count(&mut family, &[("reason", reason)], count)?;

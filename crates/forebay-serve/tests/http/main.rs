@@ -13,4 +13,5 @@ mod life;
 mod openai;
 mod page;
 mod seen;
+mod streams;
 mod v2;
