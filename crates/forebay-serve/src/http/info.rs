@@ -196,10 +196,10 @@ fn buckets(snapshot: &Snapshot) -> Value {
     json!({ "bounds": bounds, "counts": counts, "sum": snapshot.sum, "count": snapshot.count })
 }
 
-/// `POST /admin/reload`: new workers, one after the other; answered when all are new.
+/// `POST /admin/reload`: new workers, one after the other; answered when all are new. Goes on if the client leaves.
 pub(super) async fn reload(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Json<Value>, Problem> {
     from_here(&headers)?;
-    let done = app.backend.reload().await;
+    let done = tokio::spawn(app.backend.reload()).await.unwrap_or_else(|error| Err(error.to_string()));
     done.map(|()| Json(json!({ "reloaded": true }))).map_err(|why| {
         Problem::new(
             StatusCode::INTERNAL_SERVER_ERROR,

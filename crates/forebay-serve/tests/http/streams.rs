@@ -183,3 +183,17 @@ fn what_fails_within_a_stream_is_counted_by_its_reason() {
     }
     assert_eq!(answer.text().matches("forebay_rejections_total{").count(), 1, "{}", answer.text());
 }
+
+#[test]
+fn a_reload_goes_on_when_its_client_leaves() {
+    with_server(|server| {
+        let mut connection = Connection::open(server.address);
+        connection.send(b"POST /admin/reload HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n");
+        wait_for("it began", || server.seen.began.load(SeqCst) == 1);
+        drop(connection);
+        let left = "forebay_requests_total{route=\"/admin/reload\",code=\"499\"} 1";
+        wait_for("its request is dropped", || server.metrics().contains(left));
+        server.go.send(true).unwrap();
+        wait_for("it is done", || server.seen.reloaded.load(SeqCst) == 1);
+    });
+}
