@@ -187,9 +187,11 @@ engine_test! {
             other => panic!("{other:?}"),
         }
         assert!(matches!(ask(&engine, &[1.0]).await, Err(Refusal::NotReady(_))));
+        let why = engine.reload().await.unwrap_err();
+        assert!(why.starts_with("worker 0: ended before it was ready (exit status 9"), "{why}");
         std::fs::remove_file(place.path("crash")).unwrap();
         engine.reload().await.unwrap();
-        until("it is ready after all", || engine.health() == Health::Ready).await;
+        assert_eq!(engine.health(), Health::Ready, "after all");
         assert_eq!(firsts(&ask(&engine, &[1.0]).await.unwrap()), [Ok(2.0)]);
     }
 }
@@ -231,6 +233,22 @@ engine_test! {
             assert!(client.await.unwrap() > 0);
         }
         assert_eq!(restarts(&engine), 0);
+    }
+}
+
+engine_test! {
+    async fn a_worker_that_starts_begins_anew_with_a_reload_which_waits_for_it(place: Place) {
+        place.mark("started");
+        let engine = place.start(place.config("late", "", ""));
+        until("it starts", || pids(&engine).len() == 1).await;
+        let first = pids(&engine)[0];
+        let reload = tokio::spawn(engine.reload());
+        until("another one starts", || pids(&engine).first().is_some_and(|&pid| pid != first)).await;
+        until("the first one is gone", || !lives(first)).await;
+        assert!(!reload.is_finished() && engine.health() != Health::Ready);
+        place.mark("start");
+        reload.await.unwrap().unwrap();
+        assert_eq!((engine.health(), restarts(&engine)), (Health::Ready, 0));
     }
 }
 

@@ -66,11 +66,14 @@ impl Shared {
     }
 }
 
+/// Where it is told how a reload went.
+type Asked = oneshot::Sender<Result<(), String>>;
+
 /// What a worker's task is told.
 #[derive(Debug)]
 enum Order {
-    /// Begin a new life, then end this one.
-    Reload(oneshot::Sender<Result<(), String>>),
+    /// Begin a new life, then end this one; told once the new one is ready.
+    Reload(Asked),
     /// Finish and end.
     Stop(oneshot::Sender<()>),
 }
@@ -90,7 +93,8 @@ impl Workers {
         core.board.begin(count);
         let task = |index| {
             let (orders, queue) = mpsc::channel(4);
-            let watch = Watch { core: Arc::downgrade(core), shared: Arc::clone(&shared), index, orders: queue };
+            let (core, shared) = (Arc::downgrade(core), Arc::clone(&shared));
+            let watch = Watch { core, shared, index, orders: queue, asked: Vec::new() };
             tokio::spawn(watch.run());
             orders
         };
@@ -109,7 +113,7 @@ impl Workers {
                 let gone = || "the server is shutting down".to_owned();
                 task.send(Order::Reload(done)).await.map_err(|_| gone())?;
                 let result = wait.await.map_err(|_| gone())?;
-                result.map_err(|why| format!("worker {index}: {why}; the one before it goes on"))?;
+                result.map_err(|why| format!("worker {index}: {why}"))?;
             }
             Ok(())
         })
@@ -137,6 +141,8 @@ struct Watch {
     shared: Arc<Shared>,
     index: usize,
     orders: mpsc::Receiver<Order>,
+    /// Those who asked for a new life while there was none, and wait until it is ready.
+    asked: Vec<Asked>,
 }
 
 /// How a life ended.
@@ -160,9 +166,13 @@ impl Watch {
                 Some(Ok(life)) => {
                     core.board.ready(self.index, &life.link, &life.group.pids());
                     core.add_link(Arc::clone(&life.link));
+                    self.answer(&Ok(()));
                     self.serve(&core, life).await
                 }
-                Some(Err(why)) => Ended::Died(why),
+                Some(Err(why)) => {
+                    self.answer(&Err(why.clone()));
+                    Ended::Died(why)
+                }
             };
             let Ended::Died(why) = ended else {
                 core.board.change(self.index, |slot| slot.gone(State::Draining));
@@ -205,15 +215,15 @@ impl Watch {
 
     /// A worker that is ready, or why there is none; `None` if it was told to stop before.
     async fn start_or_stop(&mut self, core: &Arc<Core>) -> Option<Result<Life, String>> {
-        let start = Life::start(core, &self.shared, self.index);
-        tokio::pin!(start);
+        let mut start = Box::pin(Life::start(core, &self.shared, self.index));
         loop {
             tokio::select! {
                 life = &mut start => return Some(life),
                 order = self.orders.recv() => match order {
                     Some(Order::Reload(done)) => {
-                        // It is a new one anyway.
-                        let _ = done.send(Ok(()));
+                        // What it read so far may be what is to be replaced.
+                        start = Box::pin(Life::start(core, &self.shared, self.index));
+                        self.asked.push(done);
                     }
                     Some(Order::Stop(done)) => {
                         let _ = done.send(());
@@ -222,6 +232,14 @@ impl Watch {
                     None => return None,
                 },
             }
+        }
+    }
+
+    /// Tells those who asked for a new life how it began.
+    fn answer(&mut self, how: &Result<(), String>) {
+        for done in self.asked.drain(..) {
+            // Who asked may have left.
+            let _ = done.send(how.clone());
         }
     }
 
@@ -292,8 +310,9 @@ impl Watch {
                     }
                     Err(why) => {
                         core.board.change(self.index, |slot| slot.starting_pids.clear());
-                        tracing::warn!(worker = self.index, why, "the new worker is not ready; the one before it goes on");
-                        return (old, Err(why));
+                        let goes_on = if old.is_some() { "; the one before it goes on" } else { "" };
+                        tracing::warn!(worker = self.index, why, "the new worker is not ready{goes_on}");
+                        return (old, Err(why + goes_on));
                     }
                 },
                 how = ended => how,
@@ -335,7 +354,7 @@ impl Watch {
             order = self.orders.recv() => match order {
                 // Somebody wants it now, having changed what made it die, perhaps.
                 Some(Order::Reload(done)) => {
-                    let _ = done.send(Ok(()));
+                    self.asked.push(done);
                     false
                 }
                 Some(Order::Stop(done)) => {
