@@ -532,6 +532,24 @@ engine_test! {
 }
 
 engine_test! {
+    async fn a_reload_lets_a_stream_go_on_for_longer_than_a_batch_may_take(place: Place) {
+        let engine = place.engine("generate", "batch_timeout_s = 0.5\ngrace_s = 0.1", "").await;
+        let old = pids(&engine)[0];
+        let mut parts = engine.generate(call(&[1e6])).await.unwrap();
+        std::future::poll_fn(|context| parts.as_mut().poll_next(context)).await.unwrap().unwrap();
+        engine.reload().await.unwrap();
+        let replaced = Instant::now();
+        while replaced.elapsed() < Duration::from_millis(1500) {
+            std::future::poll_fn(|context| parts.as_mut().poll_next(context)).await.unwrap().unwrap();
+        }
+        assert!(lives(old) && !pids(&engine).contains(&old));
+        drop(parts);
+        until("the old one is gone", || !lives(old)).await;
+        assert_eq!(read(&engine, &[1.0]).await[0].0, [1, 0]);
+    }
+}
+
+engine_test! {
     async fn a_stream_whose_worker_dies_ends_with_that(place: Place) {
         let engine = place.engine("generate", "on_death = \"retry\"\nbackoff_s = 0.01", "").await;
         let mut parts = engine.generate(call(&[1e6])).await.unwrap();

@@ -93,8 +93,9 @@ impl Link {
     }
 
     /// Whether it has items that somebody waits for.
-    pub(crate) fn is_wanted(&self) -> bool {
-        self.lock().flights.values().any(|flight| !flight.waiting.load.call.is_over())
+    pub(crate) fn is_wanted(&self, now: Instant) -> bool {
+        let wanted = |call: &Call| call.deadline > now && !call.is_over();
+        self.lock().flights.values().any(|flight| wanted(&flight.waiting.load.call))
     }
 
     /// How long it has been at the same work, if it has any.

@@ -6,7 +6,7 @@ use std::{
         Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use forebay::service::Client;
@@ -176,15 +176,20 @@ impl Life {
         }
     }
 
-    /// Lets it finish what it has, then leave; kills it when it takes longer than it may.
+    /// Lets it finish what it has, then leave; kills it when it hangs, or does not leave in its grace. What it has is wanted
+    /// until its callers' deadlines, be that many times `batch_timeout_s`: a stream may be long.
     pub(super) async fn retire(self, core: &Arc<Core>) {
         core.close_link(&self.link);
         let patience = seconds(core.config.worker.batch_timeout_s);
-        let started = tokio::time::Instant::now();
-        while started.elapsed() < patience && self.rings.borrow().is_none() {
+        let started = Instant::now();
+        while self.rings.borrow().is_none() {
+            let now = Instant::now();
             // Batches that were assigned may still be on their way to its ring.
             let assigned = core.schedule().load_of(self.link.key).1;
-            if !self.link.is_wanted() && (assigned == 0 || started.elapsed() > ON_THEIR_WAY) {
+            if !self.link.is_wanted(now) && (assigned == 0 || started.elapsed() > ON_THEIR_WAY) {
+                break;
+            }
+            if self.link.stuck_for(now).is_some_and(|stuck| stuck > patience) {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
