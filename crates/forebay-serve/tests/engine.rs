@@ -149,6 +149,38 @@ engine_test! {
 }
 
 engine_test! {
+    async fn workers_that_all_stand_still_make_it_not_ready(place: Place) {
+        let sections = "[limits]\nrequest_timeout_s = 0.3";
+        let engine = place.engine("normal", "count = 2\nbatch_timeout_s = 20", sections).await;
+        until("both are ready", || engine.status().workers.iter().all(|worker| worker.state == "ready")).await;
+        let send = |signal: &str| {
+            for pid in pids(&engine) {
+                let sent = std::process::Command::new("kill").args([signal, &pid.to_string()]).status().unwrap();
+                assert!(sent.success());
+            }
+        };
+        send("-STOP");
+        let ask_one = || {
+            let engine = Arc::clone(&engine);
+            tokio::spawn(async move { ask(&engine, &[4.0]).await })
+        };
+        let one = ask_one();
+        until("one has it", || engine.status().running_items == 1).await;
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        assert_eq!(engine.health(), Health::Ready, "the other one has nothing that it could have answered");
+        let other = ask_one();
+        until("it is not ready", || engine.health() != Health::Ready).await;
+        match engine.health() {
+            Health::NotReady(why) => assert!(why.contains("worker 1 stands still: no answer for "), "{why}"),
+            found => panic!("{found:?}"),
+        }
+        send("-CONT");
+        assert!(one.await.unwrap().is_ok() && other.await.unwrap().is_ok());
+        assert_eq!((engine.health(), restarts(&engine)), (Health::Ready, 0));
+    }
+}
+
+engine_test! {
     async fn what_the_model_does_wrong_is_told_and_leaves_it_healthy(place: Place) {
         let engine = place.engine("normal", "", "").await;
         match ask(&engine, &[WRONG_SHAPE]).await {

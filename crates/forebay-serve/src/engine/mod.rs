@@ -599,7 +599,12 @@ impl Backend for Engine {
     }
 
     fn health(&self) -> Health {
-        if self.core.is_draining() { Health::Draining } else { self.core.board.health() }
+        if self.core.is_draining() {
+            return Health::Draining;
+        }
+        // Beyond it whoever asks is told 504.
+        let patience = Duration::try_from_secs_f64(self.core.config.limits.request_timeout_s);
+        self.core.board.health(patience.unwrap_or(Duration::MAX))
     }
 
     fn status(&self) -> Status {

@@ -3,6 +3,7 @@
 use std::{
     fs,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -94,17 +95,28 @@ impl Board {
         });
     }
 
-    /// Ready once one worker is.
-    pub(crate) fn health(&self) -> Health {
-        let slots = self.lock();
-        if slots.iter().any(|slot| slot.state == State::Ready) {
-            return Health::Ready;
+    /// Ready once one worker is that has not been at the same work for longer than `patience`.
+    pub(crate) fn health(&self, patience: Duration) -> Health {
+        let (mut ready, mut why) = (Vec::new(), Vec::new());
+        for (index, slot) in self.lock().iter().enumerate() {
+            match &slot.link {
+                Some(link) if slot.state == State::Ready => ready.push((index, Arc::clone(link))),
+                _ => {
+                    let last = slot.last_exit.as_ref().map_or_else(String::new, |last| format!(" (last: {last})"));
+                    why.push(format!("worker {index} is {}{last}", slot.state.name()));
+                }
+            }
         }
-        let one = |(index, slot): (usize, &Slot)| {
-            let last = slot.last_exit.as_ref().map_or_else(String::new, |last| format!(" (last: {last})"));
-            format!("worker {index} is {}{last}", slot.state.name())
-        };
-        Health::NotReady(slots.iter().enumerate().map(one).collect::<Vec<_>>().join("; "))
+        let now = Instant::now();
+        for (index, link) in ready {
+            match link.stuck_for(now).filter(|stuck| *stuck > patience) {
+                Some(stuck) => {
+                    why.push(format!("worker {index} stands still: no answer for {:.1} s", stuck.as_secs_f64()))
+                }
+                None => return Health::Ready,
+            }
+        }
+        Health::NotReady(why.join("; "))
     }
 
     /// Why no worker will be ready soon, if all of them failed.
