@@ -14,6 +14,7 @@
 
 mod call;
 mod dispatch;
+mod fit;
 mod link;
 mod rows;
 mod stream;
@@ -128,7 +129,7 @@ impl Checked {
     }
 }
 
-/// Reads what the configuration names: tokenizer, processor, schema. Starts nothing.
+/// Reads what the configuration names: tokenizer, processor, schema. Says what can never fit. Starts nothing.
 ///
 /// # Errors
 /// [`IntakeError`] names the key.
@@ -159,6 +160,7 @@ fn read(config: &Config) -> Result<(ModelInfo, Intake), IntakeError> {
         max_items: config.limits.items,
         max_tokens: intake.max_tokens(),
     };
+    fit::check(config, &intake, &info.outputs)?;
     Ok((info, intake))
 }
 

@@ -1,4 +1,5 @@
-//! What the tests with real workers cannot bring about: a panic on the CPU pool, a gigabyte of prepared items.
+//! What the tests with real workers cannot bring about: a panic on the CPU pool, a gigabyte of prepared items; and what
+//! is said before there are any.
 
 use super::*;
 use crate::backend::{NamedTensor, Priority};
@@ -66,4 +67,37 @@ fn a_call_that_finds_no_memory_is_refused_and_takes_none() {
         assert!(matches!(late, Err(Refusal::Deadline)), "it was let in, and no worker came: {late:?}");
         assert_eq!(bytes(), 0);
     });
+}
+
+/// What is said of a model with these outputs and sections.
+fn checked(outputs: &str, sections: &str) -> Result<Checked, IntakeError> {
+    let text = format!(
+        r#"
+        model.name = "m"
+        model.input.type = "tensors"
+        model.input.tensors = [{{ name = "x", dtype = "float32", shape = [1024] }}]
+        model.outputs = [{outputs}]
+        worker.command = ["true"]
+        {sections}
+        "#
+    );
+    check(toml::from_str(&text).unwrap())
+}
+
+#[test]
+fn answers_that_never_fit_are_refused_at_the_start() {
+    let y = r#"{ name = "y", dtype = "float32", shape = [8192] }"#;
+    assert!(checked(y, "").is_ok(), "32 rows are 1 MiB");
+    assert_eq!(
+        checked(&y.replace("8192", "8193"), "").unwrap_err().to_string(),
+        "worker.answer_slot_bytes: 1048576 bytes, the outputs of a batch of 32 items need 1048704; raise it, or lower \
+         batch.max_items"
+    );
+    let both = format!(r#"{y}, {{ name = "z", dtype = "uint8" }}"#);
+    assert!(checked(&both, "").is_err(), "another output is 64 bytes more");
+    assert!(checked(&both, "worker.answer_slot_bytes = 1048640").is_ok());
+    assert!(checked(&both, "batch.max_items = 31").is_ok());
+    // Eight of these items fill a batch.
+    assert!(checked(&both, "batch.max_bytes = 32768").is_ok());
+    assert!(checked(&y.replace("8192", "-1, 1000000"), "").is_ok(), "nobody knows how large it is");
 }
