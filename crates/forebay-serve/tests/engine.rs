@@ -63,6 +63,50 @@ engine_test! {
 }
 
 engine_test! {
+    async fn each_stage_of_a_batch_is_measured(place: Place) {
+        let metrics = Metrics::new();
+        let engine = place.start_with(place.config("normal", "", ""), Arc::clone(&metrics), Tracer::off());
+        until("the engine is ready", || engine.health() == Health::Ready).await;
+        assert_eq!(firsts(&ask(&engine, &[1.0, 2.0]).await.unwrap()), [Ok(2.0), Ok(4.0)]);
+        for line in [
+            "forebay_stage_seconds_count{stage=\"ingest\"} 1",
+            "forebay_stage_seconds_count{stage=\"queue\"} 1",
+            "forebay_stage_seconds_count{stage=\"batch_wait\"} 1",
+            "forebay_stage_seconds_count{stage=\"hand_over\"} 1",
+            "forebay_stage_seconds_count{stage=\"forward\"} 1",
+            "forebay_batch_items_bucket{le=\"2.0\"} 1",
+        ] {
+            // The answer may be there before all is counted of how the batch left.
+            until(line, || metrics.text("double", engine.status()).lines().any(|found| found == line)).await;
+        }
+    }
+}
+
+engine_test! {
+    async fn a_queue_that_is_full_takes_nothing_until_it_has_room(place: Place) {
+        let sections = "[batch]\nprefetch = 0\n[limits]\nitems = 20000\nqueue_timeout_s = 60";
+        let engine = place.engine("normal", "", sections).await;
+        let asked = |items: Vec<f32>| {
+            let engine = Arc::clone(&engine);
+            tokio::spawn(async move { ask(&engine, &items).await })
+        };
+        let held = asked(vec![UNTIL_FILE]);
+        place.until_marked("waiting").await;
+        let many = asked(vec![1.0; 16_384]);
+        until("they wait", || engine.status().queued_items == 16_384).await;
+        let refused = ask(&engine, &[2.0]).await;
+        assert!(matches!(refused, Err(Refusal::Full { waiting: 16_384, limit: 16_384, .. })), "{refused:?}");
+        many.abort();
+        until("they left", || engine.status().queued_items == 0).await;
+        let next = asked(vec![2.0]);
+        until("it waits", || engine.status().queued_items == 1).await;
+        place.mark("go");
+        assert_eq!(firsts(&next.await.unwrap().unwrap()), [Ok(4.0)]);
+        assert!(held.await.unwrap().is_ok());
+    }
+}
+
+engine_test! {
     async fn waiting_items_share_a_batch(place: Place) {
         let engine = place.engine("normal", "", "").await;
         let held = tokio::spawn({
@@ -503,6 +547,8 @@ engine_test! {
         assert_eq!(batch["parentSpanId"], ["01".repeat(8), "02".repeat(8)][own]);
         assert_eq!(batch["links"][0]["traceId"], ids[1 - own]);
         assert_eq!((&forward["traceId"], &forward["parentSpanId"]), (&batch["traceId"], &batch["spanId"]));
+        let [trace, span] = ["traceId", "spanId"].map(|key| batch[key].as_str().unwrap());
+        assert!(place.path(&format!("trace-{trace}-{span}-1")).exists(), "the worker was told the batch's span");
         let time = |span: &serde_json::Value, key: &str| span[key].as_str().unwrap().parse::<u64>().unwrap();
         assert!(time(batch, "startTimeUnixNano") <= time(forward, "startTimeUnixNano"));
         assert!(time(forward, "endTimeUnixNano") <= time(batch, "endTimeUnixNano"));

@@ -241,6 +241,11 @@ fn count_tokens(server: &mut Server, request: &Request) -> Result<(), forebay::s
 fn answer(server: &mut Server, request: &Request, firsts: &[f32], marks: &Path) -> Result<(), forebay::service::Error> {
     let n = firsts.len() as u64;
     let has = |what: f32| firsts.contains(&what);
+    if let Some(trace) = request.trace() {
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let mark = format!("trace-{}-{}-{}", hex(&trace.trace_id), hex(&trace.span_id), trace.flags);
+        fs::write(marks.join(mark), "").unwrap();
+    }
     if has(KILL_ITSELF) || has(KILL_ITSELF_ONCE) && !marks.join("died").exists() {
         fs::write(marks.join("died"), "").unwrap();
         let _ = std::process::Command::new("kill").arg("-9").arg(std::process::id().to_string()).status();
