@@ -1,8 +1,10 @@
 //! Streams that fail or that nobody reads, and a reload that nobody waits for.
 
 use std::{
+    env,
     net::SocketAddr,
     pin::Pin,
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -15,11 +17,13 @@ use std::{
 
 use forebay_serve::{
     backend::{Answer, Backend, Boxed, Call, Health, ModelInfo, Part, Parts, Refusal, Status, Takes, TokenizedText},
-    http,
+    config::{LogConfig, LogFormat},
+    http, logs,
     metrics::Metrics,
     trace::Tracer,
 };
 use futures_core::Stream;
+use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch};
 
 use crate::{
@@ -182,6 +186,33 @@ fn what_fails_within_a_stream_is_counted_by_its_reason() {
         assert!(answer.text().lines().any(|found| found == line), "{line} is not in\n{}", answer.text());
     }
     assert_eq!(answer.text().matches("forebay_rejections_total{").count(), 1, "{}", answer.text());
+}
+
+/// Set in the second process of the test of the log.
+const LOGGING: &str = "FOREBAY_TEST_LOGGING_STREAMS";
+
+#[test]
+fn a_stream_that_fails_leaves_a_line_that_says_why() {
+    if env::var_os(LOGGING).is_some() {
+        let _guard = logs::init(&LogConfig { format: LogFormat::Json, ..LogConfig::default() }).unwrap();
+        let server = Server::with(generating(), &[("log.requests", "true")]);
+        for (id, text) in [("good", "to be"), ("bad", "so dies")] {
+            let body = format!("{{\"inputs\": {text:?}}}");
+            server.open().ask("POST", "/generate_stream", &[("x-request-id", id)], body.as_bytes());
+        }
+        return;
+    }
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(["--exact", "streams::a_stream_that_fails_leaves_a_line_that_says_why"]);
+    let output = command.env(LOGGING, "1").output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stderr).unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let failed: Vec<_> = lines.iter().filter(|line| line["message"] == "stream failed").collect();
+    let [failed] = failed[..] else { panic!("{text}") };
+    let found = ["id", "path", "why", "text"].map(|key| failed[key].clone());
+    let text = "the worker died while it had the request";
+    assert_eq!(found, [json!("bad"), json!("/generate_stream"), json!("worker_died"), json!(text)]);
 }
 
 #[test]
