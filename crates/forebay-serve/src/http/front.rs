@@ -1,21 +1,14 @@
 //! What every request goes through: its context, admission, the router, then the response's headers, the count, the
 //! log line and the span.
 
-use std::{
-    pin::Pin,
-    sync::Arc,
-    task::{Context as Waker, Poll},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::{
     Router,
-    body::{Body, HttpBody},
     extract::Request,
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
-use bytes::Bytes;
-use http_body::{Frame, SizeHint};
 use tower_service::Service as _;
 
 use super::{
@@ -29,9 +22,21 @@ use crate::{
     trace::{Attribute, Span, SpanKind},
 };
 
-/// In a response's extensions: its body comes bit by bit, and the request is under way until the last one.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Streaming;
+/// In a response's extensions: its body comes bit by bit, and the request is under way until that ends. Holds the
+/// request's place until then.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Streaming(Arc<Mutex<Option<Place>>>);
+
+impl Streaming {
+    fn hold(&self, place: Option<Place>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = place;
+    }
+
+    /// Gives the place back.
+    pub(super) fn end(&self) {
+        self.hold(None);
+    }
+}
 
 /// What is asked of a request before it goes to its route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,8 +184,8 @@ pub(super) async fn answer(app: Arc<App>, mut router: Router, request: Request) 
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     live.end(response.status(), problem.as_ref());
-    if response.extensions().get::<Streaming>().is_some() {
-        response = response.map(|body| Body::new(Held { body, _place: place }));
+    if let Some(streaming) = response.extensions_mut().remove::<Streaming>() {
+        streaming.hold(place);
     }
     response
 }
@@ -204,27 +209,4 @@ pub(super) fn admit(app: &App, context: &Context, guard: Guard, headers: &Header
     let place = Place::take(&app.metrics, app.limits.in_flight)?;
     admission::check_body(headers, app.limits.body_bytes)?;
     Ok(Some(place))
-}
-
-/// A body that holds the request's place until its last byte, or until the client left.
-struct Held {
-    body: Body,
-    _place: Option<Place>,
-}
-
-impl HttpBody for Held {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, waker: &mut Waker<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(waker)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }

@@ -138,8 +138,10 @@ pub(super) async fn stream(
     request: Request,
 ) -> Result<Response, Problem> {
     let (parts, count, _) = start(&app, &context, request).await?;
+    let place = Streaming::default();
     let running = Arc::new(Running {
         app,
+        place: place.clone(),
         request_id: Arc::clone(&context.request_id),
         started: context.started,
         parts: Mutex::new(Some(parts)),
@@ -157,13 +159,14 @@ pub(super) async fn stream(
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     // Proxies that collect responses are told not to.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    response.extensions_mut().insert(Streaming);
+    response.extensions_mut().insert(place);
     Ok(response)
 }
 
 /// A stream under way: what its body and its deadline share.
 struct Running {
     app: Arc<App>,
+    place: Streaming,
     request_id: Arc<str>,
     started: std::time::Instant,
     /// None once it ended.
@@ -176,8 +179,9 @@ impl Running {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends it: what is dropped with the parts is not done any more. None if it had ended.
+    /// Ends it: its place is another's, and what is dropped with the parts is not done any more. None if it had ended.
     fn end(&self) -> Option<Parts> {
+        self.place.end();
         self.parts().take()
     }
 

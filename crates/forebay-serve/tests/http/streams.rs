@@ -156,6 +156,8 @@ fn a_stream_that_nobody_reads_ends_at_its_deadline() {
         assert_eq!(connection.head().status, 200);
         // The sockets are full of its parts, more are ready, and nobody asks for them.
         wait_for("its parts are let go of", || server.seen.dropped.load(SeqCst) == 1);
+        let free = "forebay_in_flight_requests 0.0";
+        wait_for("its place is free", || server.metrics().contains(free));
         let started = Instant::now();
         let mut last = Vec::new();
         loop {
