@@ -9,6 +9,7 @@
 use std::cell::RefCell;
 use std::num::NonZero;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 use std::{mem, process};
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -181,14 +182,42 @@ pub(crate) fn each_with<J: Send, S, R: Send>(
     all.unwrap_or_else(|Stopped| unreachable!("nobody was asked whether to stop"))
 }
 
-/// The rest was not done.
+/// It was told to stop; the rest was not done.
 #[derive(Debug)]
 pub(crate) struct Stopped;
 
-/// Jobs that the calling thread does between two questions whether to stop.
+/// Jobs that the calling thread does between two questions whether to stop, where these are short.
 const JOBS_A_QUESTION: usize = 8;
 
-/// As [`each_with`]; asks `stop` now and then, on this thread.
+/// After this time the end of a job is waited for and no more: one job may be a photograph, another 10 µs.
+const TIME_A_QUESTION: Duration = Duration::from_millis(4);
+
+/// When to ask whether to stop.
+struct Questions<'a> {
+    stop: &'a dyn Fn() -> bool,
+    /// Jobs done since it was asked.
+    jobs: usize,
+    asked: Instant,
+}
+
+impl<'a> Questions<'a> {
+    fn new(stop: &'a dyn Fn() -> bool) -> Self {
+        Self { stop, jobs: 0, asked: Instant::now() }
+    }
+
+    /// One more job is done; whether to stop, if it is time to ask.
+    fn after_a_job(&mut self) -> bool {
+        self.jobs += 1;
+        if self.jobs < JOBS_A_QUESTION && self.asked.elapsed() < TIME_A_QUESTION {
+            return false;
+        }
+        let answer = (self.stop)();
+        (self.jobs, self.asked) = (0, Instant::now());
+        answer
+    }
+}
+
+/// As [`each_with`]; asks `stop` now and then, on this thread, and is [`Stopped`] if that says yes.
 pub(crate) fn each_while<J: Send, S, R: Send>(
     jobs: impl ExactSizeIterator<Item = J> + Send,
     makes: impl Fn() -> S + Sync,
@@ -207,29 +236,36 @@ pub(crate) fn each_while<J: Send, S, R: Send>(
         next.as_mut()?.next()
     };
     let done = Mutex::new(Vec::with_capacity(count));
+    // Whether it was told to stop.
     let take_part = |stop: Option<&dyn Fn() -> bool>| {
-        let Some(first) = take(false) else { return };
+        let Some(first) = take(false) else { return false };
         let (mut held, mut mine, mut job) = (makes(), Vec::new(), Some(first));
+        let mut questions = stop.map(Questions::new);
+        let mut stopped = false;
         while let Some((index, given)) = job {
             mine.push((index, does(&mut held, given)));
-            let ask = mine.len() % JOBS_A_QUESTION == 0 && index + 1 < count;
-            job = take(ask && stop.is_some_and(|stop| stop()));
+            stopped = index + 1 < count && questions.as_mut().is_some_and(Questions::after_a_job);
+            job = take(stopped);
         }
         done.lock().unwrap_or_else(PoisonError::into_inner).append(&mut mine);
+        stopped
     };
-    match HELPERS.with_borrow(Clone::clone) {
+    let stopped = match HELPERS.with_borrow(Clone::clone) {
         Some(helpers) if count > 1 => helpers.in_place_scope(|scope| {
             for _ in 0..helpers.current_num_threads().min(count - 1) {
-                scope.spawn(|_| take_part(None));
+                scope.spawn(|_| {
+                    take_part(None);
+                });
             }
-            take_part(stop);
+            take_part(stop)
         }),
         _ => take_part(stop),
-    }
-    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if done.len() < count {
+    };
+    // Also where helpers did the last jobs while it was asked: what has been told to stop does not go on.
+    if stopped {
         return Err(Stopped);
     }
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     done.sort_unstable_by_key(|&(index, _)| index);
     Ok(done.into_iter().map(|(_, result)| result).collect())
 }

@@ -61,7 +61,10 @@ impl<'a> Work<'a> {
         Self { threads: Threads::Given(pool), stop: None }
     }
 
-    /// Asks `stop` every few milliseconds, on the calling thread, and ends with [`WorkError::Stopped`] if it says yes.
+    /// Asks `stop` every few milliseconds and ends with [`WorkError::Stopped`] if it says yes.
+    ///
+    /// It is asked on the calling thread, between the parts that this thread does: after a part that takes longer, such as a
+    /// photograph, when that is done. Work of one part, or of a few short ones, is over without a question.
     #[must_use]
     pub const fn stop_when(mut self, stop: &'a dyn Fn() -> bool) -> Self {
         self.stop = Some(stop);
@@ -99,6 +102,10 @@ mod tests {
     use std::cell::Cell;
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
     use std::thread;
+    use std::time::Duration;
+
+    /// Longer than the calling thread goes on without asking.
+    const LONG: Duration = Duration::from_millis(5);
 
     #[test]
     fn results_come_in_the_order_of_the_jobs() {
@@ -112,17 +119,51 @@ mod tests {
     }
 
     #[test]
-    fn it_stops_when_told_and_is_not_asked_for_a_few_jobs() {
+    fn it_stops_when_told() {
         let asked = Cell::new(0);
         let stop = || {
             asked.set(asked.get() + 1);
             true
         };
         let work = Work::here().stop_when(&stop);
-        assert_eq!(work.map(0..3, |job| job).unwrap(), [0, 1, 2]);
-        assert_eq!(asked.get(), 0);
         assert!(matches!(work.map(0..1000, |job| job), Err(WorkError::Stopped)));
         assert_eq!(asked.get(), 1);
+    }
+
+    #[test]
+    fn it_is_asked_after_a_long_job() {
+        let done = AtomicUsize::new(0);
+        let stopped = Work::here().stop_when(&|| true).map(0..3, |_| {
+            thread::sleep(LONG);
+            done.fetch_add(1, Ordering::Relaxed)
+        });
+        assert!(matches!(stopped, Err(WorkError::Stopped)));
+        assert_eq!(done.into_inner(), 1);
+    }
+
+    #[test]
+    fn told_to_stop_it_stops_though_helpers_did_the_rest_meanwhile() {
+        let pool = Pool::new(2).unwrap();
+        let (asked, here) = (AtomicBool::new(false), thread::current().id());
+        let done = AtomicUsize::new(0);
+        let stop = || {
+            asked.store(true, Ordering::Relaxed);
+            while done.load(Ordering::Relaxed) < 3 {
+                thread::yield_now();
+            }
+            true
+        };
+        let stopped = Work::on(&pool).stop_when(&stop).map(0..3, |_| {
+            if thread::current().id() == here {
+                thread::sleep(LONG);
+            }
+            // One job is the caller's, who asks after it; the others are left to the helper.
+            while thread::current().id() != here && !asked.load(Ordering::Relaxed) {
+                thread::yield_now();
+            }
+            done.fetch_add(1, Ordering::Relaxed)
+        });
+        assert!(matches!(stopped, Err(WorkError::Stopped)));
     }
 
     #[test]

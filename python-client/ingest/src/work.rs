@@ -31,22 +31,18 @@ pub(crate) fn released<R: Send, E: Send>(
             Some(Some(pool)) => Work::on(pool),
         };
         let raised = RefCell::new(None);
-        let looked = Cell::new(None);
+        let looked = Cell::new(Instant::now());
         let stop = || {
-            let now = Instant::now();
-            let due = match looked.get() {
-                None => false,
-                Some(last) => now.duration_since(last) >= LOOK_EVERY,
-            };
-            if looked.get().is_none() || due {
-                looked.set(Some(now));
-            }
-            if !due {
+            if looked.get().elapsed() < LOOK_EVERY {
                 return false;
             }
             let signal = Python::attach(|py| py.check_signals()).err();
+            looked.set(Instant::now());
             let stop = signal.is_some();
-            raised.replace(signal);
+            if stop {
+                // Nothing else is put here: another part of the work may ask once more.
+                raised.replace(signal);
+            }
             stop
         };
         let done = work(&where_to.stop_when(&stop));
