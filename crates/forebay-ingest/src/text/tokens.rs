@@ -113,7 +113,8 @@ impl Tokens {
             *self = parts.remove(0);
             return;
         }
-        let total = self.ids.len() + parts.iter().map(Self::token_count).sum::<usize>();
+        let kept = self.ids.len();
+        let total = kept + parts.iter().map(Self::token_count).sum::<usize>();
         for part in &mut parts {
             let (tokens, items) = (self.ends.last().copied().unwrap_or(0), self.item_count);
             self.ends.extend(part.ends.iter().map(|end| end + tokens));
@@ -129,22 +130,29 @@ impl Tokens {
             self.errors.append(&mut part.errors);
             self.item_count += part.item_count;
         }
-        // Zeroed memory comes as untouched pages, which whoever copies into them touches first.
-        let mut ids = vec![0; total];
-        let mut places = ids.as_mut_slice();
+        let mut moved = Vec::new();
+        if total > self.ids.capacity() {
+            // Doubled: a call of many slabs would else copy all of its tokens with each of them. Zeroed memory comes as
+            // untouched pages, which whoever copies into them touches first, and what is never used is never touched.
+            moved = std::mem::replace(&mut self.ids, vec![0; total.max(2 * kept)]);
+            self.ids.truncate(total);
+        } else {
+            self.ids.resize(total, 0);
+        }
+        let mut places = &mut self.ids[kept - moved.len()..];
+        let count = places.len();
         let mut copies = Vec::with_capacity(parts.len() + 1);
-        for from in std::iter::once(&self.ids).chain(parts.iter().map(|part| &part.ids)) {
+        for from in std::iter::once(&moved).chain(parts.iter().map(|part| &part.ids)) {
             let (to, rest) = places.split_at_mut(from.len());
             copies.push((to, from));
             places = rest;
         }
         let copies = copies.into_iter();
-        if many_hands(total) {
+        if many_hands(count) {
             each(copies, |(to, from)| to.copy_from_slice(from));
         } else {
             copies.for_each(|(to, from)| to.copy_from_slice(from));
         }
-        self.ids = ids;
     }
 
     /// Sets the width that the options ask for, now that all rows are there.
@@ -577,6 +585,28 @@ mod tests {
             let written = tokens.write_into(&mut [], &mut []).unwrap();
             assert_eq!(written.rows, count);
         }
+    }
+
+    #[test]
+    fn what_is_appended_a_slab_at_a_time_moves_only_when_it_doubled() {
+        let slab = |first: u32| {
+            let mut part = Tokens::new(&options());
+            let mut row = part.start_row();
+            row.push(&[first, first + 1, first + 2], 1);
+            row.end();
+            part
+        };
+        let mut all = Tokens::new(&options());
+        let (mut place, mut moves) = (all.ids.as_ptr(), 0);
+        for at in 0..500 {
+            all.append(vec![slab(6 * at), slab(6 * at + 3)]);
+            moves += usize::from(place != all.ids.as_ptr());
+            place = all.ids.as_ptr();
+        }
+        assert!(moves <= 10, "{moves}");
+        assert!(all.ids().iter().copied().eq(0..3000));
+        assert_eq!((all.rows(), all.row(999)), (1000, &[2997, 2998, 2999][..]));
+        assert_eq!(all.type_ids(), Some(&[1; 3000][..]));
     }
 
     #[test]
