@@ -95,19 +95,41 @@ fn a_header_that_promises_too_much_is_refused_before_anything_is_decoded() {
     // PNG: a size of 2³¹ - 1, with the checksum that belongs to it.
     let mut png = Vec::new();
     png::Encoder::new(&mut png, 0x7fff_ffff, 0x7fff_ffff).write_header().unwrap();
-    // WebP: an extended header with the largest canvas.
-    let mut webp = b"RIFF\x1e\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0".to_vec();
-    webp.extend([0xff; 6]);
-    webp.extend(b"VP8L\0\0\0\0");
-    for (name, bytes) in [("JPEG", jpeg), ("PNG", png), ("WebP", webp)] {
+    // WebP: an extended header, whose canvas may have up to 2³² - 1 pixels.
+    let webp = b"RIFF\x1e\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0\xff\xff\0\xfe\xff\0VP8L\0\0\0\0".to_vec();
+    let most = 0x7fff_ffff;
+    for (bytes, size) in [(jpeg, (65_535, 65_535)), (png, (most, most)), (webp, (65_536, 65_535))] {
         let why = one(&processor, &bytes).unwrap_err();
-        assert!(matches!(why, ImageError::TooLarge { .. } | ImageError::Damaged { .. }), "{name}: {why}");
+        assert!(matches!(why, ImageError::TooLarge { width, height, .. } if (width, height) == size), "{why}");
     }
     let tight = small(|options| options.limits.max_pixels = 500 * 375 - 1);
     assert!(matches!(one(&tight, &read("coffee.jpg")), Err(ImageError::TooLarge { width: 500, height: 375, .. })));
     let narrow = small(|options| options.limits.max_side = 499);
     let why = one(&narrow, &read("coffee.jpg")).unwrap_err();
     assert!(!why.to_string().is_empty());
+}
+
+/// An extended WebP with a canvas of 10 × 10 and this frame.
+fn webp_of(frame: &[u8]) -> Vec<u8> {
+    let content = [&b"WEBPVP8X\x0a\0\0\0\0\0\0\0\x09\0\0\x09\0\0"[..], frame].concat();
+    let length = u32::try_from(content.len()).unwrap().to_le_bytes();
+    [&b"RIFF"[..], &length[..], &content[..]].concat()
+}
+
+#[test]
+fn a_frame_that_is_not_as_large_as_its_canvas_is_refused_before_it_is_decoded() {
+    // The limits let the canvas pass; the decoder would ask for 400 MB, and then say that the sizes differ.
+    let mut lossy = read("lossy.webp").split_off(12);
+    lossy[14..18].copy_from_slice(&[0xff, 0x3f, 0xff, 0x3f]);
+    let mut lossless = read("lossless.webp").split_off(12);
+    lossless[9..13].copy_from_slice(&(16_382u32 | 16_382 << 14).to_le_bytes());
+    // Behind another chunk as well, of an odd length and so a byte more.
+    let second = [&b"none\x03\0\0\0abc\0"[..], &lossy[..]].concat();
+    for frame in [lossy, lossless, second] {
+        let why = small(|_| {}).header(&webp_of(&frame)).unwrap_err();
+        assert!(matches!(why, ImageError::Damaged { .. }), "{why}");
+        assert!(why.to_string().contains("its frame is 16383 × 16383, its canvas 10 × 10"), "{why}");
+    }
 }
 
 fn png_of(width: u32, height: u32) -> Vec<u8> {
