@@ -11,19 +11,35 @@ use forebay_testkit::Place;
 
 use crate::bytes::Bytes;
 
+/// What files of each format begin with.
+const JPEG: &[u8] = b"\xff\xd8\xff";
+const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
+const WEBP: &[u8] = b"RIFF\0\0\0\0WEBP";
+
 /// The target `jpeg`.
 pub fn jpeg(data: &[u8]) {
-    file(data, b"\xff\xd8\xff");
+    file(data, JPEG);
 }
 
 /// The target `png`.
 pub fn png(data: &[u8]) {
-    file(data, b"\x89PNG\r\n\x1a\n");
+    file(data, PNG);
 }
 
 /// The target `webp`.
 pub fn webp(data: &[u8]) {
-    file(data, b"RIFF\xff\xff\xff\0WEBP");
+    file(data, WEBP);
+}
+
+/// Lets `bytes` begin as files of a format do, so that its decoder is reached.
+fn begin(bytes: &mut [u8], start: &[u8]) {
+    let known = bytes.len().min(start.len());
+    bytes[..known].copy_from_slice(&start[..known]);
+    // A WebP says how long it is, and is refused at once if that is more than there is.
+    if start == WEBP && bytes.len() >= 8 {
+        let rest = (bytes.len() - 8) as u32;
+        bytes[4..8].copy_from_slice(&rest.to_le_bytes());
+    }
 }
 
 /// Small, so that a header cannot ask for seconds of work.
@@ -61,8 +77,7 @@ fn file(data: &[u8], start: &[u8]) {
     let mut input = Bytes::new(data);
     let processor = processor(input.byte(), input.byte());
     let mut bytes = input.rest().to_vec();
-    let known = bytes.len().min(start.len());
-    bytes[..known].copy_from_slice(&start[..known]);
+    begin(&mut bytes, start);
 
     let alone = processor.header(&bytes).and_then(|header| {
         let (width, height) = header.upright();
@@ -149,4 +164,30 @@ pub fn shard(data: &[u8]) {
         lost.offset = offset;
         assert!(ImageSource::resume(&inputs, options, &lost).unwrap().count() <= 1 + data.len() / 512);
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_decoder_of_each_format_is_reached() {
+        let files: [(&[u8], &[u8]); 3] = [
+            (JPEG, include_bytes!("../../../crates/forebay-ingest/tests/data/images/orientation-6.jpg")),
+            (PNG, include_bytes!("../../../crates/forebay-ingest/tests/data/images/orientation-6.png")),
+            (WEBP, include_bytes!("../../../crates/forebay-ingest/tests/data/images/lossy.webp")),
+        ];
+        for (start, file) in files {
+            let mut bytes = file.to_vec();
+            begin(&mut bytes, start);
+            assert_eq!(bytes, file, "a good file is as it was");
+            bytes.truncate(file.len() / 2);
+            begin(&mut bytes, start);
+            let processor = processor(0x80, 0);
+            let size = |bytes: &[u8]| processor.header(bytes).map(|header| header.upright());
+            assert!(size(file).is_ok());
+            // What is left of it is still taken as far as the decoder: a file that is cut off is not told by its length.
+            assert!(!size(&bytes).is_err_and(|why| why.to_string().contains("its length says more")));
+        }
+    }
 }
