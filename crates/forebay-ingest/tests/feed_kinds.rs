@@ -164,6 +164,35 @@ fn bad_images_are_left_out_and_the_others_are_as_without_them() {
     assert_eq!(pipeline.report().skipped.by_kind().collect::<Vec<_>>(), [("without a label", 1)]);
 }
 
+#[test]
+fn an_image_that_makes_its_batch_too_large_is_left_out() {
+    let _watchdog = watchdog();
+    let folder = tempfile::tempdir().unwrap();
+    let mut inputs = Vec::new();
+    for name in ["gradient.png", "coffee.jpg", "lossy.webp"] {
+        inputs.push(folder.path().join(name));
+        fs::write(folder.path().join(name), image(name)).unwrap();
+    }
+    let recipe = Recipe::from_config(r#"{"image_processor_type": "DetrImageProcessor", "do_resize": false}"#).unwrap();
+    let mut limited = ImageOptions::default();
+    limited.limits.max_batch_bytes = 1 << 20;
+    let processor = Arc::new(ImageProcessor::new(recipe, limited).unwrap());
+    let run = |inputs: &[PathBuf]| {
+        let feed = ImageFeed::open(inputs, ImageFeedOptions::default()).unwrap();
+        ImagePipeline::images(feed, Arc::clone(&processor), options(3)).unwrap()
+    };
+    let mut pipeline = run(&inputs);
+    let batch = pipeline.next().unwrap().unwrap();
+    assert_eq!((batch.rows(), batch.data.size), (2, (28, 36)));
+    assert!(pipeline.next().is_none());
+    let reason = &pipeline.report().skipped.first()[0].reason;
+    let too_large =
+        matches!(reason, ItemError::Image { error: ImageError::BatchTooLarge { images: 3, height: 375, .. }, .. });
+    assert!(too_large, "{reason}");
+    inputs.remove(1);
+    assert!(batch.data == run(&inputs).next().unwrap().unwrap().data);
+}
+
 const SCHEMA: &str = r#"
     [[tensors]]
     name = "x"

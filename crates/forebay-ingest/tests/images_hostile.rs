@@ -6,7 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use forebay_ingest::Work;
-use forebay_ingest::image::{Damage, ImageError, ImageOptions, ImageProcessor, Recipe};
+use forebay_ingest::image::{Damage, ImageError, ImageFailure, ImageOptions, ImageProcessor, Recipe};
 
 const KINDS: [&str; 9] = [
     "444.jpg",
@@ -160,6 +160,41 @@ fn a_resize_beyond_the_limit_is_an_error_that_says_so() {
     let why = one(&processor(config, |_| {}), &png_of(1, 20_000)).unwrap_err();
     assert!(matches!(why, ImageError::ResizedTooLarge { pixels: 1_003_520_000, .. }), "{why}");
     assert!(why.to_string().contains("1 × 20000"), "{why}");
+}
+
+#[test]
+fn images_that_would_need_too_much_together_are_refused_before_memory_is_asked_for() {
+    // A high one and a wide one: padded to both, three would need 258 GB.
+    let detr = processor(r#"{"image_processor_type": "DetrImageProcessor", "do_resize": false}"#, |_| {});
+    let items = [png_of(1, 65_535), png_of(65_535, 1), png_of(3, 2)];
+    let plan = detr.plan(&items, &Work::here()).unwrap();
+    assert_eq!(plan.size(), (65_535, 3));
+    let (mut out, mut mask) = (vec![7; plan.bytes(&detr)], vec![7; plan.mask_shape().iter().product()]);
+    let failures = detr.run(&plan, &items, &mut out, Some(&mut mask), &Work::here()).unwrap();
+    assert_eq!(failures, plan.failures());
+    let bytes: u128 = 65_535 * 65_535 * (3 * 4 + 8) * 3;
+    assert!(
+        matches!(failures[..], [ImageFailure { index: 1, error: ImageError::BatchTooLarge { bytes: found, images: 3, .. } }]
+            if found == bytes),
+        "{failures:?}"
+    );
+    let why = failures[0].to_string();
+    assert!(why.contains("3 images of 65535 × 65535") && why.contains("at most 2147483648"), "{why}");
+    let (tensor, rows) = (out.len() / 3, mask.len() / 3);
+    assert!(out[tensor..2 * tensor].iter().all(|&byte| byte == 0) && mask[rows..2 * rows].iter().all(|&at| at == 0));
+    assert_eq!(mask[2 * rows..].iter().sum::<i64>(), 6);
+
+    // Not padded, the first one decides for all, unless it is too much for so many.
+    let vit = r#"{"image_processor_type": "ViTImageProcessor", "do_resize": false}"#;
+    let vit = processor(vit, |options| options.limits.max_batch_bytes = 3 * 20 * 20 * 12);
+    let items = [png_of(21, 20), png_of(20, 20), png_of(20, 20)];
+    let plan = vit.plan(&items, &Work::here()).unwrap();
+    let mut out = vec![7; plan.bytes(&vit)];
+    let failures = vit.run(&plan, &items, &mut out, None, &Work::here()).unwrap();
+    assert_eq!((plan.size(), failures.len(), failures[0].index), ((20, 20), 1, 0));
+    assert!(matches!(failures[0].error, ImageError::BatchTooLarge { height: 20, width: 21, .. }));
+    // Where the recipe decides, the number of images is the caller's.
+    assert_eq!(one(&small(|options| options.limits.max_batch_bytes = 0), &png_of(2, 2)), Ok(()));
 }
 
 #[test]

@@ -57,7 +57,10 @@ fn choice<T: Copy>(option: &str, found: &str, choices: &[(&str, T)]) -> PyResult
 impl PyImageProcessor {
     /// A processor of a configuration, given as its text or as the path of a file or folder.
     #[staticmethod]
-    #[pyo3(signature = (config, path, *, dtype, layout, resampling, transparency, damaged, upright, max_bytes, max_pixels, max_side))]
+    #[pyo3(signature = (
+        config, path, *, dtype, layout, resampling, transparency, damaged, upright, max_bytes, max_pixels, max_side,
+        max_batch_bytes
+    ))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of one Python function")]
     fn from_config(
         py: Python<'_>,
@@ -72,6 +75,7 @@ impl PyImageProcessor {
         max_bytes: Option<usize>,
         max_pixels: Option<u64>,
         max_side: Option<u32>,
+        max_batch_bytes: Option<usize>,
     ) -> PyResult<Self> {
         let mut options = ImageOptions::default();
         let dtypes =
@@ -91,6 +95,7 @@ impl PyImageProcessor {
         limits.max_bytes = max_bytes.unwrap_or(limits.max_bytes);
         limits.max_pixels = max_pixels.unwrap_or(limits.max_pixels);
         limits.max_side = max_side.unwrap_or(limits.max_side);
+        limits.max_batch_bytes = max_batch_bytes.unwrap_or(limits.max_batch_bytes);
         options.limits = limits;
         let made = py.detach(|| {
             let recipe = match (config, path) {

@@ -252,6 +252,22 @@ def test_limits_are_looked_at_before_anything_is_decoded() -> None:
         ImageProcessor.from_config(VIT, max_bytes=100)([COFFEE])
 
 
+def test_a_high_image_beside_a_wide_one_is_refused_before_memory_is_asked_for() -> None:
+    processor = ImageProcessor.from_config({"image_processor_type": "DetrImageProcessor", "do_resize": False})
+    images = [png(Image.new("RGB", size)) for size in [(1, 65_535), (65_535, 1), (3, 2)]]
+    found = processor.padded(images, on_error="report")
+    assert found.pixel_values.shape == (3, 3, 65_535, 3)
+    assert found.pixel_mask.sum(axis=(1, 2)).tolist() == [65_535, 0, 6]
+    assert [failure.index for failure in found.failures] == [1]
+    with pytest.raises(IngestError, match=r"3 images of 65535 × 65535 .*, at most 2147483648 are allowed") as caught:
+        processor.padded(images)
+    assert caught.value.index == 1
+    # 500 × 375 would be the size of both; 16 × 12 may be.
+    plain = ImageProcessor.from_config(VIT | {"do_resize": False}, max_batch_bytes=10_000)
+    array, failures = plain([COFFEE, (DATA / "orientation-1.jpg").read_bytes()], on_error="report")
+    assert array.shape == (2, 3, 12, 16) and [failure.index for failure in failures] == [0]
+
+
 def test_threads_share_a_processor() -> None:
     processor = ImageProcessor.from_config(VIT)
     expected = processor([COFFEE])[0]

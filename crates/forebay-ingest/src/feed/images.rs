@@ -7,7 +7,7 @@ use super::pipeline::{Batches, PipelineOptions};
 use super::samples::{ImageFeed, Samples};
 use super::stage::{BatchData, Prepared, Prepares};
 use crate::error::{IngestError, ItemError};
-use crate::image::{ImageError, ImageProcessor, fill_mask};
+use crate::image::{BatchSize, ImageError, ImageProcessor, fill_mask};
 
 /// A pipeline from image files to pixels.
 pub type ImagePipeline = Batches<ImageTensors>;
@@ -17,7 +17,8 @@ pub type ImageBatch = Batch<ImageTensors>;
 
 impl ImagePipeline {
     /// Starts the threads. Each prepares whole batches, one image after the other. A worker needs the memory of its
-    /// batch's tensor besides what [`ImageProcessor`] states.
+    /// batch's tensor besides what [`ImageProcessor`] states; where the images decide its size,
+    /// [`ImageLimits::max_batch_bytes`](crate::image::ImageLimits::max_batch_bytes) bounds it.
     ///
     /// # Errors
     /// As [`Pipeline::start`](crate::Pipeline::start).
@@ -83,15 +84,15 @@ impl Preparing {
             images.extend((0..raw.samples.len()).map(|index| (index, size)));
             return Left { images, size };
         }
+        let mut together = BatchSize::new(&self.processor, raw.samples.len());
         for (index, (sample, _)) in raw.samples.iter().enumerate() {
-            match self.processor.header(&sample.image).and_then(|header| self.processor.size(&header)) {
+            let size = self.processor.header(&sample.image).and_then(|header| self.processor.size(&header));
+            match size.and_then(|size| together.add(size).map(|()| size)) {
                 Ok(size) => images.push((index, size)),
                 Err(error) => bad.push((index, error)),
             }
         }
-        let mut left = Left { images, size: (0, 0) };
-        self.resize(&mut left);
-        left
+        Left { images, size: together.size() }
     }
 
     /// The size that the batch has by the images that are left.

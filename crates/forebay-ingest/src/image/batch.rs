@@ -1,8 +1,7 @@
 //! Many images at a time: planned from their headers, then written side by side into one buffer, on all cores.
 
-use super::error::{ImageBatchError, ImageFailure};
+use super::error::{ImageBatchError, ImageError, ImageFailure};
 use super::processor::ImageProcessor;
-use super::recipe::Pad;
 use crate::work::{Work, WorkError};
 
 /// Headers that are read one after the other by one thread.
@@ -30,10 +29,18 @@ impl ImageBatchPlan {
         (self.height, self.width)
     }
 
-    /// The images whose headers were refused. Empty where the size is fixed: headers were not looked at.
+    /// The images whose headers were refused, or that would have made the batch pass
+    /// [`ImageLimits::max_batch_bytes`](super::ImageLimits::max_batch_bytes). Empty where the size is fixed: headers were not
+    /// looked at.
     #[must_use]
     pub fn failures(&self) -> &[ImageFailure] {
         &self.failures
+    }
+
+    /// Why the image at `index` was refused, if it was.
+    fn failure(&self, index: usize) -> Option<&ImageFailure> {
+        let at = self.failures.binary_search_by_key(&index, |failure| failure.index).ok()?;
+        Some(&self.failures[at])
     }
 
     /// Dimensions of the whole batch, in the processor's order.
@@ -56,11 +63,52 @@ impl ImageBatchPlan {
     }
 }
 
+/// The size of a batch that its images decide, found by adding one after the other.
+pub(crate) struct BatchSize<'p> {
+    processor: &'p ImageProcessor,
+    images: usize,
+    size: Option<(u32, u32)>,
+}
+
+impl<'p> BatchSize<'p> {
+    /// Of so many images, which all have a place.
+    pub(crate) fn new(processor: &'p ImageProcessor, images: usize) -> Self {
+        Self { processor, images, size: None }
+    }
+
+    /// Adds an image of these rows and columns. The one that would make the batch pass its limit is left out.
+    pub(crate) fn add(&mut self, (height, width): (u32, u32)) -> Result<(), ImageError> {
+        let pads = self.processor.recipe().pad.is_some();
+        let (height, width) = match self.size {
+            // The first one has decided: others of another size will be failures.
+            Some(_) if !pads => return Ok(()),
+            Some((rows, columns)) => (height.max(rows), width.max(columns)),
+            None => (height, width),
+        };
+        let mask = if pads { size_of::<i64>() } else { 0 };
+        let pixel = self.processor.tensor_bytes(1, 1) + mask;
+        let bytes = u128::from(height) * u128::from(width) * pixel as u128 * self.images as u128;
+        let limit_bytes = self.processor.options().limits.max_batch_bytes;
+        if bytes > limit_bytes as u128 {
+            return Err(ImageError::BatchTooLarge { images: self.images, height, width, bytes, limit_bytes });
+        }
+        self.size = Some((height, width));
+        Ok(())
+    }
+
+    /// Rows and columns; 0 × 0 if no image decided it.
+    pub(crate) fn size(&self) -> (u32, u32) {
+        self.size.unwrap_or((0, 0))
+    }
+}
+
 impl ImageProcessor {
     /// Finds the size of a batch. Headers are read only if it depends on them: without a crop, a fixed size or a padding
     /// to one.
     ///
-    /// Without padding the first good image decides, and others of another size will be failures.
+    /// Without padding the first good image decides, and others of another size will be failures. One that makes the batch
+    /// larger than [`ImageLimits::max_batch_bytes`](super::ImageLimits::max_batch_bytes) is not good: nobody is asked for that
+    /// memory, and the others are prepared.
     ///
     /// # Errors
     /// [`WorkError`] if it was stopped or there are no threads.
@@ -74,18 +122,13 @@ impl ImageProcessor {
         let jobs = items.chunks(HEADERS_A_JOB);
         let sizes = work.map(jobs, |items| items.iter().map(|item| size_of(item.as_ref())).collect::<Vec<_>>())?;
         let mut failures = Vec::new();
-        let mut size = None;
+        let mut together = BatchSize::new(self, images);
         for (index, found) in sizes.into_iter().flatten().enumerate() {
-            match (found, size) {
-                (Err(error), _) => failures.push(ImageFailure { index, error }),
-                (Ok(found), None) => size = Some(found),
-                (Ok(found), Some(largest)) if self.recipe().pad == Some(Pad::Largest) => {
-                    size = Some((found.0.max(largest.0), found.1.max(largest.1)));
-                }
-                (Ok(_), Some(_)) => {}
+            if let Err(error) = found.and_then(|size| together.add(size)) {
+                failures.push(ImageFailure { index, error });
             }
         }
-        let (height, width) = size.unwrap_or((0, 0));
+        let (height, width) = together.size();
         Ok(ImageBatchPlan { images, height, width, failures })
     }
 
@@ -93,7 +136,7 @@ impl ImageProcessor {
     ///
     /// `out` has exactly [`ImageBatchPlan::bytes`] bytes. `mask`, if there is one, has images × rows × columns elements:
     /// 1 where the image is, 0 where its padding is. The place of an image that failed is zero in both. Blocks until all
-    /// are done, on the threads of `work`.
+    /// are done, on the threads of `work`. Images that the plan refused are not looked at again.
     ///
     /// # Errors
     /// [`ImageBatchError`] if a buffer or the list does not fit the plan (then nothing was written), or the work was
@@ -123,7 +166,10 @@ impl ImageProcessor {
             return Ok(plan.failures.clone());
         }
         let one = |index: usize, item: &[u8], out: &mut [u8], mask: Option<&mut [i64]>| {
-            let done = self.prepare(item, index, (height, width), out);
+            let done = match plan.failure(index) {
+                Some(refused) => Err(refused.clone()),
+                None => self.prepare(item, index, (height, width), out),
+            };
             if done.is_err() {
                 out.fill(0);
             }

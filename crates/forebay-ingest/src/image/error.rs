@@ -60,6 +60,24 @@ pub enum ImageError {
         /// The limit.
         limit_pixels: u64,
     },
+    /// With this image, its batch would pass the limit: it is so large, or so wide where another one is high. Nothing was
+    /// decoded, and the others go without it.
+    #[error(
+        "with this image, {images} images of {height} × {width} (height × width) need {bytes} bytes, at most {limit_bytes} \
+         are allowed; configure a size, prepare fewer at a time, or raise limits.max_batch_bytes"
+    )]
+    BatchTooLarge {
+        /// Images in the batch.
+        images: usize,
+        /// Rows that each tensor would have.
+        height: u32,
+        /// Columns.
+        width: u32,
+        /// What all of them would need, the mask included.
+        bytes: u128,
+        /// The limit.
+        limit_bytes: usize,
+    },
     /// A kind of image that is refused on purpose.
     #[error("the {format} image {what}; {instead}")]
     Unsupported {

@@ -48,7 +48,7 @@ impl ImageFormat {
     }
 }
 
-/// What an image may cost. Everything is looked at in the header, before memory is asked for.
+/// What an image may cost, and all of a batch. Everything is looked at in the header, before memory is asked for.
 ///
 /// A decoded pixel takes 3 bytes, 4 with transparency; a progressive JPEG takes up to 9 more while it is decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,11 +60,16 @@ pub struct ImageLimits {
     pub max_pixels: u64,
     /// Most pixels across and down, as stored. Default: 65,535, the most that a JPEG can have.
     pub max_side: u32,
+    /// Most bytes of a batch whose images decide its size: their tensors, and the mask if they are padded. The image that would
+    /// make them more is refused, see [`ImageError::BatchTooLarge`]. Default: 2 GiB.
+    ///
+    /// Not asked where the recipe alone decides the size: there the number of images does the rest.
+    pub max_batch_bytes: usize,
 }
 
 impl Default for ImageLimits {
     fn default() -> Self {
-        Self { max_bytes: 64 << 20, max_pixels: 64 << 20, max_side: 65_535 }
+        Self { max_bytes: 64 << 20, max_pixels: 64 << 20, max_side: 65_535, max_batch_bytes: 2 << 30 }
     }
 }
 

@@ -33,7 +33,7 @@
 //!
 //! JPEG (baseline, progressive; gray or RGB), PNG (every colour type and depth) and WebP (lossy, lossless), told apart by
 //! their first bytes. Animations, CMYK and arithmetically coded JPEGs are refused by name. Colour profiles are not
-//! applied. Limits ([`ImageLimits`]) are looked at in the header.
+//! applied. Limits ([`ImageLimits`]), of an image and of all in a batch, are looked at in the header.
 //!
 //! # The same everywhere
 //!
@@ -57,7 +57,7 @@ mod source;
 mod tensor;
 
 pub use batch::ImageBatchPlan;
-pub(crate) use batch::fill_mask;
+pub(crate) use batch::{BatchSize, fill_mask};
 pub use config::ImageConfigError;
 pub use decode::{Damage, Transparency};
 pub use error::{ImageBatchError, ImageError, ImageFailure};

@@ -92,6 +92,7 @@ class ImageProcessor:
         max_bytes: int | None = None,
         max_pixels: int | None = None,
         max_side: int | None = None,
+        max_batch_bytes: int | None = None,
     ) -> ImageProcessor:
         """Make a processor.
 
@@ -107,6 +108,8 @@ class ImageProcessor:
             max_bytes: most bytes of a file, 64 MiB by default.
             max_pixels: most pixels of an image, 64 Mi by default; looked at before anything is decoded.
             max_side: most pixels a side, 65,535 by default.
+            max_batch_bytes: most bytes of an array and its mask where the images decide the size, 2 GiB by default; the
+                image that would make them more cannot be prepared.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -125,6 +128,7 @@ class ImageProcessor:
             max_bytes=max_bytes,
             max_pixels=max_pixels,
             max_side=max_side,
+            max_batch_bytes=max_batch_bytes,
         )
         return cls(native, dtype)
 

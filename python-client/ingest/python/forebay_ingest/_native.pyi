@@ -319,6 +319,7 @@ class ImageProcessor:
         max_bytes: int | None,
         max_pixels: int | None,
         max_side: int | None,
+        max_batch_bytes: int | None,
     ) -> ImageProcessor: ...
     @property
     def size(self) -> tuple[int, int] | None: ...
