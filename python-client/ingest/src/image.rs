@@ -8,7 +8,7 @@ use forebay_ingest::image::{
     ImageOptions, ImageProcessor, Recipe, Transparency,
 };
 use pyo3::{
-    exceptions::{PyFileNotFoundError, PyOSError, PyTypeError, PyValueError},
+    exceptions::{PyFileNotFoundError, PyOSError, PyValueError},
     prelude::*,
     pybacked::PyBackedBytes,
     types::PyBytes,
@@ -30,6 +30,8 @@ pub(crate) struct PyImageProcessor {
 pub(crate) struct PyImageBatch {
     processor: Arc<ImageProcessor>,
     items: Vec<PyBackedBytes>,
+    /// Which of them are no bytes, and why; they are empty, which no image is.
+    absent: Vec<(usize, String)>,
     plan: ImageBatchPlan,
 }
 
@@ -121,17 +123,20 @@ impl PyImageProcessor {
 
     /// Takes images and finds the size of their batch.
     fn plan(&self, py: Python<'_>, images: &Bound<'_, PyAny>, threads: Option<usize>) -> PyResult<PyImageBatch> {
-        let mut items = Vec::new();
+        let (mut items, mut absent) = (Vec::new(), Vec::new());
         for (index, image) in images.try_iter()?.enumerate() {
-            items.push(bytes_of(&image?, index)?);
+            items.push(bytes_of(&image?).unwrap_or_else(|reason| {
+                absent.push((index, reason));
+                PyBytes::new(py, b"").into()
+            }));
         }
         let plan = released(py, threads, |work| self.inner.plan(&items, work))?.map_err(value_error)?;
-        Ok(PyImageBatch { processor: Arc::clone(&self.inner), items, plan })
+        Ok(PyImageBatch { processor: Arc::clone(&self.inner), items, absent, plan })
     }
 }
 
-/// The bytes of an image: those of `bytes` as they are, others copied.
-fn bytes_of(image: &Bound<'_, PyAny>, index: usize) -> PyResult<PyBackedBytes> {
+/// The bytes of an image, those of `bytes` as they are, others copied; or why it is none.
+fn bytes_of(image: &Bound<'_, PyAny>) -> Result<PyBackedBytes, String> {
     if let Ok(bytes) = image.cast::<PyBytes>() {
         return Ok(bytes.clone().into());
     }
@@ -140,8 +145,8 @@ fn bytes_of(image: &Bound<'_, PyAny>, index: usize) -> PyResult<PyBackedBytes> {
         Ok(PyBytes::new(image.py(), bytes).into())
     });
     buffer.map_err(|_| {
-        let kind = image.get_type();
-        PyTypeError::new_err(format!("image {index} is {kind}, expected the bytes of a file; read the file first"))
+        let kind = image.get_type().name().map_or_else(|_| "?".into(), |name| name.to_string());
+        format!("it is {kind}, expected the bytes of a file; read the file first")
     })
 }
 
@@ -178,6 +183,10 @@ impl PyImageBatch {
         let mask = mask.as_mut().map(|mask| mask.elements_mut::<i64>()).transpose()?;
         let done = released(py, threads, |work| self.processor.run(&self.plan, &self.items, pixels, mask, work))?;
         let failures = done.map_err(|error: ImageBatchError| value_error(error))?;
-        Ok(failures.into_iter().map(|ImageFailure { index, error }| (index, error.to_string())).collect())
+        let explained = |ImageFailure { index, error }| {
+            let absent = self.absent.binary_search_by_key(&index, |&(at, _)| at);
+            (index, absent.map_or_else(|_| error.to_string(), |at| self.absent[at].1.clone()))
+        };
+        Ok(failures.into_iter().map(explained).collect())
     }
 }

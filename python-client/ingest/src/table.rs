@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use forebay_ingest::table::{
-    IndexType, Layout, NumberType, SchemaError, TableBatch, TableEncoder, TableError, TableOptions, TableSchema,
-    split_lines,
+    BadRow, IndexType, Layout, NumberType, SchemaError, TableBatch, TableEncoder, TableError, TableOptions,
+    TableSchema, split_lines,
 };
 use pyo3::{
     exceptions::{PyFileNotFoundError, PyKeyError, PyOSError, PyTypeError, PyValueError},
@@ -63,23 +63,33 @@ fn index_dtype(of: IndexType) -> &'static str {
     }
 }
 
-/// Lines of a sequence, kept alive while they are read.
-fn lines_of<'a, 'py>(items: &'a [Bound<'py, PyAny>]) -> PyResult<Vec<&'a [u8]>> {
-    items
-        .iter()
-        .enumerate()
-        .map(|(index, item)| {
-            if let Ok(bytes) = item.cast::<PyBytes>() {
-                return Ok(bytes.as_bytes());
-            }
-            if let Ok(text) = item.cast::<PyString>() {
-                // A lone surrogate is no UTF-8.
-                return text.to_str().map(str::as_bytes).map_err(|e| item_error(item.py(), index, e.to_string()));
-            }
-            let found = item.get_type().name()?.to_string();
-            Err(PyTypeError::new_err(format!("line {index} is a {found}, expected bytes or str")))
-        })
-        .collect()
+/// What a call says of items that are no lines: the index of each, and why.
+type Absent = Vec<(usize, String)>;
+
+/// Lines of a sequence, kept alive while they are read. An item that is none is an empty line, which is never JSON: the
+/// encoder leaves it out as it does other bad ones.
+fn lines_of<'a>(items: &'a [Bound<'_, PyAny>]) -> (Vec<&'a [u8]>, Absent) {
+    let mut absent = Vec::new();
+    let mut lines = Vec::with_capacity(items.len());
+    for (index, item) in items.iter().enumerate() {
+        lines.push(line_of(item).unwrap_or_else(|reason| {
+            absent.push((index, reason));
+            &[]
+        }));
+    }
+    (lines, absent)
+}
+
+fn line_of<'a>(item: &'a Bound<'_, PyAny>) -> Result<&'a [u8], String> {
+    if let Ok(bytes) = item.cast::<PyBytes>() {
+        return Ok(bytes.as_bytes());
+    }
+    if let Ok(text) = item.cast::<PyString>() {
+        // A lone surrogate is no UTF-8.
+        return text.to_str().map(str::as_bytes).map_err(|error| format!("it is no Unicode text: {error}"));
+    }
+    let kind = item.get_type().name().map_or_else(|_| "?".into(), |name| name.to_string());
+    Err(format!("it is {kind}, expected bytes or str"))
 }
 
 #[pymethods]
@@ -128,6 +138,7 @@ impl PyTableEncoder {
         if lines.is_instance_of::<PyString>() {
             return Err(PyTypeError::new_err("lines is one str; pass its .encode(), or a list of lines"));
         }
+        let mut absent = Absent::new();
         let encoded = if let Ok(bytes) = lines.cast::<PyBytes>() {
             let bytes = bytes.as_bytes();
             released(py, threads, |work| encoder.encode(&split_lines(bytes), work))?
@@ -136,14 +147,16 @@ impl PyTableEncoder {
             released(py, threads, |work| encoder.encode(&split_lines(bytes), work))?
         } else {
             let items: Vec<Bound<'_, PyAny>> = lines.try_iter()?.collect::<PyResult<_>>()?;
-            let lines = lines_of(&items)?;
+            let (lines, none) = lines_of(&items);
+            absent = none;
             released(py, threads, |work| encoder.encode(&lines, work))?
         };
         let batch = encoded.map_err(|e: TableError| value_error(e))?;
-        if !skip && let Some(bad) = batch.bad().first() {
-            return Err(item_error(py, bad.index, bad.to_string()));
+        let made = PyTableBatch { batch, absent, encoder: slf.clone().unbind() };
+        if !skip && let Some(bad) = made.batch.bad().first() {
+            return Err(item_error(py, bad.index, format!("item {}: {}", bad.index, made.reason(bad))));
         }
-        Ok(PyTableBatch { batch, encoder: slf.clone().unbind() })
+        Ok(made)
     }
 }
 
@@ -152,10 +165,19 @@ impl PyTableEncoder {
 #[derive(Debug)]
 pub(crate) struct PyTableBatch {
     batch: TableBatch,
+    absent: Absent,
     encoder: Py<PyTableEncoder>,
 }
 
 impl PyTableBatch {
+    /// Why a line was left out.
+    fn reason(&self, bad: &BadRow) -> String {
+        match self.absent.binary_search_by_key(&bad.index, |&(index, _)| index) {
+            Ok(at) => self.absent[at].1.clone(),
+            Err(_) => bad.reason.to_string(),
+        }
+    }
+
     fn write<T: Element + forebay_ingest::table::Element>(&self, index: usize, out: &mut Array) -> PyResult<()> {
         self.batch.write_dense(index, out.elements_mut::<T>()?).map_err(value_error)
     }
@@ -186,7 +208,7 @@ impl PyTableBatch {
     /// Index and reason of each line that was left out.
     #[getter]
     fn errors(&self) -> Vec<(usize, String)> {
-        self.batch.bad().iter().map(|bad| (bad.index, bad.reason.to_string())).collect()
+        self.batch.bad().iter().map(|bad| (bad.index, self.reason(bad))).collect()
     }
 
     /// Name, dtype and shape of each array that `write_into` wants.

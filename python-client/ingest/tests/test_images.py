@@ -192,9 +192,24 @@ def test_bytes_of_other_kinds_are_taken() -> None:
     kinds = [COFFEE, bytearray(COFFEE), memoryview(COFFEE), np.frombuffer(COFFEE, np.uint8)]
     found = processor(iter(kinds))
     assert all(np.array_equal(found[0], one) for one in found)
+
+
+def test_an_item_that_is_no_bytes_is_a_bad_image_and_no_more() -> None:
+    alone = ImageProcessor.from_config(VIT)([COFFEE])[0]
+    padding = ImageProcessor.from_config(PADDED[1])
     for wrong in ("coffee.jpg", None, 3, [1, 2]):
-        with pytest.raises(TypeError, match=r"image 1 is <class .*>, expected the bytes of a file"):
-            processor([COFFEE, wrong])  # type: ignore[list-item]
+        items: list[Any] = [COFFEE, wrong, b"", COFFEE]
+        with pytest.raises(IngestError, match=r"^image 1: it is \w+, expected the bytes of a file") as caught:
+            ImageProcessor.from_config(VIT)(items)
+        assert caught.value.index == 1
+        found, failures = ImageProcessor.from_config(VIT)(items, on_error="report")
+        assert np.array_equal(found[0], alone) and np.array_equal(found[3], alone) and not found[1:3].any()
+        assert [failure.index for failure in failures] == [1, 2]
+        # Where headers are read before, too.
+        failures = padding.padded(items, on_error="report").failures
+        assert [failure.index for failure in failures] == [1, 2]
+        assert failures[0].reason == f"it is {type(wrong).__name__}, expected the bytes of a file; read the file first"
+        assert "0 bytes" in failures[1].reason
 
 
 def test_out_is_written_and_looked_at_first() -> None:

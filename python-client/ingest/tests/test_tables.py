@@ -233,17 +233,29 @@ def test_bad_lines_raise_or_are_left_out_and_listed() -> None:
     assert batch.items.tolist() == [0, 5]
     assert [index for index, _ in batch.errors] == [1, 2, 3, 4, 6, 7]
     assert batch.arrays()["x"].tolist() == [[1], [2]]
-    with pytest.raises(TypeError, match="line 1 is a int"):
-        encoder.encode([b"{}", 7])
     with pytest.raises(TypeError, match="one str"):
         encoder.encode('{"a": 1}')
-    with pytest.raises(IngestError, match="surrogates") as caught:
-        encoder.encode(["{}", "\ud800"])
-    assert caught.value.index == 1
     with pytest.raises(ValueError, match="on_error is 'ignore'"):
         encoder.encode(lines, on_error="ignore")
     with pytest.raises(ValueError, match="at most 7 are allowed"):
         TableEncoder.from_config(SCHEMA, max_batch_bytes=7).encode([b"{}"])
+
+
+def test_an_item_that_is_no_line_is_a_bad_line_and_no_more() -> None:
+    encoder = TableEncoder.from_config({"tensors": [{"name": "x", "columns": [{"type": "numeric", "path": "a"}]}]})
+    lines = [b'{"a": 1}', 7, '{"a": 2}', "\ud800", None, b"no", b'{"a": 3}']
+    with pytest.raises(IngestError, match="^item 1: it is int, expected bytes or str$") as caught:
+        encoder.encode(lines)
+    assert caught.value.index == 1
+    with pytest.raises(IngestError, match="^item 1: it is no Unicode text: .*surrogates") as caught:
+        encoder.encode(lines[2:])
+    assert caught.value.index == 1
+    batch = encoder.encode(lines, on_error="skip")
+    assert batch.items.tolist() == [0, 2, 6]
+    assert batch.arrays()["x"].tolist() == [[1], [2], [3]]
+    assert [index for index, _ in batch.errors] == [1, 3, 4, 5]
+    assert batch.errors[2][1] == "it is NoneType, expected bytes or str"
+    assert batch.errors[3][1].startswith("not JSON")
 
 
 def test_tensors_are_written_where_they_are_wanted() -> None:
