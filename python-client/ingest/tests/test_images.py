@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from interrupted import after_ctrl_c
 from PIL import Image
 
 import forebay_ingest
@@ -281,6 +282,18 @@ def test_a_high_image_beside_a_wide_one_is_refused_before_memory_is_asked_for() 
     plain = ImageProcessor.from_config(VIT | {"do_resize": False}, max_batch_bytes=10_000)
     array, failures = plain([COFFEE, (DATA / "orientation-1.jpg").read_bytes()], on_error="report")
     assert array.shape == (2, 3, 12, 16) and [failure.index for failure in failures] == [0]
+
+
+def test_ctrl_c_is_heard_between_a_few_large_images() -> None:
+    prepare = """
+import io, forebay_ingest
+from PIL import Image
+file = io.BytesIO()
+Image.effect_noise((4000, 4000), 64).convert("RGB").save(file, "JPEG")
+processor = forebay_ingest.ImageProcessor.from_config({"image_processor_type": "ViTImageProcessor"})
+"""
+    # Fewer than the calling thread goes on with where they are small.
+    assert after_ctrl_c(prepare, "processor([file.getvalue()] * times, threads=1)", 7) < 0.5
 
 
 def test_threads_share_a_processor() -> None:
