@@ -46,10 +46,12 @@ def test_scalers_do_what_those_of_scikit_learn_do(dtype: str) -> None:
         np.testing.assert_allclose(ours.mean_, theirs.mean_, rtol=1e-13, atol=1e-15)
         np.testing.assert_allclose(ours.var_, theirs.var_, rtol=1e-10, atol=1e-30)
         np.testing.assert_allclose(ours.scale_, theirs.scale_, rtol=1e-10)
+        # What is fitted differs in the last digits; what is made of it does not.
+        theirs.mean_, theirs.scale_ = ours.mean_, ours.scale_
         expected = theirs.transform(x)
         found = ours.transform(x)
         assert found.dtype == expected.dtype == x.dtype
-        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-5 if dtype == "float32" else 1e-9)
+        assert np.array_equal(found, expected, equal_nan=True)
 
         range_ = (-1.0, 3.0)
         theirs = sklearn.preprocessing.MinMaxScaler(range_).fit(x)
