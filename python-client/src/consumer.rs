@@ -1,14 +1,14 @@
 //! `Consumer`: receives the messages of a ring.
 //!
 //! The Rust consumer lies behind a mutex that is taken with the interpreter held only by `try_lock`; whoever must wait
-//! for it detaches first. A thread that waits for messages lets go of it when another one wants it (`Shared::wanted`).
+//! for it detaches first. A thread that waits for messages lets go of it when another one wants it (`turns.rs`).
 
 use std::{
     os::fd::RawFd,
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
     time::Duration,
 };
@@ -28,6 +28,7 @@ use crate::{
     message::{Names, PyMessage},
     patience::Patience,
     schema::PySchema,
+    turns::Turns,
 };
 
 /// Functions of `_asyncio.py`.
@@ -92,10 +93,8 @@ pub(crate) struct Shared {
     ring: String,
     birth: Birth,
     /// `None` once closed.
-    pub(crate) inner: Mutex<Option<Inner>>,
+    pub(crate) inner: Turns<Option<Inner>>,
     closing: AtomicBool,
-    /// Threads that want `inner` while another one waits for a message in it.
-    wanted: AtomicU32,
 }
 
 /// The Rust consumer, and what is known of waiting for it.
@@ -107,19 +106,11 @@ pub(crate) struct Inner {
 impl Shared {
     /// Takes the consumer; the calling thread must be detached.
     pub(crate) fn lock(&self) -> MutexGuard<'_, Option<Inner>> {
-        // ORDER none, Relaxed (also below): a request to hurry; the mutex orders what lies behind it.
-        self.wanted.fetch_add(1, Ordering::Relaxed);
-        let guard = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        self.wanted.fetch_sub(1, Ordering::Relaxed);
-        guard
-    }
-
-    /// Whether others want the consumer meanwhile.
-    pub(crate) fn is_wanted(&self) -> bool {
-        self.wanted.load(Ordering::Relaxed) > 0
+        self.inner.lock()
     }
 
     pub(crate) fn is_closing(&self) -> bool {
+        // ORDER none, Relaxed (also below): a request to hurry; the mutex orders what lies behind it.
         self.closing.load(Ordering::Relaxed)
     }
 }
@@ -238,7 +229,7 @@ impl PyConsumer {
     ) -> PyResult<R> {
         self.check(py)?;
         let f = |inner: &mut Inner| f(&mut inner.consumer);
-        if let Ok(mut guard) = self.shared.inner.try_lock() {
+        if let Some(mut guard) = self.shared.inner.try_lock() {
             return guard.as_mut().map(f).ok_or_else(|| self.closed(py));
         }
         py.detach(|| self.shared.lock().as_mut().map(f)).ok_or_else(|| self.closed(py))
@@ -348,9 +339,8 @@ impl PyConsumer {
         let shared = Arc::new(Shared {
             ring: ring.to_owned(),
             birth: Birth::here(),
-            inner: Mutex::new(Some(Inner { consumer, patience: Patience::new(wait) })),
+            inner: Turns::new(Some(Inner { consumer, patience: Patience::new(wait) })),
             closing: AtomicBool::new(false),
-            wanted: AtomicU32::new(0),
         });
         let weak: Weak<Shared> = Arc::downgrade(&shared);
         lifecycle::register(weak);
@@ -397,7 +387,7 @@ impl PyConsumer {
     fn _silence(&self) {
         // Whoever has it looks himself, and the loop calls again.
         if self.shared.birth.is_here()
-            && let Ok(mut guard) = self.shared.inner.try_lock()
+            && let Some(mut guard) = self.shared.inner.try_lock()
             && let Some(inner) = guard.as_mut()
         {
             inner.consumer.silence();

@@ -3,10 +3,7 @@
 //! A message is taken with the interpreter held and no code of the program in between; what is made of it is made after
 //! the lock was let go, because making Python objects may run the collector, and that any code.
 
-use std::{
-    sync::PoisonError,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use forebay::{AckMode, Message, RecvError};
 use pyo3::{
@@ -16,7 +13,7 @@ use pyo3::{
 };
 
 use crate::{
-    consumer::{PyConsumer, Shared},
+    consumer::{Inner, PyConsumer, Shared},
     errors,
     form::Form,
     lifecycle::{Signals, seconds},
@@ -34,35 +31,18 @@ impl Shared {
         interrupt: &mut dyn FnMut() -> bool,
     ) -> Result<Option<Message>, RecvError> {
         let start = Instant::now();
-        let mut first = true;
-        loop {
-            let left = timeout.map(|timeout| timeout.saturating_sub(start.elapsed()));
-            let mut stopped = false;
-            {
-                let mut guard =
-                    if first { self.lock() } else { self.inner.lock().unwrap_or_else(PoisonError::into_inner) };
-                let Some(inner) = guard.as_mut() else { return Ok(None) };
-                let mut stop = || {
-                    stopped = interrupt();
-                    stopped || self.is_closing() || self.is_wanted()
-                };
-                match inner.consumer.recv_interruptible(left, &mut stop) {
-                    Ok(None) => {}
-                    Err(RecvError::Timeout { ring, note, .. }) => {
-                        return Err(RecvError::Timeout { ring, waited: start.elapsed(), note });
-                    }
-                    done => return done,
+        let mut over = || interrupt() || self.is_closing();
+        let found = self.inner.wait(timeout, &mut over, |inner, left, stop| match inner {
+            Some(Inner { consumer, .. }) => match consumer.recv_interruptible(left, stop) {
+                Ok(found) => Ok(found.map(Some)),
+                Err(RecvError::Timeout { ring, note, .. }) => {
+                    Err(RecvError::Timeout { ring, waited: start.elapsed(), note })
                 }
-            }
-            if stopped || self.is_closing() {
-                return Ok(None);
-            }
-            first = false;
-            // Let those who asked have it.
-            while self.is_wanted() {
-                std::thread::yield_now();
-            }
-        }
+                Err(e) => Err(e),
+            },
+            None => Ok(Some(None)),
+        });
+        found.map(Option::flatten)
     }
 }
 
@@ -73,7 +53,7 @@ impl PyConsumer {
         self.check(py)?;
         self.let_go();
         let mut left = timeout;
-        if let Ok(mut guard) = self.shared.inner.try_lock() {
+        if let Some(mut guard) = self.shared.inner.try_lock() {
             let Some(inner) = guard.as_mut() else { return Err(self.closed(py)) };
             match inner.consumer.try_recv() {
                 Ok(Some(message)) => return Ok(message),
@@ -113,7 +93,7 @@ impl PyConsumer {
         self.check(py)?;
         self.let_go();
         // Whoever has it waits for messages himself.
-        let Ok(mut guard) = self.shared.inner.try_lock() else { return Ok(None) };
+        let Some(mut guard) = self.shared.inner.try_lock() else { return Ok(None) };
         let Some(inner) = guard.as_mut() else { return Err(self.closed(py)) };
         inner.consumer.try_recv().map_err(|e| errors::recv(py, e))
     }
@@ -264,7 +244,7 @@ impl PyConsumer {
         self.ready(py, form)?;
         let mut taken = Vec::with_capacity(limit.min(BATCH));
         taken.push(self.receive(py, timeout)?);
-        if let Ok(mut guard) = self.shared.inner.try_lock()
+        if let Some(mut guard) = self.shared.inner.try_lock()
             && let Some(inner) = guard.as_mut()
         {
             while taken.len() < limit {

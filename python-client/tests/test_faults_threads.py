@@ -57,6 +57,35 @@ print(ended)
     assert out == str(["HandleClosed"] * 4) + "\n"
 
 
+@pytest.mark.parametrize(("timeout_s", "ended"), [(0.5, "ReceiveTimeout"), (None, "Stop")])
+def test_a_wait_that_gave_way_to_one_without_end_ends_when_it_should(ring, timeout_s, ended):
+    out = run(
+        ring,
+        f"""
+class Stop(Exception): pass
+got = []
+long = threading.Thread(target=lambda: got.append(c.recv().sequence))
+def handler(*_):
+    # The first time within the wait of this thread, which so began before the other one.
+    if long.ident is None:
+        long.start()
+    elif {timeout_s} is None:
+        raise Stop
+signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, 0.02, 0.2)
+try:
+    c.recv({timeout_s})
+except (forebay.ReceiveTimeout, Stop) as e:
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    print(type(e).__name__, long.is_alive(), got)
+send()
+long.join()
+print(got)
+""",
+    )
+    assert out == f"{ended} True []\n[1]\n"
+
+
 def test_a_fork_while_a_thread_waits_leaves_both_processes_whole(ring):
     out = run(
         ring,
