@@ -1,7 +1,7 @@
 //! The native half of the Python package `forebay`: PyO3 classes over the crate `forebay`.
 //!
 //! ```text
-//!   consumer.rs  receive.rs  patience.rs  form.rs  set.rs  message.rs     receiving
+//!   consumer.rs  receive.rs  patience.rs  quota.rs  form.rs  set.rs  message.rs     receiving
 //!   producer.rs  loan.rs  incoming.rs                                     sending
 //!   tensor.rs    one tensor             memory.rs  keeper.rs              what keeps its bytes alive
 //!   numpy.rs  array_api.rs   torch.rs  exchange.rs  dlpack.rs  buffer.rs  the ways out of it
@@ -41,6 +41,7 @@ mod message;
 mod numpy;
 mod patience;
 mod producer;
+mod quota;
 mod receive;
 mod schema;
 mod service;

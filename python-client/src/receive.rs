@@ -18,6 +18,7 @@ use crate::{
     form::Form,
     lifecycle::{Signals, seconds},
     message::PyMessage,
+    quota::AtQuota,
 };
 
 /// A batch begins with room for so many.
@@ -32,15 +33,22 @@ impl Shared {
     ) -> Result<Option<Message>, RecvError> {
         let start = Instant::now();
         let mut over = || interrupt() || self.is_closing();
-        let found = self.inner.wait(timeout, &mut over, |inner, left, stop| match inner {
-            Some(Inner { consumer, .. }) => match consumer.recv_interruptible(left, stop) {
+        let mut at_quota = AtQuota::default();
+        let found = self.inner.wait(timeout, &mut over, |inner, left, stop| {
+            let Some(Inner { consumer, .. }) = inner else { return Ok(Some(None)) };
+            if left.is_none() {
+                let received = consumer.stats().received;
+                if let Some(message) = at_quota.judge(consumer.try_recv(), received)? {
+                    return Ok(Some(Some(message)));
+                }
+            }
+            match consumer.recv_interruptible(left, stop) {
                 Ok(found) => Ok(found.map(Some)),
                 Err(RecvError::Timeout { ring, note, .. }) => {
                     Err(RecvError::Timeout { ring, waited: start.elapsed(), note })
                 }
                 Err(e) => Err(e),
-            },
-            None => Ok(Some(None)),
+            }
         });
         found.map(Option::flatten)
     }

@@ -20,6 +20,7 @@ use crate::{
     errors,
     lifecycle::{self, Birth, Close, Signals, seconds},
     message::{Names, PyMessage},
+    quota::AtQuota,
     turns::Turns,
 };
 
@@ -120,15 +121,22 @@ impl PyConsumerSet {
         let found = py.detach(|| {
             let mut over = || signals.raised() || self.shared.closing.load(Ordering::Relaxed);
             let start = Instant::now();
-            self.shared.inner.wait(timeout, &mut over, |set, left, stop| match set {
-                Some(set) => match set.recv_interruptible(left, stop) {
+            let mut at_quota = AtQuota::default();
+            self.shared.inner.wait(timeout, &mut over, |set, left, stop| {
+                let Some(set) = set else { return Ok(Some(None)) };
+                if left.is_none() {
+                    let received: u64 = set.consumers().iter().map(|consumer| consumer.stats().received).sum();
+                    if let Some(found) = at_quota.judge(set.try_recv(), received)? {
+                        return Ok(Some(Some(found)));
+                    }
+                }
+                match set.recv_interruptible(left, stop) {
                     Ok(found) => Ok(found.map(Some)),
                     Err(RecvError::Timeout { ring, note, .. }) => {
                         Err(RecvError::Timeout { ring, waited: start.elapsed(), note })
                     }
                     Err(e) => Err(e),
-                },
-                None => Ok(Some(None)),
+                }
             })
         });
         match (found.map(Option::flatten), signals.into_error()) {

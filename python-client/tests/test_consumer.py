@@ -201,6 +201,36 @@ def test_a_drop_in_another_thread_ends_a_wait_at_quota(ring):
     thread.join()
 
 
+@pytest.mark.parametrize("of_a_set", [False, True])
+def test_threads_that_give_way_to_each_other_at_quota_are_told_of_it(ring, of_a_set):
+    producer = ring.producer()
+    receiver = ring.consumer(quota=1)
+    for _ in range(3):
+        producer.send({"x": np.zeros(1)})
+    kept = [receiver.recv(10)]
+    if of_a_set:
+        receiver = forebay.ConsumerSet([receiver])
+    told = []
+
+    def wait():
+        try:
+            receiver.recv()
+        except forebay.QuotaExceeded as e:
+            told.append(e.quota)
+
+    threads = [threading.Thread(target=wait) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    # Whatever still waits is let go.
+    kept.clear()
+    for thread in threads:
+        thread.join()
+    assert told == [1, 1]
+    receiver.close()
+
+
 def test_a_missing_ring_says_where_it_looked(ring):
     with pytest.raises(TimeoutError, match="looked for") as caught:
         ring.consumer(timeout_s=0.05)
