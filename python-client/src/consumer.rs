@@ -258,10 +258,20 @@ impl PyConsumer {
     }
 
     /// Takes the Rust consumer out, for a ConsumerSet.
-    pub(crate) fn take(&self, py: Python<'_>) -> PyResult<(forebay::Consumer, Option<Names>)> {
+    pub(crate) fn take(&self, py: Python<'_>) -> PyResult<Inner> {
         self.check(py)?;
-        let taken = py.detach(|| self.shared.lock().take()).ok_or_else(|| self.closed(py))?;
-        Ok((taken.consumer, self.names()))
+        py.detach(|| self.shared.lock().take()).ok_or_else(|| self.closed(py))
+    }
+
+    /// Puts back what `take` took, unless it was closed meanwhile.
+    pub(crate) fn put_back(&self, py: Python<'_>, taken: Inner) {
+        py.detach(|| {
+            let mut guard = self.shared.lock();
+            // Who closes it says so first, then waits for the lock.
+            if !self.shared.is_closing() {
+                *guard = Some(taken);
+            }
+        });
     }
 }
 

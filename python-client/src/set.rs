@@ -85,15 +85,24 @@ impl PyConsumerSet {
             }
             consumer.get().with(py, |_| ())?;
         }
-        let (mut taken, mut names, mut rings) = (Vec::new(), Vec::new(), Vec::new());
+        let mut taken = Vec::with_capacity(given.len());
         for consumer in &given {
-            let (own, own_names) = consumer.get().take(py)?;
-            rings.push(own.ring().to_owned());
-            taken.push(own);
-            names.push(own_names);
+            match consumer.get().take(py) {
+                Ok(own) => taken.push(own),
+                Err(e) => {
+                    // Another thread closed this one since it was looked at.
+                    for (consumer, own) in given.iter().zip(taken) {
+                        consumer.get().put_back(py, own);
+                    }
+                    return Err(e);
+                }
+            }
         }
+        let names = given.iter().map(|consumer| consumer.get().names()).collect();
+        let taken: Vec<_> = taken.into_iter().map(|own| own.consumer).collect();
+        let rings = taken.iter().map(forebay::Consumer::ring).collect::<Vec<_>>().join(", ");
         let shared = Arc::new(Shared {
-            rings: rings.join(", "),
+            rings,
             birth: Birth::here(),
             inner: Turns::new(Some(forebay::ConsumerSet::new(taken))),
             closing: AtomicBool::new(false),

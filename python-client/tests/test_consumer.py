@@ -324,6 +324,23 @@ def test_a_set_takes_all_of_its_consumers_or_none(ring):
         assert len(good.recv(10)) == 1
 
 
+def test_a_set_that_is_refused_while_another_thread_closes_one_leaves_the_others(ring):
+    ring.producer(max_consumers=32)
+    for _ in range(60):
+        *others, last = (ring.consumer() for _ in range(9))
+        go = threading.Barrier(2)
+        closing = threading.Thread(target=lambda go=go, last=last: (go.wait(), last.close()))
+        closing.start()
+        go.wait()
+        try:
+            forebay.ConsumerSet([*others, last]).close()
+        except forebay.HandleClosed:
+            assert [other.held() for other in others] == [[]] * len(others)
+        closing.join()
+        for consumer in others:
+            consumer.close()
+
+
 def test_a_thread_that_waits_in_a_set_keeps_nobody_from_it(ring):
     producer, consumer = ring.pair()
     assert forebay.ConsumerSet([]).rings == []
