@@ -4,12 +4,12 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, MutexGuard, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use forebay::{DetachedLoan, FieldSpec, LoanError, SlotClass, WaitError};
+use forebay::{DetachedLoan, FieldSpec, LoanError, SlotClass, WaitError, WhenFull};
 use pyo3::{
     prelude::*,
     types::{PyBytes, PyDict, PyString, PyTuple},
@@ -102,6 +102,26 @@ struct Shared {
     /// `None` once closed.
     inner: Turns<Option<forebay::Producer>>,
     closing: AtomicBool,
+    /// Slots on loan that `send` copies into. Raised while `inner` is locked, so whoever finds a slot on loan there finds
+    /// it counted, too.
+    copying: AtomicU32,
+}
+
+/// Counts a slot in `Shared::copying` while it lives: until that is published, or given back.
+struct Copying<'a>(&'a AtomicU32);
+
+impl<'a> Copying<'a> {
+    fn begin(shared: &'a Shared) -> Self {
+        // ORDER none, Relaxed (also below): who raises it and who asks hold the mutex; seen too late it costs another turn.
+        shared.copying.fetch_add(1, Ordering::Relaxed);
+        Self(&shared.copying)
+    }
+}
+
+impl Drop for Copying<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Shared {
@@ -250,31 +270,38 @@ impl PyProducer {
         })
     }
 
-    fn detached_loan(
+    /// A slot, and what `begin` gives, which is called before any other thread may look for one.
+    fn detached_loan<B: Send>(
         &self,
         py: Python<'_>,
         specs: &[FieldSpec<'_>],
         timeout: Option<Duration>,
-    ) -> PyResult<DetachedLoan> {
+        begin: impl Fn() -> B + Sync,
+    ) -> PyResult<(B, DetachedLoan)> {
         self.check(py)?;
         // What is there at once needs no detaching.
         if let Some(mut guard) = self.shared.inner.try_lock() {
             let Some(producer) = guard.as_mut() else { return Err(self.closed(py)) };
             match producer.try_loan(specs) {
-                Ok(loan) => return Ok(loan.detach()),
+                Ok(loan) => return Ok((begin(), loan.detach())),
                 Err(LoanError::Full { .. }) if timeout != Some(Duration::ZERO) => {}
                 Err(e) => return Err(errors::loan(py, e)),
             }
         }
         let start = Instant::now();
-        let answer = self.wait(py, timeout, |producer, left, stop| match producer.loan_within(specs, left, stop) {
-            Ok(loan) => Ok(Some(loan.detach())),
-            Err(LoanError::Interrupted { .. }) => Ok(None),
-            Err(mut e) => {
-                if let LoanError::Full { waited, .. } = &mut e {
-                    *waited = start.elapsed();
+        let answer = self.wait(py, timeout, |producer, left, stop| {
+            let found = producer.loan_within(specs, left, stop).map(|loan| (begin(), loan.detach()));
+            match found {
+                Ok(found) => Ok(Some(found)),
+                Err(LoanError::Interrupted { .. }) => Ok(None),
+                // Nothing but loans and letters, so it did not wait. But what other threads copy into is published soon.
+                Err(e) if left != Some(Duration::ZERO) && self.is_soon_published(producer, &e) => Ok(None),
+                Err(mut e) => {
+                    if let LoanError::Full { waited, .. } = &mut e {
+                        *waited = start.elapsed();
+                    }
+                    Err(e)
                 }
-                Err(e)
             }
         });
         answer.map_err(|failure| match failure {
@@ -282,6 +309,18 @@ impl PyProducer {
             Failure::Raised(e) => e,
             Failure::Failed(e) => errors::loan(py, e),
         })
+    }
+
+    /// Whether some of the slots that are missing are on loan to calls of `send` in other threads.
+    fn is_soon_published(&self, producer: &forebay::Producer, e: &LoanError) -> bool {
+        let in_vain = match e {
+            LoanError::OwnLoans { .. } => true,
+            LoanError::Full { slots, loaned, dead, .. } => {
+                producer.geometry().when_full != WhenFull::Fail && loaned + dead == *slots
+            }
+            _ => false,
+        };
+        in_vain && self.shared.copying.load(Ordering::Relaxed) > 0
     }
 
     /// Sends little, where there is a slot, in one step. `None` leaves it to whoever lets other threads run meanwhile.
@@ -451,6 +490,7 @@ impl PyProducer {
             birth: Birth::here(),
             inner: Turns::new(Some(producer)),
             closing: AtomicBool::new(false),
+            copying: AtomicU32::new(0),
         });
         let weak: Weak<Shared> = Arc::downgrade(&shared);
         lifecycle::register(weak);
@@ -470,7 +510,8 @@ impl PyProducer {
     ///     RingFull: no slot became free in time; says who holds them (a TimeoutError).
     ///     MessageTooLarge: it fits no slot, ever (a ValueError).
     ///     FieldsMismatch: not the schema's fields, dtypes, ranks or bounds (a ValueError).
-    ///     OwnLoansOutstanding: all slots are on loan to this producer.
+    ///     OwnLoansOutstanding: all slots are on loan to this producer. Those that `send` copies into in other threads are
+    ///         waited for.
     #[pyo3(signature = (fields, *, timeout_s = None))]
     fn loan(slf: &Bound<'_, Self>, fields: &Bound<'_, PyDict>, timeout_s: Option<f64>) -> PyResult<PyLoan> {
         let (py, own) = (slf.py(), slf.get());
@@ -481,7 +522,7 @@ impl PyProducer {
             read.push((name, dtype::from_python(&dtype)?, schema::dims(&shape, false)?));
         }
         let specs: Vec<_> = read.iter().map(|(name, dtype, shape)| FieldSpec::new(name, *dtype, shape)).collect();
-        let loan = own.detached_loan(py, &specs, own.timeout(timeout_s)?)?;
+        let ((), loan) = own.detached_loan(py, &specs, own.timeout(timeout_s)?, || ())?;
         let names = read.into_iter().map(|(name, ..)| name).collect();
         Ok(PyLoan::new(slf.clone().unbind(), names, loan))
     }
@@ -523,7 +564,8 @@ impl PyProducer {
         if let Some(sent) = self.send_at_once(py, &read, &specs, correlation_id, user)? {
             return Ok(sent);
         }
-        let mut loan = self.detached_loan(py, &specs, timeout)?;
+        // In this order: the loan ends first.
+        let (_copying, mut loan) = self.detached_loan(py, &specs, timeout, || Copying::begin(&self.shared))?;
         loan.set_correlation_id(correlation_id);
         if let Some(user) = user {
             loan.set_user(user).map_err(|e| errors::publish(py, e))?;

@@ -3,6 +3,7 @@
 import gc
 import pickle
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -220,6 +221,21 @@ def test_own_loans_are_not_waited_for(ring):
     loans.pop()
     gc.collect()
     producer.loan({"x": ("int8", 1)})
+
+
+@pytest.mark.parametrize("letters", [0, 1])
+def test_slots_that_other_threads_copy_into_are_waited_for(ring, letters):
+    producer, consumer = ring.pair(slots=2 + letters, slot_bytes=8 << 20, max_attempts=1)
+    if letters:
+        producer.send({"x": np.zeros(1)})
+        consumer.recv(10).nack()
+    # More than is copied with the interpreter held.
+    large = np.zeros(8 << 20, np.uint8)
+    with ThreadPoolExecutor(4) as pool:
+        sent = [pool.submit(producer.send, {"x": large}, timeout_s=40) for _ in range(40)]
+        got = [consumer.recv(40).sequence for _ in sent]
+    assert sorted(call.result() for call in sent) == got == list(range(1 + letters, 41 + letters))
+    assert producer.stats.dead_letters == letters
 
 
 def test_drop_oldest_and_fail(ring):
