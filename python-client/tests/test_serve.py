@@ -157,6 +157,14 @@ def test_what_cannot_be_sent_is_said_and_leaves_the_worker_alive(serve, bad, sai
     assert served.worker()["pids"] == pids
 
 
+def test_large_answers_that_came_to_share_a_batch_arrive(serve) -> None:
+    # 600,000 bytes a row, and a slot has 1 MiB.
+    served = serve(WORKER.format(bad="return {'y': x[:, :1].repeat(150_000, 1)}"))
+    status, answer = served.infer([1.0, 0.0], [2.0, 0.0])
+    assert status == 200, answer
+    assert answer["outputs"][0]["data"] == [1.0] * 150_000 + [2.0] * 150_000
+
+
 def test_nans_and_infinities_come_back_as_they_were(serve) -> None:
     served = serve(WORKER.format(bad=""))
     body = '{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":[1e38,-0.5]}]}'

@@ -129,6 +129,37 @@ forebay.Worker().run(forward)
     assert service.workers[0].poll() is None
 
 
+def test_rows_that_do_not_fit_a_slot_together_come_in_parts(service):
+    script = """
+calls = 0
+def forward(batch):
+    global calls
+    calls += 1
+    batch.fail(3, ValueError("bad"))
+    x = batch["x"].numpy()
+    # 40,000 bytes a row, a slot has 65,536.
+    return {"y": np.stack([x, np.full(len(x), calls)], axis=1), "list": x.tolist(), "own": batch["x"],
+            "wide": np.repeat(x[:, None], 10_000, axis=1)}
+forebay.Worker().run(forward)
+"""
+    service.begin(script)
+    service.ask(np.arange(5, dtype=np.float32), ids=[0, 1, 2, 3, 4])
+    found = {}
+    while len(found) < 5:
+        answer = service.answer()
+        assert answer.kind == "part", answer.failure
+        arrays = answer.numpy()
+        assert arrays["wide"].shape == (len(answer), 10_000)
+        for row, item in enumerate(answer.items):
+            found[item.id] = item.error
+            assert arrays["y"][row].tolist() == [item.id, 1], "forward is called once"
+            assert arrays["list"][row] == arrays["own"][row] == arrays["wide"][row, -1] == item.id
+        del arrays, answer
+    assert found == {0: None, 1: None, 2: None, 3: "ValueError: bad", 4: None}
+    assert service.client.outstanding == 0
+    service.leave()
+
+
 def test_tuples_lists_and_torch_are_fine(service):
     pytest.importorskip("torch")
     script = """

@@ -461,6 +461,7 @@ class Batch:
         """All fields as NumPy arrays, by name; nothing is copied."""
     def rows(self, start: int, stop: int) -> Batch:
         """Some of its rows as a batch of their own; nothing is copied."""
+    def _part(self, start: int, stop: int) -> Batch: ...
     def cancelled(self, index: int) -> bool:
         """Whether nobody wants item `index` any more."""
     def fail(self, index: int, error: BaseException | str) -> None:

@@ -6,9 +6,12 @@ import gc
 import logging
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from forebay._errors import PeerDied, ServiceClosed, ServiceError
+from forebay._errors import MessageTooLarge, PeerDied, ServiceClosed, ServiceError
+from forebay._native import Tensor
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from forebay._native import Batch, ServiceServer
 
 # An array, a list of numbers, a dict or a tuple of these: NumPy and torch need not be installed to say so.
@@ -39,6 +42,59 @@ def fields(outputs: Outputs, names: tuple[str, ...]) -> dict[str, Any]:
     if len(names) != 1:
         raise TypeError(f"one array was returned, the worker has names for {len(names)}; return a dict")
     return {names[0]: outputs}
+
+
+def send_rows(
+    count: int,
+    outputs: Outputs,
+    names: tuple[str, ...],
+    send: Callable[[int, int, dict[str, Any]], None],
+    refuse: Callable[[int, int, BaseException], None],
+) -> None:
+    """Send what a model returned for `count` items by `send(start, stop, fields)`: at once, or in halves that fit.
+
+    What cannot be sent is refused. Raises only if there is nobody to send to, or to leave.
+    """
+    left = [(0, count, outputs)]
+    while left:
+        start, stop, rows = left.pop()
+        try:
+            rows = fields(rows, names)
+            send(start, stop, rows)
+        except GONE:
+            raise
+        except MessageTooLarge as e:
+            halves = _halves(start, stop, rows, e)
+            left += halves
+            if not halves:
+                refuse(start, stop, e)
+        except Exception as e:  # noqa: BLE001 - whatever is wrong with it, it is answered
+            refuse(start, stop, e)
+        except BaseException as e:
+            for first, last, _ in ((start, stop, rows), *left):
+                refuse(first, last, e)
+            raise
+
+
+def _halves(
+    start: int, stop: int, rows: dict[str, Any], error: MessageTooLarge
+) -> list[tuple[int, int, dict[str, Any]]]:
+    """Halve rows that do not fit a slot together, the first half last; nothing, if a single one would not either."""
+    count = stop - start
+    middle = count // 2
+    try:
+        if count == 1 or error.needed_bytes > count * error.largest_bytes:
+            return []
+        return [
+            (start + middle, stop, {name: _cut(value, middle, count) for name, value in rows.items()}),
+            (start, start + middle, {name: _cut(value, 0, middle) for name, value in rows.items()}),
+        ]
+    except Exception:  # noqa: BLE001 - what cannot be cut stays whole, and is too large
+        return []
+
+
+def _cut(rows: Any, start: int, stop: int) -> Any:  # noqa: ANN401 - an array
+    return (rows.numpy() if isinstance(rows, Tensor) else rows)[start:stop]
 
 
 def fail(server: ServiceServer, batch: Batch, error: BaseException) -> None:

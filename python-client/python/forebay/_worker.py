@@ -12,11 +12,11 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from forebay._errors import PeerDied, ServiceClosed
+from forebay._errors import MessageTooLarge, PeerDied, ServiceClosed
 from forebay._generate import Generation
 from forebay._native import ServiceServer
 from forebay._ranks import Ranks
-from forebay._serving import GONE, Leaks, fail, fields
+from forebay._serving import GONE, Leaks, fail, fields, send_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -95,7 +95,8 @@ class Worker:
         `forward` gets a Batch and returns a dict of arrays with a row for each item. An item may fail alone:
         `batch.fail(3, error)`. When forward raises, it is called again with halves of the batch, so that only the items
         that make it raise fail; with several ranks the whole batch fails. A result that cannot be sent (rows, dtype,
-        size) fails its batch with a text that names found and expected.
+        size of a row) fails its batch with a text that names found and expected; one whose rows do not fit a slot
+        together goes in parts.
 
         Args:
             forward: the model.
@@ -185,11 +186,27 @@ class Worker:
             server.answer(batch, fields(outputs, self._names), started_ns=started, ended_ns=ended)
         except GONE:
             raise
+        except MessageTooLarge:
+            self._send_in_parts(server, batch, outputs, started, ended)
         except Exception as e:  # noqa: BLE001 - whatever is wrong with it, the batch is answered
             fail(server, batch, e)
         except BaseException as e:
             fail(server, batch, e)
             raise
+
+    def _send_in_parts(self, server: ServiceServer, batch: Batch, outputs: Outputs, started: int, ended: int) -> None:
+        """Answer with what does not fit a slot: items may share a batch only because they came at the same time."""
+
+        def part(start: int, stop: int) -> Batch:
+            return batch if stop - start == len(batch) else batch._part(start, stop)  # noqa: SLF001 - ours
+
+        def send(start: int, stop: int, rows: dict[str, Any]) -> None:
+            server.answer(part(start, stop), rows, started_ns=started, ended_ns=ended)
+
+        def refuse(start: int, stop: int, error: BaseException) -> None:
+            fail(server, part(start, stop), error)
+
+        send_rows(len(batch), outputs, self._names, send, refuse)
 
     def _split(self, server: ServiceServer, forward: Callable[[Batch], Outputs], batch: Batch) -> None:
         """Find the items that make forward raise: at most twice as many calls as there are items."""

@@ -185,6 +185,13 @@ impl PyBatch {
         Ok(Self { request: Arc::clone(&self.request), from, to, alike: self.alike, failures: Mutex::default() })
     }
 
+    /// As rows, with what `fail` said of them.
+    fn _part(&self, start: usize, stop: usize) -> PyResult<Self> {
+        let kept = self.failures().into_iter().filter(|(index, ..)| (start..stop).contains(index));
+        let kept = kept.map(|(index, status, text)| (index - start, status, text)).collect();
+        Ok(Self { failures: Mutex::new(kept), ..self.rows(start, stop)? })
+    }
+
     /// Its items, one for each row.
     #[getter]
     fn items<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
