@@ -129,6 +129,18 @@ def test_the_end_of_a_ring_of_the_models_own_is_an_error_of_its_items(service, w
     stream.until(lambda: 3 in stream.ends)
 
 
+def test_the_rows_of_a_step_that_do_not_fit_a_slot_together_come_in_parts(service):
+    # 40,000 bytes a row, a slot has 65,536.
+    script = COUNTER.replace('return {"y":', 'return {"wide": np.zeros((len(states), 5000)), "y":')
+    service.begin(script)
+    stream = Stream(service)
+    service.ask([3, 2, 3], ids=[1, 2, 3])
+    stream.until(lambda: len(stream.ends) == 3)
+    assert stream.ends == dict.fromkeys((1, 2, 3), ("ok", None))
+    assert stream.rows == {1: [1, 2, 3], 2: [1, 2], 3: [1, 2, 3]}
+    service.leave()
+
+
 def test_a_deadline_ends_a_generating_item(service):
     service.begin(COUNTER)
     stream = Stream(service)
@@ -162,17 +174,74 @@ def test_a_generating_worker_killed_in_mid_stream_is_heard_of(service):
     assert stream.rows[1] == list(range(1, len(stream.rows[1]) + 1))
 
 
-RANKED_COUNTER = """
-log = open(os.path.join(os.environ["FOREBAY_DIR"], "rank" + os.environ["FOREBAY_RANK"]), "w", buffering=1)
-""" + COUNTER.replace(
-    "        for s in states:",
-    "        print([(s['to'], s['at']) for s in states], file=log)\n        for s in states:",
-    1,
+# Of items that count to 77 a step says once more than fits a slot.
+TOO_WIDE = COUNTER.replace(
+    '        return {"y":',
+    """        if any(s["to"] == 77 and s["at"] == 3 for s in states):
+            return {"y": np.zeros((len(states), 100_000))}, [s["at"] == s["to"] for s in states]
+        return {"y":""",
 )
 
 
+def test_a_step_that_cannot_be_sent_fails_its_items_and_lets_go_of_them(service):
+    service.begin(TOO_WIDE)
+    stream = Stream(service)
+    service.ask([3, 77, 5], ids=[1, 2, 3])
+    stream.until(lambda: len(stream.ends) == 3)
+    assert {status for status, _ in stream.ends.values()} == {"error"}
+    assert all("MessageTooLarge" in error for _, error in stream.ends.values())
+    assert stream.rows == {1: [1, 2], 2: [1, 2], 3: [1, 2]}
+    stream.rows.clear(), stream.ends.clear()
+    # Of the same id: what is let go of is the state that failed.
+    service.ask([4], ids=[2])
+    stream.until(lambda: stream.ends)
+    assert stream.ends == {2: ("ok", None)}
+    assert stream.rows == {2: [1, 2, 3, 4]}
+    assert stream.live[-1] == 1, "every other state was dropped"
+
+
+RANKED = """
+log = open(os.path.join(os.environ["FOREBAY_DIR"], "rank" + os.environ["FOREBAY_RANK"]), "w", buffering=1)
+"""
+
+
+def ranked(script):
+    """Each rank writes down what it does."""
+    states = "print([(s['to'], s['at']) for s in states], file=log)"
+    return RANKED + script.replace("        for s in states:", f"        {states}\n        for s in states:", 1)
+
+
+def same_steps(tmp_path):
+    """What every rank wrote down."""
+    logs = [tmp_path / f"rank{rank}" for rank in range(2)]
+    first, second = (log.read_text().splitlines() for log in logs)
+    for log in logs:
+        log.unlink()
+    assert first == second, "every rank did the same steps"
+    return first
+
+
+def test_ranks_let_go_alike_of_what_only_the_first_one_could_not_send(service, tmp_path):
+    service.begin(ranked(TOO_WIDE), ranks=2)
+    stream = Stream(service)
+    service.ask([3, 77, 5], ids=[1, 2, 3])
+    stream.until(lambda: len(stream.ends) == 3)
+    assert all("MessageTooLarge" in error for _, error in stream.ends.values())
+    stream.rows.clear(), stream.ends.clear()
+    service.ask([4], ids=[2])
+    stream.until(lambda: stream.ends)
+    assert stream.rows == {2: [1, 2, 3, 4]}
+    assert stream.live[-1] == 1, "every other state was dropped"
+    service.client.drain()
+    with pytest.raises(forebay.ServiceClosed):
+        service.answer()
+    for worker in service.workers:
+        assert worker.wait(PATIENCE) == 0
+    assert same_steps(tmp_path)[-4:] == [f"[(4, {at})]" for at in range(4)]
+
+
 def test_ranks_generate_alike(service, tmp_path):
-    client = service.begin(RANKED_COUNTER, ranks=2)
+    client = service.begin(ranked(COUNTER), ranks=2)
     stream = Stream(service)
     long = service.ask([1_000_000], ids=[1])
     stream.until(lambda: len(stream.rows.get(1, ())) >= 2)
@@ -199,9 +268,4 @@ def test_ranks_generate_alike(service, tmp_path):
         service.answer()
     for worker in service.workers:
         assert worker.wait(PATIENCE) == 0
-    logs = [tmp_path / f"rank{rank}" for rank in range(2)]
-    steps = [log.read_text().splitlines() for log in logs]
-    assert len(steps[0]) > 10
-    assert steps[0] == steps[1], "every rank did the same steps"
-    for log in logs:
-        log.unlink()
+    assert len(same_steps(tmp_path)) > 10

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol, TypeAlias
 
 from forebay._errors import ServiceClosed
-from forebay._serving import GONE, Leaks, fail, fields, log
+from forebay._serving import Leaks, fail, log, send_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,11 +57,12 @@ class Made(NamedTuple):
 class Active:
     """An item that is being generated."""
 
-    __slots__ = ("deadline", "id", "request", "state")
+    __slots__ = ("deadline", "id", "is_told", "request", "state")
 
     def __init__(self, request: int, item: int, deadline: float | None, state: State) -> None:
         """One item of a request."""
         self.request, self.id, self.deadline, self.state = request, item, deadline, state
+        self.is_told = False  # its last answer went out, its state is still there
 
 
 class Generation:
@@ -84,7 +86,7 @@ class Generation:
                 while batches:
                     self._admit(batches.pop(0))
                 if gone:
-                    self._end(gone, cancelled=list(range(len(gone))))
+                    self._end(gone)
                 if self._active:
                     self._step()
                 else:
@@ -108,7 +110,9 @@ class Generation:
         gone = [
             a
             for a in self._active
-            if (a.deadline is not None and a.deadline < now) or (cancelled and (a.request, a.id) in cancelled)
+            if a.is_told
+            or (a.deadline is not None and a.deadline < now)
+            or (cancelled and (a.request, a.id) in cancelled)
         ]
         over = self._ended is not None and not self._active and not batches
         if self._ranks is not None:
@@ -206,32 +210,50 @@ class Generation:
 
     def _deliver(self, active: list[Active], made: Made) -> None:
         """Answer with what a step made. Raises only if there is nobody to answer."""
-        rows = [(a.id, last) for a, last in zip(active, made.finished, strict=True)]
-        try:
-            if self._server.rank == 0:
-                outputs = fields(made.outputs, self._names)
-                self._server.part(rows, outputs, started_ns=made.started_ns, ended_ns=made.ended_ns)
-        except GONE:
-            raise
-        except Exception as e:  # noqa: BLE001 - the states went on, so these items cannot be retried
-            self._fail(active, e)
-            return
-        over = {a.id for a, (_, last) in zip(active, rows, strict=True) if last}
+        if self._server.rank == 0:
+
+            def send(start: int, stop: int, rows: dict[str, Any]) -> None:
+                items = [(a.id, last) for a, last in zip(active[start:stop], made.finished[start:stop], strict=True)]
+                self._server.part(items, rows, started_ns=made.started_ns, ended_ns=made.ended_ns)
+
+            def refuse(start: int, stop: int, error: BaseException) -> None:
+                # The states went on, so these items cannot be tried again. They are let go of after the next decision:
+                # of what cannot be sent only this rank knows, and all must go on with the same states.
+                self._refuse(active[start:stop], error)
+
+            send_rows(len(active), made.outputs, self._names, send, refuse)
+        over = [a for a, last in zip(active, made.finished, strict=True) if last]
         if over:
-            self._let_go([a for a in active if a.id in over])
+            self._let_go(over)
 
     def _fail(self, active: list[Active], error: Exception) -> None:
-        log.warning("a step of %d items failed", len(active), exc_info=error)
-        self._end(active, errors=dict.fromkeys(range(len(active)), error))
-
-    def _end(self, active: list[Active], **how: Any) -> None:  # noqa: ANN401 - arguments of `part`
-        if self._server.rank == 0:
-            self._server.part([(a.id, True) for a in active], {}, **how)
+        self._refuse(active, error)
         self._let_go(active)
 
+    def _refuse(self, active: list[Active], error: BaseException) -> None:
+        if isinstance(error, Exception):
+            log.warning("a step of %d items failed", len(active), exc_info=error)
+        self._tell(active, error)
+
+    def _end(self, active: list[Active]) -> None:
+        self._tell(active, None)
+        self._let_go(active)
+
+    def _tell(self, active: list[Active], error: BaseException | str | None) -> None:
+        """Answer for the last time: as failed, or without an error as cancelled."""
+        told = [a for a in active if not a.is_told]
+        if self._server.rank == 0 and told:
+            places = range(len(told))
+            errors = None if error is None else dict.fromkeys(places, error)
+            cancelled = list(places) if error is None else None
+            self._server.part([(a.id, True) for a in told], {}, errors=errors, cancelled=cancelled)
+        for a in told:
+            a.is_told = True
+
     def _let_go(self, active: list[Active]) -> None:
-        ids = {a.id for a in active}
-        self._active = [a for a in self._active if a.id not in ids]
+        # Not by id: an item that was told of its end may have a successor of the same id already.
+        gone = set(active)
+        self._active = [a for a in self._active if a not in gone]
         for a in active:
             self._drop(a.state)
 
@@ -244,8 +266,8 @@ class Generation:
     def _abandon(self) -> None:
         active = self._active
         if active:
-            try:
-                error = sys.exception()
-                self._end(active, errors=dict.fromkeys(range(len(active)), error or "the worker left"))
-            except Exception:  # noqa: BLE001 - nobody listens any more
-                self._let_go(active)
+            error = sys.exception() or "the worker left"
+            # Perhaps nobody listens any more.
+            with contextlib.suppress(Exception):
+                self._tell(active, error)
+            self._let_go(active)
