@@ -107,13 +107,13 @@ def test_a_generating_item_fails_alone(service):
 def test_items_that_admit_says_fail_fail_alone(service):
     script = COUNTER.replace(
         '            raise ValueError("cannot count to less than nothing")',
-        '            [batch.fail(i, "too little") for i in (x < 0).nonzero()[0].tolist()]',
+        '            [batch.fail(i, ValueError("too little")) for i in (x < 0).nonzero()[0].tolist()]',
     )
     service.begin(script)
     stream = Stream(service)
     service.ask([2, -1, 1], ids=[1, 2, 3])
     stream.until(lambda: len(stream.ends) == 3)
-    assert stream.ends == {1: ("ok", None), 2: ("error", "ItemFailed: Error: too little"), 3: ("ok", None)}
+    assert stream.ends == {1: ("ok", None), 2: ("error", "ValueError: too little"), 3: ("ok", None)}
     assert stream.live[-1] == 1, "states of the batch that was begun anew were dropped"
 
 

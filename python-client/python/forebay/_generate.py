@@ -41,8 +41,14 @@ class Generator(Protocol):
         """Let go of a state: it is finished, failed, cancelled, or its deadline is over. Called once for each."""
 
 
-class ItemFailed(Exception):  # noqa: N818 - its name is read by clients
-    """`admit` said of an item that it failed."""
+class ItemFailed(Exception):  # noqa: N818 - never leaves this file
+    """`admit` said of an item that it failed: of which kind, and a text."""
+
+    def __init__(self, said: str) -> None:
+        """Take apart what `Batch.fail` put together."""
+        super().__init__(said)
+        kind, _, text = said.partition(": ")
+        self.said = kind, text
 
 
 class Made(NamedTuple):
@@ -144,7 +150,7 @@ class Generation:
             self._begin(batch)
         except Exception as e:  # noqa: BLE001 - said to the client
             if len(batch) == 1 or self._ranks is not None:
-                fail(self._server, batch, e)
+                fail(self._server, batch, e.said if isinstance(e, ItemFailed) else e)
                 self._say(raised=True)
                 return
         except BaseException as e:

@@ -613,7 +613,7 @@ class ServiceServer:
         ended_ns: int = 0,
     ) -> None:
         """Send rows of some items, perhaps of several batches: (id, last) for each."""
-    def fail(self, batch: Batch, error: BaseException | str) -> None:
+    def fail(self, batch: Batch, error: BaseException | str | tuple[str, str]) -> None:
         """A batch, or the rows of one, failed."""
     def give_up(self, batch: Batch) -> None:
         """Nobody wants a batch, or the rows of one: answer each item as cancelled."""

@@ -97,7 +97,7 @@ def _cut(rows: Any, start: int, stop: int) -> Any:  # noqa: ANN401 - an array
     return (rows.numpy() if isinstance(rows, Tensor) else rows)[start:stop]
 
 
-def fail(server: ServiceServer, batch: Batch, error: BaseException) -> None:
+def fail(server: ServiceServer, batch: Batch, error: BaseException | tuple[str, str]) -> None:
     """Tell the client, unless the batch was answered already."""
     if isinstance(error, Exception):
         log.warning("a batch of %d items failed", len(batch), exc_info=error)

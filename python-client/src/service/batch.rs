@@ -115,10 +115,13 @@ impl PyBatch {
     }
 }
 
-/// An exception as a text: `ValueError: what it says`.
+/// An exception as its type and text: `ValueError`, `what it says`; a text, or a kind and a text, as it is.
 pub(super) fn describe(error: &Bound<'_, PyAny>) -> PyResult<(String, String)> {
     if let Ok(text) = error.cast::<PyString>() {
         return Ok(("Error".to_owned(), text.to_string_lossy().into_owned()));
+    }
+    if let Ok(said) = error.extract::<(String, String)>() {
+        return Ok(said);
     }
     if !error.is_instance_of::<pyo3::exceptions::PyBaseException>() {
         let kind = error.get_type().name()?.to_string();

@@ -271,7 +271,7 @@ impl PyServiceServer {
     /// Says that a batch failed: as a whole, or the rows of one that `Batch.rows` gave.
     ///
     /// Args:
-    ///     error: the exception, or a text.
+    ///     error: the exception, or a text, or a kind and a text.
     fn fail(&self, py: Python<'_>, batch: &Bound<'_, PyBatch>, error: &Bound<'_, PyAny>) -> PyResult<()> {
         let batch = batch.get();
         let (kind, text) = describe(error)?;
