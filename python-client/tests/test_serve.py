@@ -67,19 +67,26 @@ class Served:
             time.sleep(0.005)
         return found
 
-    def ask(self, method: str, path: str, body: object = None) -> tuple[int, object]:
+    def exchange(
+        self, method: str, path: str, content: bytes | None, headers: dict[str, str]
+    ) -> tuple[int, object, bytes]:
+        """Status, headers and body of the answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
-            content = None if body is None else json.dumps(body)
-            connection.request(method, path, content, {"content-type": "application/json"})
+            connection.request(method, path, content, headers)
             response = connection.getresponse()
-            text = response.read().decode()
+            return response.status, response.headers, response.read()
         finally:
             connection.close()
+
+    def ask(self, method: str, path: str, body: object = None) -> tuple[int, object]:
+        content = None if body is None else json.dumps(body).encode()
+        status, _, answer = self.exchange(method, path, content, {"content-type": "application/json"})
+        text = answer.decode()
         try:
-            return response.status, json.loads(text)
+            return status, json.loads(text)
         except ValueError:
-            return response.status, text
+            return status, text
 
     def infer(self, *rows: list[float]) -> tuple[int, object]:
         flat = [number for row in rows for number in row]
@@ -166,13 +173,30 @@ def test_large_answers_that_came_to_share_a_batch_arrive(serve) -> None:
 
 
 def test_nans_and_infinities_come_back_as_they_were(serve) -> None:
+    served = serve(WORKER.format(bad="if not np.isfinite(x).all(): return {'y': x}"))
+    # A NaN with a payload, one that signals, a negative one, both infinities, the negative zero.
+    words = struct.pack("<6I", 0x7FC12345, 0x80000000, 0x7F800001, 0x7F800000, 0xFFC00001, 0xFF800000)
+    tensor = {"name": "x", "datatype": "FP32", "shape": [3, 2], "parameters": {"binary_data_size": len(words)}}
+    head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    length = "inference-header-content-length"
+    sent = {"content-type": "application/octet-stream", length: str(len(head))}
+    status, headers, body = served.exchange("POST", "/v2/models/double/infer", head + words, sent)
+    assert status == 200, body
+    assert body[int(headers[length]) :] == words
+
+
+def test_json_has_no_nans_and_infinities(serve) -> None:
     served = serve(WORKER.format(bad=""))
-    body = '{"inputs":[{"name":"x","datatype":"FP32","shape":[1,2],"data":[1e38,-0.5]}]}'
-    status, answer = served.ask("POST", "/v2/models/double/infer", json.loads(body))
-    assert (status, answer["outputs"][0]["data"]) == (200, [2e38, -1.0])
+    for word in (float("nan"), float("inf"), -float("inf")):
+        status, answer = served.infer([word, 1.0])
+        assert status == 400, answer
+        assert "not JSON" in str(answer)
+    # One that its type has no room for.
+    assert served.infer([1e39, 1.0])[0] == 422
     status, answer = served.infer([3e38, 1.0])
-    assert status in (200, 500), answer  # infinity is no number in JSON
-    served.doubles([1, 2])
+    assert status == 200, answer
+    assert answer["outputs"][0]["data"] == [None, 2.0]
+    served.doubles([1e38, -0.5])
 
 
 def test_the_client_hears_of_a_kill_within_200_ms(serve, tmp_path) -> None:
@@ -190,12 +214,27 @@ def test_the_client_hears_of_a_kill_within_200_ms(serve, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", ["if -1 in first: time.sleep(60)", "if -1 in first: os._exit(3)", "if -1 in first: sys.exit(3)"]
+    ("bad", "expected"),
+    [
+        ("time.sleep(60)", 502),
+        ("os._exit(3)", 502),
+        # It says so before it leaves.
+        ("sys.exit(3)", 500),
+    ],
 )
-def test_a_worker_that_hangs_or_leaves_is_started_again(serve, bad) -> None:
-    served = serve(WORKER.format(bad=bad), more="batch_timeout_s = 0.5\n")
+def test_a_worker_that_hangs_or_leaves_is_started_again(serve, bad, expected) -> None:
+    served = serve(WORKER.format(bad=f"if -1 in first: {bad}"), more="batch_timeout_s = 0.5\n")
     status, answer = served.infer([-1.0, 0.0])
-    assert status in (500, 502), answer
+    assert status == expected, answer
+    served.doubles([1, 2])
+    assert served.worker()["restarts"] == 1
+
+
+def test_a_worker_that_writes_to_read_only_memory_is_started_again(serve) -> None:
+    pytest.importorskip("torch")
+    served = serve(WORKER.format(bad="if -1 in first: import torch; batch['x'].torch().add_(1)"))
+    status, answer = served.infer([-1.0, 0.0])
+    assert status == 502, answer
     served.doubles([1, 2])
     assert served.worker()["restarts"] == 1
 
@@ -284,27 +323,22 @@ def test_images_that_cannot_be_used_are_refused_and_cost_nothing(serve, tmp_path
     white = png(1, 1, b"\0\xff")
 
     def predict(image: bytes) -> tuple[int, str]:
-        connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=PATIENCE)
-        try:
-            connection.request("POST", "/predict", image, {"content-type": "image/png"})
-            response = connection.getresponse()
-            return response.status, response.read().decode()
-        finally:
-            connection.close()
+        status, _, body = served.exchange("POST", "/predict", image, {"content-type": "image/png"})
+        return status, body.decode()
 
     assert predict(white)[0] == 200
     before = served.worker()["restarts"], served.ask("GET", "/status")[1]["process"]["rss_bytes"]
     cases = [
-        (png(20_000, 20_000, b"\0"), "20000"),
-        (webp(16_383, 16_383), "16383"),
-        (b"", "image"),
-        (b"no image at all", "not an image"),
-        (white[:40], "damaged"),
-        (png(4, 4, b"\0"), "damaged"),
+        (png(20_000, 20_000, b"\0"), 422, "20000"),
+        (webp(16_383, 16_383), 422, "16383"),
+        (b"", 400, "image"),
+        (b"no image at all", 422, "not an image"),
+        (white[:40], 422, "damaged"),
+        (png(4, 4, b"\0"), 422, "damaged"),
     ]
-    for image, said in cases:
+    for image, expected, said in cases:
         status, text = predict(image)
-        assert status in (400, 422), (status, text)
+        assert status == expected, text
         assert said in text
     status, text = predict(white)
     assert status == 200
