@@ -156,7 +156,7 @@ pub(super) async fn answer(app: Arc<App>, mut router: Router, request: Request) 
     let (route, guard) = classify(uri.path());
     let live = Live::new(&app, &context, &method, uri.path(), route);
     let mut place = None;
-    let admitted = headers.and_then(|()| admit(&app, &context, guard, request.headers()).map(|taken| place = taken));
+    let admitted = admit(&app, &context, guard, request.headers(), headers).map(|taken| place = taken);
     let mut response = match admitted {
         Ok(()) => {
             let mut request = request;
@@ -190,13 +190,21 @@ pub(super) async fn answer(app: Arc<App>, mut router: Router, request: Request) 
     response
 }
 
-/// Takes a place where the request needs one.
-pub(super) fn admit(app: &App, context: &Context, guard: Guard, headers: &HeaderMap) -> Result<Option<Place>, Problem> {
+/// Takes a place where the request needs one. `read`: whether what headers say of deadline and priority could be read; who
+/// is not let in does not hear of it, and where nothing is asked for it does not matter.
+pub(super) fn admit(
+    app: &App,
+    context: &Context,
+    guard: Guard,
+    headers: &HeaderMap,
+    read: Result<(), Problem>,
+) -> Result<Option<Place>, Problem> {
     if guard == Guard::Open {
         return Ok(None);
     }
     let key = app.keys.check(headers)?;
     if guard == Guard::Key {
+        read?;
         admission::check_body(headers, app.limits.body_bytes)?;
         return Ok(None);
     }
@@ -207,6 +215,7 @@ pub(super) fn admit(app: &App, context: &Context, guard: Guard, headers: &Header
         rates.check(key, context.started)?;
     }
     let place = Place::take(&app.metrics, app.limits.in_flight)?;
+    read?;
     admission::check_body(headers, app.limits.body_bytes)?;
     Ok(Some(place))
 }

@@ -50,12 +50,17 @@ fn the_key_is_checked_before_anything_else() {
         assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
         let wrong = connection.ask("POST", path, &[("authorization", "Bearer wrong")], b"");
         assert_eq!(wrong.status, 401);
+        for bad in [("x-priority", "urgent"), ("x-request-timeout-ms", "soon")] {
+            assert_eq!(connection.ask("POST", path, &[bad], b"").status, 401, "{path} {bad:?}");
+        }
     }
     assert_eq!(server.seen.calls.load(SeqCst), 0);
     let headers = [("authorization", "Bearer other")];
     assert_eq!(connection.ask("POST", "/predict", &headers, br#"{"inputs": "x"}"#).status, 200);
     for open in ["/livez", "/readyz", "/v2/health/live", "/v2/health/ready", "/"] {
         assert_eq!(connection.ask("GET", open, &[], b"").status, 200, "{open}");
+        // What is asked without a key is answered, whatever its headers say of work.
+        assert_eq!(connection.ask("GET", open, &[("x-priority", "urgent")], b"").status, 200, "{open}");
     }
 }
 

@@ -269,6 +269,10 @@ fn health_and_metadata_are_told_and_keys_asked_for() {
     assert!(ask::<Flag>(to, "ServerReady", &[], &Flag::default()).message.unwrap().yes);
     assert_eq!(ask::<Metadata>(to, "ModelMetadata", &[], &fake).code, 16);
     let key = [("authorization", "Bearer secret")];
+    let bad = ("x-priority", "urgent");
+    assert!(ask::<Flag>(to, "ServerLive", &[bad], &Flag::default()).message.unwrap().yes);
+    assert_eq!(ask::<Metadata>(to, "ModelMetadata", &[bad], &fake).code, 16);
+    assert_eq!(ask::<Metadata>(to, "ModelMetadata", &[key[0], bad], &fake).code, 3);
     let metadata = ask::<Metadata>(to, "ModelMetadata", &key, &fake).message.unwrap();
     assert_eq!(metadata.inputs[0], tensor("x", "FP32", &[-1, 3], None));
     assert!(ask::<Flag>(to, "ModelReady", &key, &fake).message.unwrap().yes);

@@ -87,8 +87,7 @@ async fn answer(app: Arc<App>, request: Request<Body>) -> Response<Body> {
     let live = Live::new(&app, &context, &method, uri.path(), Route::Grpc);
     // Held until the answer is there.
     let mut _place = None;
-    let admitted =
-        headers.and_then(|()| front::admit(&app, &context, guard, request.headers()).map(|taken| _place = taken));
+    let admitted = front::admit(&app, &context, guard, request.headers(), headers).map(|taken| _place = taken);
     let failed = Failed::default();
     // Only work has a place, so only its messages may be long.
     let limit = if guard == Guard::Work { app.limits.body_bytes } else { SHORT_BYTES.min(app.limits.body_bytes) };
