@@ -49,16 +49,20 @@ pub(super) async fn read(app: &App, context: &Context, headers: &HeaderMap, mut 
     };
     let until = Instant::now() + app.body_timeout;
     time::timeout_at(until.min(context.deadline).into(), all).await.unwrap_or_else(|_| {
-        if context.deadline < until {
+        if context.hurried && context.deadline < until {
             return Err(Problem::deadline().closing());
         }
         Err(too_slow(app))
     })
 }
 
-/// 408: it did not arrive in time.
+/// 408: it did not arrive in time, which is the smaller of two limits of the server.
 pub(super) fn too_slow(app: &App) -> Problem {
-    let text =
-        format!("the body did not arrive within {:.1} s (server.body_timeout_s)", app.body_timeout.as_secs_f64());
+    let (limit, key) = if app.request_timeout <= app.body_timeout {
+        (app.request_timeout, "limits.request_timeout_s")
+    } else {
+        (app.body_timeout, "server.body_timeout_s")
+    };
+    let text = format!("the body did not arrive within {:.1} s ({key})", limit.as_secs_f64());
     Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", text).closing()
 }

@@ -35,6 +35,8 @@ pub(super) struct Context {
     /// The same moment for spans, where the request is traced.
     pub(super) started_at: Option<SystemTime>,
     pub(super) deadline: Instant,
+    /// Whether the client waits for less than the server's own limit, so that the deadline is its own.
+    pub(super) hurried: bool,
     pub(super) priority: Priority,
     /// The request's own span, where it is recorded; else what the client sent.
     pub(super) trace: Option<TraceContext>,
@@ -55,10 +57,10 @@ impl Context {
         let parent = text(TRACEPARENT).and_then(trace::parse_traceparent);
         let own = tracer.start(parent);
         let mut problem = Ok(());
-        let mut deadline = started + request_timeout;
+        let mut patience = None;
         if headers.contains_key(TIMEOUT) {
             match text(TIMEOUT).and_then(|text| text.parse::<u64>().ok()).filter(|ms| *ms > 0) {
-                Some(ms) => deadline = deadline.min(started + Duration::from_millis(ms.min(86_400_000))),
+                Some(ms) => patience = Some(Duration::from_millis(ms.min(86_400_000))),
                 None => problem = Err(header_problem(TIMEOUT, "expected milliseconds, a whole number from 1")),
             }
         }
@@ -72,7 +74,18 @@ impl Context {
             }
         }
         let started_at = own.is_some().then(SystemTime::now);
-        (Self { request_id, started, started_at, deadline, priority, trace: own.or(parent), parent }, problem)
+        let (deadline, trace) = (started + request_timeout, own.or(parent));
+        let mut context = Self { request_id, started, started_at, deadline, hurried: false, priority, trace, parent };
+        context.hurry(patience);
+        (context, problem)
+    }
+
+    /// The client waits this long, if it says so.
+    pub(super) fn hurry(&mut self, patience: Option<Duration>) {
+        if let Some(until) = patience.map(|patience| self.started + patience).filter(|until| *until < self.deadline) {
+            self.deadline = until;
+            self.hurried = true;
+        }
     }
 
     pub(super) fn call(&self, input: Input, parameters: Map<String, Value>) -> Call {

@@ -308,10 +308,22 @@ fn messages_that_are_too_long_or_none_are_refused_and_counted() {
 
 #[test]
 fn a_message_that_stalls_times_out() {
-    let (_server, to) = start(model(Takes::Tensors), &[("server.body_timeout_s", "0.2")]);
-    let answer = ask_with::<Infer>(to, "ModelInfer", &[], &[0; 10], |bytes| {
-        Body::new(Pieces::new([bytes.slice(..4), bytes.slice(4..bytes.len() - 1)], true))
-    });
-    assert_eq!(answer.code, 4, "{}", answer.text);
-    assert!(answer.text.contains("not%20arrive"), "{}", answer.text);
+    let body = ("server.body_timeout_s", "0.2");
+    // The time of a request begins before that of its message, so of equal limits it is over first.
+    for flags in [&[body][..], &[body, ("limits.request_timeout_s", "0.2")]] {
+        let (server, to) = start(model(Takes::Tensors), flags);
+        let stalls = |headers: &[(&str, &str)]| {
+            ask_with::<Infer>(to, "ModelInfer", headers, &[0; 10], |bytes| {
+                Body::new(Pieces::new([bytes.slice(..4), bytes.slice(4..bytes.len() - 1)], true))
+            })
+        };
+        let answer = stalls(&[]);
+        assert_eq!(answer.code, 4, "{}", answer.text);
+        assert!(answer.text.contains("not%20arrive"), "{}", answer.text);
+        let hurried = stalls(&[("x-request-timeout-ms", "50")]);
+        assert_eq!(hurried.code, 4, "{}", hurried.text);
+        assert!(!hurried.text.contains("not%20arrive"), "{}", hurried.text);
+        let metrics = server.get("/metrics");
+        assert!(metrics.text().contains("forebay_requests_total{route=\"grpc\",code=\"408\"} 1"), "{}", metrics.text());
+    }
 }

@@ -178,6 +178,20 @@ fn a_body_that_stalls_times_out() {
 }
 
 #[test]
+fn a_body_that_stalls_until_the_request_s_time_is_up_has_timed_out_all_the_same() {
+    // The time of a request begins before that of its body, so of equal limits it is over first.
+    for flags in [&[("limits.request_timeout_s", "0.2")][..], &[("limits.request_timeout_s", "0.1")]] {
+        let server = quick(flags);
+        let mut connection = server.open();
+        connection.send(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 20\r\n\r\n{\"inputs\"");
+        let problem = connection.response(false).problem();
+        assert_eq!((problem.0, problem.1.as_str()), (408, "body_timeout"));
+        assert!(problem.3.contains("limits.request_timeout_s"), "{problem:?}");
+        still_well(&server);
+    }
+}
+
+#[test]
 fn a_body_that_is_later_than_its_client_waits_has_missed_the_deadline() {
     let server = quick(&[("server.body_timeout_s", "30")]);
     let mut connection = server.open();

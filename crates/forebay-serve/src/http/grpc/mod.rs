@@ -74,9 +74,7 @@ impl Service<Request<Body>> for Inference {
 /// Answers one call. Dropped when the client cancels it.
 async fn answer(app: Arc<App>, request: Request<Body>) -> Response<Body> {
     let (mut context, headers) = Context::new(request.headers(), &app.tracer, app.request_timeout);
-    if let Some(patience) = request.headers().get("grpc-timeout").and_then(|value| patience(value.to_str().ok()?)) {
-        context.deadline = context.deadline.min(context.started + patience);
-    }
+    context.hurry(request.headers().get("grpc-timeout").and_then(|value| patience(value.to_str().ok()?)));
     let (method, uri) = (request.method().clone(), request.uri().clone());
     let name = uri.path().strip_prefix(PREFIX).unwrap_or_default();
     let guard = match name {
@@ -181,6 +179,10 @@ impl Calls<'_> {
         }
         match tokio::time::timeout_at(deadline.into(), answer).await {
             Ok(response) => response,
+            // ORDER none, Relaxed: both are this task.
+            Err(_) if !read.load(Ordering::Relaxed) && !self.context.hurried => {
+                refuse(self.failed, body::too_slow(self.app), self.context).into_http()
+            }
             Err(_) => refuse(self.failed, Problem::deadline(), self.context).into_http(),
         }
     }
