@@ -59,6 +59,8 @@ use crate::{
 const PREPARED_BYTES: u64 = 1 << 30;
 /// Texts that are tokenized on the calling thread, in bytes.
 const QUICK_BYTES: usize = 4 << 10;
+/// Bytes that each byte of a text may become where its tokens themselves are asked for, with their texts and places.
+const TOKENIZED_BYTES: u64 = 128;
 /// The engine may end while its timer sleeps: it looks this often.
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);
 /// Items that may wait.
@@ -592,12 +594,19 @@ impl Backend for Engine {
         special_tokens: bool,
         deadline: Instant,
     ) -> Boxed<Option<Result<Vec<TokenizedText>, Refusal>>> {
-        if texts.iter().map(String::len).sum::<usize>() <= QUICK_BYTES {
+        let bytes = texts.iter().map(String::len).sum::<usize>();
+        if bytes <= QUICK_BYTES {
             return Box::pin(std::future::ready(self.core.intake.tokenize(&texts, special_tokens)));
         }
         let core = Arc::clone(&self.core);
         let work = move |core: &Core| core.intake.tokenize(&texts, special_tokens);
-        Box::pin(async move { core.on_the_pool(deadline, work).await.unwrap_or_else(|refusal| Some(Err(refusal))) })
+        Box::pin(async move {
+            let done = async {
+                let _memory = Reserved::new(&core, (bytes as u64).saturating_mul(TOKENIZED_BYTES))?;
+                core.on_the_pool(deadline, work).await
+            };
+            done.await.unwrap_or_else(|refusal| Some(Err(refusal)))
+        })
     }
 
     fn health(&self) -> Health {

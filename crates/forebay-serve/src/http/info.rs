@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
 use super::{
@@ -18,9 +18,14 @@ use super::{
     problem::Problem,
 };
 use crate::{
-    backend::{Health, Input, ModelInfo, Takes, TensorInfo},
+    backend::{Health, Input, ModelInfo, Takes, TensorInfo, TokenizedText},
     metrics::{self, Process, Route, Snapshot, Stage},
 };
+
+/// Bytes of text that one request may have tokenized: each may be a token, and what is told of one is many times as long.
+const TEXT_BYTES: usize = 1 << 20;
+/// Tokens that are told without another thread.
+const QUICK_TOKENS: usize = 1 << 10;
 
 /// `GET /info`: what the model is called, takes and gives, and what may be asked of the server.
 pub(super) async fn info(State(app): State<Arc<App>>) -> Json<Value> {
@@ -102,20 +107,57 @@ pub(super) async fn tokenize(
         if let Some(i) = all.iter().position(|item| item.pair.is_some()) {
             return Err(Problem::field(format!("inputs[{i}]"), "a pair; expected a text").item(i));
         }
-        Ok((all.into_iter().map(|item| item.text).collect(), items.single, asked.special_tokens))
+        let texts: Vec<String> = all.into_iter().map(|item| item.text).collect();
+        let bytes: usize = texts.iter().map(String::len).sum();
+        if bytes > TEXT_BYTES {
+            let text = format!("{bytes} bytes of text, {TEXT_BYTES} may be tokenized in one request");
+            return Err(Problem::too_large(text));
+        }
+        Ok((texts, items.single, asked.special_tokens))
     })?;
     let done =
         app.backend.tokenize(texts, special, context.deadline).await.ok_or_else(|| {
             Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "unsupported", "the model takes no text")
         })??;
-    Ok(responded(&app, || {
-        let mut all: Vec<Value> = done
-            .into_iter()
-            .map(|one| json!({ "ids": one.ids, "tokens": one.tokens, "offsets": one.offsets }))
-            .collect();
-        let outputs = if single && all.len() == 1 { all.remove(0) } else { Value::Array(all) };
-        text::response(json!({ "outputs": outputs }).to_string().into_bytes())
-    }))
+    let tokens: usize = done.iter().map(|one| one.ids.len()).sum();
+    let respond = move || responded(&app, || told(&done, single));
+    if tokens <= QUICK_TOKENS {
+        return Ok(text::response(respond()));
+    }
+    // Megabytes of numbers, perhaps: the other connections of this thread need not wait for them.
+    match tokio::task::spawn_blocking(respond).await {
+        Ok(json) => Ok(text::response(json)),
+        Err(failed) => std::panic::resume_unwind(failed.into_panic()),
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Outputs<T> {
+    outputs: T,
+}
+
+/// What is told of a text.
+#[derive(Debug, Serialize)]
+struct Told<'a> {
+    ids: &'a [u32],
+    offsets: &'a [[u64; 2]],
+    tokens: &'a [String],
+}
+
+impl<'a> Told<'a> {
+    fn of(text: &'a TokenizedText) -> Self {
+        Self { ids: &text.ids, offsets: &text.offsets, tokens: &text.tokens }
+    }
+}
+
+/// One object or a list of them, as the inputs were.
+fn told(all: &[TokenizedText], single: bool) -> Vec<u8> {
+    let json = match all {
+        [one] if single => serde_json::to_vec(&Outputs { outputs: Told::of(one) }),
+        all => serde_json::to_vec(&Outputs { outputs: all.iter().map(Told::of).collect::<Vec<_>>() }),
+    };
+    // Writing to a Vec does not fail.
+    json.unwrap_or_default()
 }
 
 /// `GET /metrics`.

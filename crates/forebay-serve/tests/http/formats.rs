@@ -143,6 +143,25 @@ fn tokens_have_ids_texts_and_places() {
 }
 
 #[test]
+fn texts_without_end_are_not_tokenized() {
+    let server = Server::start(Takes::Texts);
+    let half = "x".repeat(1 << 19);
+    let much = server.post("/tokenize", &format!(r#"{{"inputs": ["{half}", "{half}x"]}}"#)).problem();
+    assert_eq!((much.0, much.1.as_str()), (413, "too_large"));
+    assert_eq!(much.3, "1048577 bytes of text, 1048576 may be tokenized in one request");
+    // As many tokens as are not told in passing; a list of one stays a list.
+    let text = "xy".repeat(5000);
+    let one = server.post("/tokenize", &format!(r#"{{"inputs": "{text}", "special_tokens": false}}"#)).json();
+    let list = server.post("/tokenize", &format!(r#"{{"inputs": ["{text}"], "special_tokens": false}}"#)).json();
+    assert_eq!(one["outputs"], list["outputs"][0]);
+    assert_eq!(one["outputs"]["tokens"].as_array().unwrap().len(), 10_000);
+    assert_eq!(
+        (&one["outputs"]["tokens"][9999], &one["outputs"]["offsets"][9999]),
+        (&json!("y"), &json!([9999, 10000]))
+    );
+}
+
+#[test]
 fn the_model_is_described() {
     let server = Server::start(Takes::Tensors);
     let info = server.get("/info").json();
