@@ -4,14 +4,18 @@
 //!   accept ──▶ connection task ──▶ hyper (HTTP/1.1) ──▶ front::answer ──▶ router
 //!     │            ends: the client left, was too slow, or we drain
 //!     └─ the drain begins: still accepts (probes ask /livez), work is answered 503
-//!        nothing under way, or drain_s over: no more accepting, idle connections closed, the rest given a moment
+//!        nothing under way, or drain_s over: no more accepting, idle connections closed, the rest given a moment,
+//!        and what is left of drain_s to clients that are reading their answers
 //! ```
 
 use std::{
     convert::Infallible,
     future::Future,
     io,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -27,22 +31,25 @@ use tokio::{
 
 use super::{App, front, socket::Socket};
 
-/// How long connections have to write what is answered, after the drain.
-pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long connections have to write what is answered, after the drain; those whose client reads slowly, until drain_s is
+/// over.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How often the drain looks whether anything is under way.
 const LOOK: Duration = Duration::from_millis(5);
 /// A pause when the system has no descriptors or memory for one more connection.
 const NO_ROOM: Duration = Duration::from_millis(50);
 
-/// Serves `listener` until `shutdown` and the drain after it.
+/// Serves `listener` until `shutdown` and the drain after it. Returns until when others may write their answers.
 pub(super) async fn run(
     app: Arc<App>,
     router: Router,
     listener: TcpListener,
     shutdown: impl Future<Output = ()> + Send,
-) -> io::Result<()> {
+) -> Instant {
     let (closing, closed) = watch::channel(false);
     let mut connections = JoinSet::new();
+    let unsent = Arc::new(AtomicUsize::new(0));
+    let mut until = Instant::now();
     tokio::pin!(shutdown);
     let mut drained: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(std::future::pending());
     loop {
@@ -50,7 +57,7 @@ pub(super) async fn run(
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     let (app, router, closed) = (Arc::clone(&app), router.clone(), closed.clone());
-                    connections.spawn(connection(app, router, stream, closed));
+                    connections.spawn(connection(app, router, stream, Arc::clone(&unsent), closed));
                 }
                 Err(error) if is_of_the_connection(&error) => {}
                 Err(error) => {
@@ -62,22 +69,43 @@ pub(super) async fn run(
             () = &mut shutdown, if !app.draining() => {
                 // ORDER none, Relaxed: the flag is the whole message.
                 app.draining.store(true, Ordering::Relaxed);
-                drained = Box::pin(nothing_under_way(Arc::clone(&app)));
+                until = Instant::now() + app.drain;
+                drained = Box::pin(nothing_under_way(Arc::clone(&app), until));
             }
             () = &mut drained => break,
         }
     }
     drop(listener);
     closing.send_replace(true);
-    let all = async { while connections.join_next().await.is_some() {} };
-    let _ = time::timeout(LAST_WORDS, all).await;
+    let mut look = Instant::now() + LAST_WORDS;
+    loop {
+        tokio::select! {
+            ended = connections.join_next() => {
+                if ended.is_none() {
+                    break;
+                }
+            }
+            () = time::sleep_until(look) => {
+                // ORDER none, Relaxed: looked at again.
+                let left = unsent.load(Ordering::Relaxed);
+                if left == 0 {
+                    break;
+                }
+                let now = Instant::now();
+                if now >= until {
+                    tracing::warn!(left, "answers are still being read after server.drain_s; they are cut");
+                    break;
+                }
+                look = until.min(now + LAST_WORDS);
+            }
+        }
+    }
     connections.shutdown().await;
-    Ok(())
+    until.max(Instant::now() + LAST_WORDS)
 }
 
 /// Ends when no request is under way, or when they have had their time.
-async fn nothing_under_way(app: Arc<App>) {
-    let until = Instant::now() + app.drain;
+async fn nothing_under_way(app: Arc<App>, until: Instant) {
     // ORDER none, Relaxed: looked at again.
     while app.metrics.in_flight.load(Ordering::Relaxed) > 0 {
         if Instant::now() >= until {
@@ -113,7 +141,13 @@ impl Drop for Open {
     }
 }
 
-async fn connection(app: Arc<App>, router: Router, stream: TcpStream, mut closed: watch::Receiver<bool>) {
+async fn connection(
+    app: Arc<App>,
+    router: Router,
+    stream: TcpStream,
+    unsent: Arc<AtomicUsize>,
+    mut closed: watch::Receiver<bool>,
+) {
     let _open = Open::new(&app);
     // A small response must not wait for the acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
@@ -128,7 +162,7 @@ async fn connection(app: Arc<App>, router: Router, stream: TcpStream, mut closed
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(app.header_timeout);
-    let serving = http.serve_connection(TokioIo::new(Socket::new(stream)), service);
+    let serving = http.serve_connection(TokioIo::new(Socket::new(stream, unsent)), service);
     tokio::pin!(serving);
     tokio::select! {
         // How it ended is the client's affair: it left, was too slow, or sent what is no HTTP.

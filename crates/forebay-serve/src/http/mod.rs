@@ -159,9 +159,9 @@ pub async fn serve_on(
         tracer.flush().await;
         return done;
     }
-    let done = connection::run(app, router, listener, shutdown).await;
+    connection::run(app, router, listener, shutdown).await;
     tracer.flush().await;
-    done
+    Ok(())
 }
 
 /// Serves HTTP, and gRPC on a port of its own, until `shutdown` and the drain after it.
@@ -180,17 +180,17 @@ async fn both(
     tracing::info!(address = %other.local_addr()?, "gRPC");
     let (ended, end) = tokio::sync::oneshot::channel::<()>();
     let grpc = grpc::serve(Arc::clone(&app), other, async { drop(end.await) });
-    // Calls hold places as requests do: the drain waits for both, then gRPC is told.
+    // Calls hold places as requests do: the drain waits for both, then gRPC is told, and finishes what it is writing.
     let http = async {
-        let done = connection::run(app, router, listener, shutdown).await;
+        let until = connection::run(app, router, listener, shutdown).await;
         drop(ended);
-        done
+        until
     };
     tokio::pin!(grpc);
     tokio::select! {
-        done = http => {
-            let _ = tokio::time::timeout(connection::LAST_WORDS, grpc).await;
-            done
+        until = http => {
+            let _ = tokio::time::timeout_at(until, grpc).await;
+            Ok(())
         }
         failed = &mut grpc => failed,
     }

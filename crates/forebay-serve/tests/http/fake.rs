@@ -129,6 +129,11 @@ fn of_text(text: &str) -> Result<Row, ItemError> {
             let bytes = floats([f32::NAN, f32::INFINITY, -0.0, 1.0]);
             Ok(Row { rows: Arc::new(Memory(vec![("embedding".to_owned(), DType::F32, vec![4], bytes)])), row: 0 })
         }
+        // More than sockets have room for.
+        "huge" => {
+            let rows = Memory(vec![("embedding".to_owned(), DType::F32, vec![6 << 20], vec![0; 24 << 20])]);
+            Ok(Row { rows: Arc::new(rows), row: 0 })
+        }
         text => embedding(text.len()),
     }
 }

@@ -7,16 +7,18 @@ use std::{
     pin::Pin,
     sync::atomic::Ordering::SeqCst,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use axum::{
     body::Body,
-    http::{HeaderMap, Request},
+    http::{HeaderMap, Request, Response},
 };
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use forebay_serve::backend::{ModelInfo, Takes};
 use http_body::Frame;
 use http_body_util::BodyExt as _;
+use hyper::{body::Incoming, client::conn::http2::SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use tokio::{net::TcpStream, runtime::Runtime, sync::mpsc};
@@ -151,6 +153,30 @@ impl http_body::Body for Pieces {
     }
 }
 
+/// The head of an answer, and what keeps its connection.
+async fn send(
+    to: SocketAddr,
+    call: &str,
+    headers: &[(&str, &str)],
+    encoded: &[u8],
+    body: fn(Bytes) -> Body,
+) -> (Response<Incoming>, SendRequest<Body>) {
+    let stream = TokioIo::new(TcpStream::connect(to).await.unwrap());
+    let (mut send, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    tokio::spawn(connection);
+    let mut frame = BytesMut::new();
+    frame.put_u8(0);
+    frame.put_u32(u32::try_from(encoded.len()).unwrap());
+    frame.extend_from_slice(encoded);
+    let uri = format!("http://{to}/inference.GRPCInferenceService/{call}");
+    let mut request = Request::post(uri).header("content-type", "application/grpc").header("te", "trailers");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let response = send.send_request(request.body(body(frame.freeze())).unwrap()).await.unwrap();
+    (response, send)
+}
+
 fn ask_with<T: Message + Default>(
     to: SocketAddr,
     call: &str,
@@ -159,19 +185,7 @@ fn ask_with<T: Message + Default>(
     body: fn(Bytes) -> Body,
 ) -> Answer<T> {
     Runtime::new().unwrap().block_on(async {
-        let stream = TokioIo::new(TcpStream::connect(to).await.unwrap());
-        let (mut send, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
-        tokio::spawn(connection);
-        let mut frame = BytesMut::new();
-        frame.put_u8(0);
-        frame.put_u32(u32::try_from(encoded.len()).unwrap());
-        frame.extend_from_slice(encoded);
-        let uri = format!("http://{to}/inference.GRPCInferenceService/{call}");
-        let mut request = Request::post(uri).header("content-type", "application/grpc").header("te", "trailers");
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let response = send.send_request(request.body(body(frame.freeze())).unwrap()).await.unwrap();
+        let (response, _connection) = send(to, call, headers, encoded, body).await;
         let headers = response.headers().clone();
         let body = response.into_body().collect().await.unwrap();
         let trailers = body.trailers().cloned().unwrap_or_default();
@@ -304,6 +318,22 @@ fn messages_that_are_too_long_or_none_are_refused_and_counted() {
     ] {
         assert!(metrics.text().contains(line), "{line}: {}", metrics.text());
     }
+}
+
+#[test]
+fn an_answer_that_is_being_read_is_sent_to_its_end() {
+    let (mut server, to) = start(model(Takes::Texts), &[]);
+    let text = Contents { bytes: vec![Bytes::from_static(b"huge")], ..Contents::default() };
+    let request = infer(vec![tensor("text", "BYTES", &[1], Some(text))], vec![]).encode_to_vec();
+    Runtime::new().unwrap().block_on(async {
+        let (response, _connection) = send(to, "ModelInfer", &[], &request, Body::from).await;
+        server.stop();
+        wait_for("no more is accepted", || std::net::TcpStream::connect(server.address).is_err());
+        // The call is over; after a second its answer was cut once.
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        assert!(response.into_body().collect().await.unwrap().to_bytes().len() > 24 << 20);
+    });
+    server.join();
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! Health, and the way down.
 
-use std::{sync::atomic::Ordering::SeqCst, thread};
+use std::{io::Read as _, sync::atomic::Ordering::SeqCst, thread, time::Duration};
 
 use forebay_serve::backend::Takes;
 
 use crate::{
-    client::{Server, wait_for},
+    client::{Connection, Server, wait_for},
     fake::model,
 };
 
@@ -46,12 +46,39 @@ fn what_is_under_way_is_finished_while_new_work_is_refused() {
     assert!(std::net::TcpStream::connect(server.address).is_err());
 }
 
+/// Asks for an answer of 32 MiB and reads its head; the connection, and the bytes that are to come.
+fn huge(server: &Server) -> (Connection, usize) {
+    let mut connection = server.open();
+    let body = r#"{"input": "huge", "encoding_format": "base64"}"#;
+    let head = format!("POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+    connection.send(format!("{head}{body}").as_bytes());
+    let answer = connection.head();
+    assert_eq!(answer.status, 200);
+    (connection, answer.header("content-length").unwrap().parse().unwrap())
+}
+
+#[test]
+fn an_answer_that_is_being_read_is_sent_to_its_end() {
+    let mut server = Server::start(Takes::Texts);
+    let (mut connection, length) = huge(&server);
+    server.stop();
+    wait_for("no more is accepted", || std::net::TcpStream::connect(server.address).is_err());
+    // The request is over and all others have gone; after a second this one was cut once.
+    thread::sleep(Duration::from_millis(1500));
+    let mut rest = vec![0; length];
+    connection.stream.read_exact(&mut rest).unwrap();
+    assert!(rest.ends_with(b"}"));
+    server.join();
+}
+
 #[test]
 fn the_drain_ends_whatever_hangs() {
     let mut server = Server::with(model(Takes::Texts), &[("server.drain_s", "0.1")]);
+    // Never read; it must not hold up the end either.
+    let _unread = huge(&server);
     let mut connection = server.open();
     connection.send(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 18\r\n\r\n{\"inputs\": \"hang\"}");
-    wait_for("it is under way", || server.seen.calls.load(SeqCst) == 1);
+    wait_for("it is under way", || server.seen.calls.load(SeqCst) == 2);
     server.stop();
     server.join();
     assert!(connection.closed());
