@@ -118,9 +118,9 @@ fn summary(checked: &Checked) -> String {
 async fn serve(checked: Checked, started: Instant) -> Result<(), Failure> {
     let config = checked.config().clone();
     let mut signals = Signals::catch().map_err(|e| Failure::failed(format!("cannot catch signals: {e}")))?;
-    // The port first: if somebody else has it, no worker needs to be started.
-    let listener = http::bind(&config).await.map_err(Failure::failed)?;
-    let address = listener.local_addr().map_err(Failure::failed)?;
+    // The ports first: if somebody else has one, no worker needs to be started.
+    let listeners = http::bind(&config).await.map_err(Failure::failed)?;
+    let address = listeners.local_addr().map_err(Failure::failed)?;
     let metrics = Metrics::new();
     let tracer = Tracer::new(&config, &metrics);
     let engine = Engine::start(checked, None, Arc::clone(&metrics), tracer.clone()).map_err(Failure::failed)?;
@@ -136,7 +136,7 @@ async fn serve(checked: Checked, started: Instant) -> Result<(), Failure> {
         }
     };
     let backend: Arc<dyn Backend> = Arc::clone(&engine) as Arc<dyn Backend>;
-    let served = http::serve_on(listener, &config, backend, metrics, tracer.clone(), shutdown).await;
+    let served = http::serve_on(listeners, &config, backend, metrics, tracer.clone(), shutdown).await;
     engine.stop().await;
     tracer.flush().await;
     tracing::info!("stopped");

@@ -251,5 +251,13 @@ fn a_port_that_is_taken_starts_no_worker() {
     let mut command = place.command("serve");
     command.args(["--config", "serve.toml", "--listen", &taken.local_addr().unwrap().to_string()]);
     finish(command).assert_code(1).assert_says(&["cannot listen on", "server.listen"]);
+    // That of gRPC as well, in builds that have it.
+    let mut command = place.command("serve");
+    let grpc = format!("server.grpc_listen={}", taken.local_addr().unwrap());
+    command.args(["--config", "serve.toml", "--set", &grpc]);
+    let ended = finish(command);
+    if !ended.err.contains("this build is without gRPC") {
+        ended.assert_code(1).assert_says(&["cannot listen on", "server.grpc_listen"]);
+    }
     assert!(workers(&place).is_empty());
 }

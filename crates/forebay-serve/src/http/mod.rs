@@ -40,6 +40,7 @@ mod v2;
 use std::{
     future::Future,
     io,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -99,7 +100,7 @@ impl App {
 /// finished, within `server.drain_s`. Returns when the last connection is closed.
 ///
 /// # Errors
-/// The address cannot be listened on, or the keys cannot be read.
+/// An address cannot be listened on, or the keys cannot be read.
 pub async fn serve(
     config: &Config,
     backend: Arc<dyn Backend>,
@@ -107,28 +108,57 @@ pub async fn serve(
     tracer: Tracer,
     shutdown: impl Future<Output = ()> + Send,
 ) -> io::Result<()> {
-    let listener = bind(config).await?;
-    serve_on(listener, config, backend, metrics, tracer, shutdown).await
+    let listeners = bind(config).await?;
+    serve_on(listeners, config, backend, metrics, tracer, shutdown).await
 }
 
-/// A listener on `server.listen`; [`serve_on`] takes it. Its address says which port a 0 became.
+/// The ports that are listened on.
+#[derive(Debug)]
+pub struct Listeners {
+    http: TcpListener,
+    #[cfg(feature = "grpc")]
+    grpc: Option<TcpListener>,
+}
+
+impl Listeners {
+    /// The address of HTTP, which says which port a 0 became.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.http.local_addr()
+    }
+}
+
+/// Listens on `server.listen`, and for gRPC on `server.grpc_listen`; [`serve_on`] takes what comes back.
 ///
 /// # Errors
-/// The address cannot be listened on; the text says which one.
-pub async fn bind(config: &Config) -> io::Result<TcpListener> {
-    let listen = &config.server.listen;
-    TcpListener::bind(listen).await.map_err(|error| {
-        let text = format!("cannot listen on {listen}: {error}; set server.listen to another address or port");
+/// An address cannot be listened on; the text says which one.
+pub async fn bind(config: &Config) -> io::Result<Listeners> {
+    let server = &config.server;
+    Ok(Listeners {
+        http: listen(&server.listen, "server.listen").await?,
+        #[cfg(feature = "grpc")]
+        grpc: match &server.grpc_listen {
+            Some(address) => Some(listen(address, "server.grpc_listen").await?),
+            None => None,
+        },
+    })
+}
+
+async fn listen(address: &str, key: &str) -> io::Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let text = format!("cannot listen on {address}: {error}; set {key} to another address or port");
         io::Error::new(error.kind(), text)
     })
 }
 
-/// As [`serve`], on a listener that is there.
+/// As [`serve`], on ports that are listened on.
 ///
 /// # Errors
 /// The keys cannot be read.
 pub async fn serve_on(
-    listener: TcpListener,
+    listeners: Listeners,
     config: &Config,
     backend: Arc<dyn Backend>,
     metrics: Arc<Metrics>,
@@ -154,12 +184,12 @@ pub async fn serve_on(
     let router = router(&app);
     let tracer = app.tracer.clone();
     #[cfg(feature = "grpc")]
-    if let Some(listen) = &config.server.grpc_listen {
-        let done = both(app, router, listener, listen, shutdown).await;
+    if let Some(grpc) = listeners.grpc {
+        let done = both(app, router, listeners.http, grpc, shutdown).await;
         tracer.flush().await;
         return done;
     }
-    connection::run(app, router, listener, shutdown).await;
+    connection::run(app, router, listeners.http, shutdown).await;
     tracer.flush().await;
     Ok(())
 }
@@ -170,13 +200,9 @@ async fn both(
     app: Arc<App>,
     router: Router,
     listener: TcpListener,
-    listen: &str,
+    other: TcpListener,
     shutdown: impl Future<Output = ()> + Send,
 ) -> io::Result<()> {
-    let other = TcpListener::bind(listen).await.map_err(|error| {
-        let text = format!("cannot listen on {listen}: {error}; set server.grpc_listen to another address or port");
-        io::Error::new(error.kind(), text)
-    })?;
     tracing::info!(address = %other.local_addr()?, "gRPC");
     let (ended, end) = tokio::sync::oneshot::channel::<()>();
     let grpc = grpc::serve(Arc::clone(&app), other, async { drop(end.await) });

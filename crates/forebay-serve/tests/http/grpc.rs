@@ -321,6 +321,16 @@ fn messages_that_are_too_long_or_none_are_refused_and_counted() {
 }
 
 #[test]
+fn a_port_that_is_taken_is_named_before_anything_is_served() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = taken.local_addr().unwrap().to_string();
+    let config = crate::client::config(&[("server.grpc_listen", &listen)]);
+    let error = Runtime::new().unwrap().block_on(forebay_serve::http::bind(&config)).unwrap_err().to_string();
+    assert!(error.starts_with(&format!("cannot listen on {listen}: ")), "{error}");
+    assert!(error.contains("server.grpc_listen"), "{error}");
+}
+
+#[test]
 fn an_answer_that_is_being_read_is_sent_to_its_end() {
     let (mut server, to) = start(model(Takes::Texts), &[]);
     let text = Contents { bytes: vec![Bytes::from_static(b"huge")], ..Contents::default() };
