@@ -19,8 +19,8 @@ fn make(model: &ModelInfo, keys: bool) -> Value {
     let open = |summary: &str| json!({ "get": { "summary": summary, "security": [], "responses": text_responses() } });
     paths.insert("/livez".into(), open("Whether the process answers"));
     paths.insert("/readyz".into(), open("Whether requests can be answered"));
-    paths.insert("/v2/health/live".into(), open("Whether the process answers"));
-    paths.insert("/v2/health/ready".into(), open("Whether requests can be answered"));
+    paths.insert("/v2/health/live".into(), with_flat_problems(open("Whether the process answers")));
+    paths.insert("/v2/health/ready".into(), with_flat_problems(open("Whether requests can be answered")));
     paths.insert(
         "/metrics".into(),
         json!({ "get": { "summary": "Metrics for Prometheus", "responses": text_responses() } }),
@@ -28,7 +28,10 @@ fn make(model: &ModelInfo, keys: bool) -> Value {
     paths.insert("/info".into(), read("What the model takes and gives", json!({ "type": "object" })));
     paths.insert("/status".into(), read("What goes on inside", json!({ "type": "object" })));
     paths.insert("/v1/models".into(), read("The model, for OpenAI's clients", json!({ "type": "object" })));
-    paths.insert(format!("/v2/models/{}", model.name), read("The model's tensors", reference("Metadata")));
+    paths.insert(
+        format!("/v2/models/{}", model.name),
+        with_flat_problems(read("The model's tensors", reference("Metadata"))),
+    );
     paths.insert(
         format!("/v2/models/{}/infer", model.name),
         with_flat_problems(work(
@@ -46,19 +49,18 @@ fn make(model: &ModelInfo, keys: bool) -> Value {
             "content": { "text/event-stream": { "schema": { "type": "string" } } },
         });
         paths.insert("/generate_stream".into(), stream);
-    } else {
-        let mut body = json_body("PredictRequest");
-        if model.takes == Takes::Images {
-            let file = json!({ "schema": { "type": "string", "format": "binary" } });
-            for kind in ["image/jpeg", "image/png", "image/webp"] {
-                body["content"][kind] = file.clone();
-            }
-        }
-        if matches!(model.takes, Takes::Images | Takes::Texts) {
-            body["content"]["multipart/form-data"] = json!({ "schema": { "type": "object" } });
-        }
-        paths.insert("/predict".into(), work("Infer, plain JSON", &body, reference("PredictResponse")));
     }
+    let mut body = json_body("PredictRequest");
+    if model.takes == Takes::Images {
+        let file = json!({ "schema": { "type": "string", "format": "binary" } });
+        for kind in ["image/jpeg", "image/png", "image/webp"] {
+            body["content"][kind] = file.clone();
+        }
+    }
+    if matches!(model.takes, Takes::Images | Takes::Texts) {
+        body["content"]["multipart/form-data"] = json!({ "schema": { "type": "object" } });
+    }
+    paths.insert("/predict".into(), work("Infer, plain JSON", &body, reference("PredictResponse")));
     if model.takes == Takes::Texts {
         paths.insert(
             "/tokenize".into(),
@@ -69,11 +71,11 @@ fn make(model: &ModelInfo, keys: bool) -> Value {
             paths.insert("/v1/embeddings".into(), work("Embeddings, OpenAI's API", &body, json!({ "type": "object" })));
         }
     }
+    let mut reload = responses(json!({ "type": "object" }));
+    reload["403"] = json!({ "description": "From a page of another site", "content": problem() });
     paths.insert(
         "/admin/reload".into(),
-        json!({ "post": {
-        "summary": "Replace the workers one after the other", "responses": responses(json!({ "type": "object" })),
-    } }),
+        json!({ "post": { "summary": "Replace the workers one after the other", "responses": reload } }),
     );
     let mut document = json!({
         "openapi": "3.1.0",
@@ -105,13 +107,15 @@ fn problem() -> Value {
 }
 
 /// Errors as the Open Inference Protocol has them.
-fn with_flat_problems(mut work: Value) -> Value {
-    if let Some(all) = work["post"]["responses"].as_object_mut() {
-        for response in all.values_mut().filter(|one| one["content"] == problem()) {
-            response["content"]["application/json"]["schema"] = reference("FlatProblem");
+fn with_flat_problems(mut path: Value) -> Value {
+    for (_, method) in path.as_object_mut().into_iter().flatten() {
+        for (_, response) in method["responses"].as_object_mut().into_iter().flatten() {
+            if response["content"] == problem() {
+                response["content"]["application/json"]["schema"] = reference("FlatProblem");
+            }
         }
     }
-    work
+    path
 }
 
 fn read(summary: &str, schema: Value) -> Value {
@@ -139,6 +143,9 @@ fn responses(schema: Value) -> Value {
     for (code, description) in [
         ("400", "Not in the format that it says"),
         ("401", "No key, or not one that is let in"),
+        ("404", "No such path, model or version"),
+        ("405", "Another method than the path takes; see Allow"),
+        ("408", "The body did not arrive in time"),
         ("413", "Too many bytes or items"),
         ("415", "A content type that is not taken"),
         ("422", "Not what the model takes; the field is named"),
@@ -225,8 +232,12 @@ fn schemas(model: &ModelInfo) -> Value {
             (one.name.clone(), schema)
         })
         .collect();
-    let outputs: Map<_, _> =
-        model.outputs.iter().map(|one| (one.name.clone(), nested(one.dtype, &one.shape))).collect();
+    let outputs: Map<_, _> = if model.generates {
+        // The tokens of the whole answer, whatever tensor the worker gives them in.
+        Map::from_iter([("tokens".to_owned(), nested(DType::I64, &[None]))])
+    } else {
+        model.outputs.iter().map(|one| (one.name.clone(), nested(one.dtype, &one.shape))).collect()
+    };
     let row = json!({ "type": "object", "properties": outputs });
     json!({
         "PredictRequest": {
@@ -261,6 +272,7 @@ fn schemas(model: &ModelInfo) -> Value {
                 "input": one_or_many(json!({ "type": "string" }), model.max_items),
                 "model": { "const": model.name },
                 "encoding_format": { "enum": ["float", "base64"], "default": "float" },
+                "dimensions": { "type": "integer", "minimum": 1 },
             },
         },
         "InferRequest": {

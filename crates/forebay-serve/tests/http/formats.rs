@@ -185,6 +185,26 @@ fn the_model_is_described() {
 }
 
 #[test]
+fn the_document_has_every_status_of_the_documentation() {
+    let page = include_str!("../../../../docs/serve/api.md");
+    let document = Server::start(Takes::Texts).get("/openapi.json").json();
+    let statuses = page.lines().filter_map(|line| line.strip_prefix("| ")?.split(' ').next()?.parse::<u16>().ok());
+    let mut rows = 0;
+    for status in statuses {
+        let path = if status == 403 { "/admin/reload" } else { "/predict" };
+        let response = &document["paths"][path]["post"]["responses"][status.to_string()];
+        assert!(response.is_object(), "{path} is without {status}");
+        rows += 1;
+    }
+    assert!(rows > 10, "{rows} rows in the table of errors");
+    // Below /v2 errors have the shape of the protocol, whatever the method.
+    for (path, methods) in document["paths"].as_object().unwrap().iter().filter(|(path, _)| path.starts_with("/v2")) {
+        assert!(!methods.to_string().contains("#/components/schemas/Problem"), "{path}");
+    }
+    assert!(document["components"]["schemas"]["EmbeddingsRequest"]["properties"]["dimensions"].is_object());
+}
+
+#[test]
 fn the_document_of_a_generating_model_has_its_routes() {
     let mut generating = model(Takes::Texts);
     generating.generates = true;
@@ -193,6 +213,9 @@ fn the_document_of_a_generating_model_has_its_routes() {
         .ask("GET", "/openapi.json", &[("authorization", "Bearer secret")], b"")
         .json();
     assert!(document["paths"]["/generate_stream"]["post"].is_object());
-    assert!(document["paths"]["/predict"].is_null());
+    // Of the whole answer, which is tokens.
+    assert!(document["paths"]["/predict"]["post"].is_object());
+    let outputs = &document["components"]["schemas"]["PredictResponse"]["properties"]["outputs"]["oneOf"][0];
+    assert_eq!(outputs["properties"], json!({"tokens": {"type": "array", "items": {"type": "integer"}}}));
     assert_eq!(document["security"], json!([{"key": []}]));
 }
