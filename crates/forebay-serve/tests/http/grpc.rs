@@ -303,6 +303,8 @@ fn messages_that_are_too_long_or_none_are_refused_and_counted() {
     for (call, headers) in [("ServerLive", &[][..]), ("ModelReady", &key)] {
         let answer = ask_with::<Flag>(to, call, headers, &long, streamed);
         assert_eq!(answer.code, 8, "{call} has no place, so it may not be long: {}", answer.text);
+        // No key changes that, so none is named.
+        assert!(answer.text.contains("4096%20bytes") && !answer.text.contains("limits."), "{}", answer.text);
     }
     let longer = infer(vec![], vec![vec![0; 200_000].into()]).encode_to_vec();
     let answer = ask_with::<Infer>(to, "ModelInfer", &key, &longer, streamed);

@@ -94,7 +94,7 @@ async fn answer(app: Arc<App>, request: Request<Body>) -> Response<Body> {
         Err(problem) => refuse(&failed, problem, &context).into_http(),
     };
     let answered = failed.lock().unwrap_or_else(PoisonError::into_inner).is_none();
-    if let Some(problem) = unread(&response, limit).filter(|_| answered) {
+    if let Some(problem) = unread(&response, guard, limit).filter(|_| answered) {
         response = refuse(&failed, problem, &context).into_http();
     }
     let problem = failed.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -106,11 +106,15 @@ async fn answer(app: Arc<App>, request: Request<Body>) -> Response<Body> {
 type Failed = Arc<Mutex<Option<Problem>>>;
 
 /// What the transport itself answered, without asking anybody here: the message is too long, or no such message.
-fn unread(response: &Response<Body>, limit: u64) -> Option<Problem> {
+fn unread(response: &Response<Body>, guard: Guard, limit: u64) -> Option<Problem> {
     let status = Status::from_header_map(response.headers())?;
     match status.code() {
         Code::Ok => None,
-        Code::OutOfRange | Code::ResourceExhausted => Some(admission::too_long(None, limit)),
+        Code::OutOfRange | Code::ResourceExhausted if guard == Guard::Work => Some(admission::too_long(None, limit)),
+        Code::OutOfRange | Code::ResourceExhausted => {
+            let text = format!("the message has more than {limit} bytes; only ModelInfer takes longer ones");
+            Some(Problem::too_large(text))
+        }
         _ => Some(Problem::malformed(status.message())),
     }
 }
