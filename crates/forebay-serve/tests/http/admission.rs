@@ -2,7 +2,7 @@
 
 use std::{sync::atomic::Ordering::SeqCst, thread};
 
-use forebay_serve::backend::Takes;
+use forebay_serve::backend::{Priority, Takes};
 
 use crate::{
     client::{Server, wait_for},
@@ -117,8 +117,19 @@ fn the_deadline_is_the_nearer_of_the_server_s_and_the_client_s() {
         let bad = server.open().ask("POST", "/predict", &[(name, value)], br#"{"inputs": "x"}"#).problem();
         assert_eq!((bad.0, bad.2.as_str()), (400, name));
     }
-    let low = [("x-priority", "low")];
-    assert_eq!(server.open().ask("POST", "/predict", &low, br#"{"inputs": "x"}"#).status, 200);
+}
+
+#[test]
+fn the_backend_is_told_who_goes_first() {
+    let server = Server::start(Takes::Texts);
+    for (word, priority) in [("high", Priority::High), ("low", Priority::Low), ("normal", Priority::Normal)] {
+        let headers = [("x-priority", word)];
+        assert_eq!(server.open().ask("POST", "/predict", &headers, br#"{"inputs": "x"}"#).status, 200);
+        assert_eq!(*server.seen.priority.lock().unwrap(), priority);
+    }
+    server.open().ask("POST", "/predict", &[("x-priority", "high")], br#"{"inputs": "x"}"#);
+    server.post("/predict", r#"{"inputs": "x"}"#);
+    assert_eq!(*server.seen.priority.lock().unwrap(), Priority::Normal, "of a request that does not say");
 }
 
 #[test]

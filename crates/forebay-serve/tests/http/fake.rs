@@ -15,7 +15,7 @@ use std::{
 use forebay::DType;
 use forebay_serve::backend::{
     Answer, Backend, Boxed, Call, Finish, Health, Input, ItemError, ItemErrorKind, ModelInfo, NamedTensor, Part, Parts,
-    Refusal, Row, Rows, Status, Takes, TensorInfo, Timings, TokenizedText, TraceContext, WorkerStatus,
+    Priority, Refusal, Row, Rows, Status, Takes, TensorInfo, Timings, TokenizedText, TraceContext, WorkerStatus,
 };
 use futures_core::Stream;
 use tokio::sync::watch;
@@ -27,6 +27,7 @@ pub(crate) struct Seen {
     /// Calls that were dropped before they were answered.
     pub(crate) dropped: AtomicUsize,
     pub(crate) trace: Mutex<Option<TraceContext>>,
+    pub(crate) priority: Mutex<Priority>,
     pub(crate) parameters: Mutex<String>,
     pub(crate) not_ready: AtomicBool,
 }
@@ -170,6 +171,7 @@ impl Backend for Fake {
     fn infer(&self, call: Call) -> Boxed<Result<Answer, Refusal>> {
         self.seen.calls.fetch_add(1, SeqCst);
         *self.seen.trace.lock().unwrap() = call.trace;
+        *self.seen.priority.lock().unwrap() = call.priority;
         *self.seen.parameters.lock().unwrap() = serde_json::Value::Object(call.parameters).to_string();
         let mut watch = Watch(Arc::clone(&self.seen), false);
         let mut go = self.go.clone();

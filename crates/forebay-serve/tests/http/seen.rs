@@ -1,13 +1,20 @@
 //! What can be seen from outside: metrics, status, traces.
 
 use std::{
+    env,
     io::{BufRead, BufReader, Read, Write},
     net::TcpListener,
+    process::Command,
     sync::mpsc,
     thread,
 };
 
-use forebay_serve::{backend::Takes, metrics::Stage};
+use forebay_serve::{
+    backend::Takes,
+    config::{LogConfig, LogFormat},
+    logs,
+    metrics::Stage,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -62,6 +69,48 @@ fn metrics_have_help_units_and_what_happened() {
     unique.dedup();
     assert_eq!(unique.len(), types.len());
     assert!(names("# UNIT ").contains(&"forebay_request_seconds".to_owned()));
+}
+
+/// Set in the second process of the test of the log.
+const LOGGING: &str = "FOREBAY_TEST_LOGGING";
+
+/// What that process does; in the first one, nothing.
+#[test]
+fn a_server_that_logs() {
+    if env::var_os(LOGGING).is_none() {
+        return;
+    }
+    let _guard = logs::init(&LogConfig { format: LogFormat::Json, ..LogConfig::default() }).unwrap();
+    let server = Server::with(model(Takes::Texts), &[("log.requests", "true")]);
+    let mut connection = server.open();
+    for (id, text) in [("good", "x"), ("bad", "boom")] {
+        let body = format!("{{\"inputs\": {text:?}}}");
+        connection.ask("POST", "/predict", &[("x-request-id", id)], body.as_bytes());
+    }
+    connection.ask("GET", "/livez", &[("x-request-id", "probe")], b"");
+}
+
+#[test]
+fn the_line_of_a_request_has_its_id_its_status_and_why() {
+    let mut command = Command::new(env::current_exe().unwrap());
+    let output = command.args(["--exact", "seen::a_server_that_logs"]).env(LOGGING, "1").output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stderr).unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let requests: Vec<_> = lines.iter().filter(|line| line["message"] == "request").collect();
+    // Probes are asked for too often to have one.
+    let [good, bad] = requests[..] else { panic!("{text}") };
+    let shown = |line: &Value| ["id", "method", "path", "status", "why", "text"].map(|key| line[key].clone());
+    let null = Value::Null;
+    assert_eq!(
+        shown(good),
+        [json!("good"), json!("POST"), json!("/predict"), json!(200), null.clone(), null],
+        "{text}"
+    );
+    let why = [json!("model_failed"), json!("the model failed: ValueError: no")];
+    assert_eq!(shown(bad)[..4], [json!("bad"), json!("POST"), json!("/predict"), json!(500)], "{text}");
+    assert_eq!(shown(bad)[4..], why, "{text}");
+    assert!(good["ms"].as_f64().is_some_and(|ms| ms > 0.0), "{text}");
 }
 
 #[test]
