@@ -21,12 +21,7 @@ import urllib.request
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "examples/embedder/embedder.toml"
 FOREBAY = pathlib.Path(os.environ.get("FOREBAY_BIN", ROOT / "target/release/forebay"))
-TEXTS = [
-    "The pool above the turbine is full.",
-    "There is plenty of water in the basin over the power station.",
-    "The cat sleeps on the warm windowsill.",
-    "A kitten naps in the sun.",
-]
+REQUEST = ROOT / "examples/embedder/request.json"
 PATIENCE_S = 120
 TOLERANCE = 1e-4
 
@@ -87,6 +82,8 @@ def main() -> int:
     """Starts, asks, compares, stops."""
     address = free_address()
     url = f"http://{address}"
+    request = json.loads(REQUEST.read_text())
+    texts = request["inputs"][0]["data"]
     with tempfile.TemporaryDirectory(prefix="forebay-serve-demo-") as folder:
         path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
         environment = {**os.environ, "FOREBAY_DIR": folder, "FOREBAY_SERVE_SERVER_LISTEN": address, "PATH": path}
@@ -97,21 +94,27 @@ def main() -> int:
         try:
             until_ready(server, url)
             print(f"ready after {time.monotonic() - begin:.1f} s, model loaded\n")
+            print(f"$ curl {url}/v2/models/embedder/infer -d @{REQUEST.relative_to(ROOT)}")
+            tensor = ask(f"{url}/v2/models/embedder/infer", request)["outputs"][0]
             print(f'$ curl {url}/v1/embeddings -d \'{{"model": "embedder", "input": [...]}}\'')
-            answer = ask(f"{url}/v1/embeddings", {"model": "embedder", "input": TEXTS})
-            alone = ask(f"{url}/predict", {"inputs": TEXTS[0]})["outputs"]["embedding"]
+            answer = ask(f"{url}/v1/embeddings", {"model": "embedder", "input": texts})
+            print(f'$ curl {url}/predict -d \'{{"inputs": "{texts[0]}"}}\'\n')
+            alone = ask(f"{url}/predict", {"inputs": texts[0]})["outputs"]["embedding"]
             server.send_signal(signal.SIGTERM)
             code = server.wait(PATIENCE_S)
         finally:
             server.kill()
             server.wait()
     rows = [entry["embedding"] for entry in sorted(answer["data"], key=lambda entry: entry["index"])]
-    for text, row in zip(TEXTS, rows, strict=True):
+    for text, row in zip(texts, rows, strict=True):
         print(" ".join(f"{sum(a * b for a, b in zip(row, other, strict=True)):5.2f}" for other in rows), "", text)
-    right = reference(TEXTS)
+    right = reference(texts)
+    width = tensor["shape"][1]
+    flat = tensor["data"]
+    by_v2 = [flat[start : start + width] for start in range(0, len(flat), width)]
     off = max(
         abs(a - b)
-        for row, other in zip([*rows, alone], [*right, right[0]], strict=True)
+        for row, other in zip([*by_v2, *rows, alone], [*right, *right, right[0]], strict=True)
         for a, b in zip(row, other, strict=True)
     )
     print(f"\n{len(rows)} embeddings of {len(rows[0])} numbers, off from transformers by {off:.1e} at most")
