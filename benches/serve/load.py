@@ -13,6 +13,7 @@ from servers import TARGET, Server
 LOAD = TARGET / "compare-serve/load/release/forebay-load"
 LUA = Path(__file__).with_name("load.lua")
 WRK = shutil.which("wrk")
+CONNECTIONS = 256  # of the open loop: what falls due while all are busy waits for one
 
 
 def closed(server: Server, connections: int, seconds: float) -> dict[str, Any]:
@@ -47,13 +48,13 @@ def most(server: Server, connections: int, seconds: float) -> float:
 
 
 def at_rate(
-    server: Server, rate: float, seconds: float, *, connections: int = 256, warmup: float = 0.5, patience: float = 10.0
+    server: Server, rate: float, seconds: float, *, warmup: float = 0.5, patience: float = 10.0
 ) -> dict[str, Any]:
     """Requests fall due at random, so many a second on average; latency counts from then.
 
-    What was not answered `patience` seconds after the end, because it waits for a connection or an answer, is unanswered.
+    What still waits for a connection or an answer `patience` seconds after the end is unanswered.
     """
-    words = ["--rate", str(rate), "--connections", str(connections), "--patience", str(patience)]
+    words = ["--rate", str(rate), "--connections", str(CONNECTIONS), "--patience", str(patience)]
     return ask(server, [*words, "--seconds", str(seconds), "--warmup", str(warmup)])
 
 

@@ -1,15 +1,17 @@
 """The text job at a share of the most it does, for long: what was answered, and what was left of it.
 
-What a machine does in a second changes within an hour by more than the fifth that is left free, where others have a part
-of it. So the long run is one of parts, and before each the most is found anew; the server is the same throughout.
+What a machine does in a second changes within an hour by more than the fifth that is left free, where others have a
+part of it. So the long run is one of parts, and before each the most is found anew; the server is the same throughout.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 import urllib.request
 from collections import Counter
+from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
@@ -27,17 +29,16 @@ def soak(seconds: float, share: float) -> dict[str, Any]:
     parts = max(1, round(seconds / PART_S))
     each = seconds / parts
     with running(JOB, KINDS[0], bodies(JOB.name)) as server:
-        rounds, memory = [], []
-        with Watched(server, each / 6) as watched:
+        rounds = []
+        with watched(server, each / 6) as memory:
             for number in range(parts):
                 rate = share * load.most(server, JOB.concurrency[-1], min(MOST_S, each / 6))
                 if number == 0:  # caches, pools and allocators have what they need
                     load.at_rate(server, rate, min(10.0, each / 6))
-                    watched.memory.clear()
+                    memory.clear()
                 found = load.at_rate(server, rate, each, warmup=0.0, patience=PATIENCE_S)
                 rounds.append(found)
                 print(f"soak: {number + 1} of {parts}: {brief(found)}", flush=True)
-            memory = watched.memory
         held = until_idle(server)
         after = server.memory()
     third = max(1, len(memory) // 3)
@@ -66,25 +67,23 @@ def brief(found: dict[str, Any]) -> str:
     return f"{found['offered']:.0f} a second, {found['answered']:,} answered, {wrong} not, {late}"
 
 
-class Watched:
+@contextlib.contextmanager
+def watched(server: Server, every_s: float) -> Iterator[list[int]]:
     """Memory of the server, looked at every so often."""
+    memory: list[int] = []
+    over = threading.Event()
 
-    def __init__(self, server: Server, every_s: float) -> None:
-        self.memory: list[int] = []
-        self._server, self._every_s, self._over = server, every_s, threading.Event()
-        self._thread = threading.Thread(target=self._watch)
+    def watch() -> None:
+        while not over.wait(every_s):
+            memory.append(server.memory()["Pss"])
 
-    def __enter__(self) -> Watched:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._over.wait(self._every_s):
-            self.memory.append(self._server.memory()["Pss"])
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield memory
+    finally:
+        over.set()
+        thread.join()
 
 
 def until_idle(server: Server, patience_s: float = 10.0) -> float:
