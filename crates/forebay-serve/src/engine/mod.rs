@@ -162,7 +162,7 @@ fn read(config: &Config) -> Result<(ModelInfo, Intake), IntakeError> {
         max_items: config.limits.items,
         max_tokens: intake.max_tokens(),
     };
-    fit::check(config, &intake, &info.outputs)?;
+    fit::check(config, &info.outputs)?;
     Ok((info, intake))
 }
 

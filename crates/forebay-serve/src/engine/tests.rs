@@ -85,19 +85,15 @@ fn checked(outputs: &str, sections: &str) -> Result<Checked, IntakeError> {
 }
 
 #[test]
-fn answers_that_never_fit_are_refused_at_the_start() {
-    let y = r#"{ name = "y", dtype = "float32", shape = [8192] }"#;
-    assert!(checked(y, "").is_ok(), "32 rows are 1 MiB");
+fn an_answer_that_never_fits_is_refused_at_the_start() {
+    let y = r#"{ name = "y", dtype = "float32", shape = [262144] }"#;
+    assert!(checked(y, "").is_ok(), "a row is 1 MiB; rows that do not fit together come in parts");
     assert_eq!(
-        checked(&y.replace("8192", "8193"), "").unwrap_err().to_string(),
-        "worker.answer_slot_bytes: 1048576 bytes, the outputs of a batch of 32 items need 1048704; raise it, or lower \
-         batch.max_items"
+        checked(&y.replace("262144", "262145"), "").unwrap_err().to_string(),
+        "worker.answer_slot_bytes: 1048576 bytes, the outputs of one item need 1048640"
     );
     let both = format!(r#"{y}, {{ name = "z", dtype = "uint8" }}"#);
     assert!(checked(&both, "").is_err(), "another output is 64 bytes more");
     assert!(checked(&both, "worker.answer_slot_bytes = 1048640").is_ok());
-    assert!(checked(&both, "batch.max_items = 31").is_ok());
-    // Eight of these items fill a batch.
-    assert!(checked(&both, "batch.max_bytes = 32768").is_ok());
-    assert!(checked(&y.replace("8192", "-1, 1000000"), "").is_ok(), "nobody knows how large it is");
+    assert!(checked(&y.replace("262144", "-1, 1000000"), "").is_ok(), "nobody knows how large it is");
 }

@@ -13,7 +13,8 @@
 //!   json.rs, numbers.rs, input.rs, tensors.rs                requests' values, and the way back
 //! ```
 //!
-//! A request is one future on its connection's task: nothing is spawned for it, except to write the tokens of long texts.
+//! A request is one future on its connection's task: nothing is spawned for it, except to write the tokens of long texts,
+//! to end a stream at its deadline, and to reload workers.
 //! A client that leaves drops the future, and with it the backend's, the place it held and the items it asked for.
 
 mod admission;
