@@ -31,6 +31,9 @@ use crate::{
     units::{Bytes, Limit, seconds},
 };
 
+/// Bytes that a batch of images may always have, however small a slot is.
+const LEAST_BATCH_BYTES: usize = 256 << 20;
+
 /// What is fed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum What {
@@ -304,6 +307,10 @@ impl Args {
             Recipe::from_file(path).map_err(|e| Failure::usage(format!("--processor {}: {e}", path.display())))?;
         let mut how = ImageOptions::default();
         how.dtype = self.dtype;
+        if let Some(slot) = self.slot_bytes {
+            // More than a slot, as a batch that is too large for one is halved until its parts fit.
+            how.limits.max_batch_bytes = slot.size().saturating_mul(self.batch as usize).max(LEAST_BATCH_BYTES);
+        }
         let processor = ImageProcessor::new(recipe, how).map_err(Failure::usage)?;
         let mut options = ImageFeedOptions::default();
         options.source.max_bytes = self.max_image_bytes.0;
