@@ -112,7 +112,7 @@ struct Copying<'a>(&'a AtomicU32);
 
 impl<'a> Copying<'a> {
     fn begin(shared: &'a Shared) -> Self {
-        // ORDER none, Relaxed (also below): who raises it and who asks hold the mutex; seen too late it costs another turn.
+        // ORDER none, Relaxed: who raises it and who asks hold the mutex.
         shared.copying.fetch_add(1, Ordering::Relaxed);
         Self(&shared.copying)
     }
@@ -120,7 +120,20 @@ impl<'a> Copying<'a> {
 
 impl Drop for Copying<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        // ORDER Release, with the Acquire of who asks: the slot was published or given back before.
+        self.0.fetch_sub(1, Ordering::Release);
+    }
+}
+
+/// Whether a loan was refused without waiting, because all slots are loans and letters of this producer: what other
+/// threads copy into is published soon, and some may have been given back since it looked.
+fn is_in_vain(producer: &forebay::Producer, e: &LoanError) -> bool {
+    match e {
+        LoanError::OwnLoans { .. } => true,
+        LoanError::Full { slots, loaned, dead, .. } => {
+            producer.geometry().when_full != WhenFull::Fail && loaned + dead == *slots
+        }
+        _ => false,
     }
 }
 
@@ -290,12 +303,19 @@ impl PyProducer {
         }
         let start = Instant::now();
         let answer = self.wait(py, timeout, |producer, left, stop| {
-            let found = producer.loan_within(specs, left, stop).map(|loan| (begin(), loan.detach()));
+            let mut found = producer.loan_within(specs, left, stop).map(|loan| (begin(), loan.detach()));
+            if left != Some(Duration::ZERO) && found.as_ref().is_err_and(|e| is_in_vain(producer, e)) {
+                // ORDER Acquire, with Copying's Release: of a slot whose copying ended, it is seen below that it is free.
+                if self.shared.copying.load(Ordering::Acquire) > 0 {
+                    return Ok(None);
+                }
+                if let Ok(loan) = producer.try_loan(specs) {
+                    found = Ok((begin(), loan.detach()));
+                }
+            }
             match found {
                 Ok(found) => Ok(Some(found)),
                 Err(LoanError::Interrupted { .. }) => Ok(None),
-                // Nothing but loans and letters, so it did not wait. But what other threads copy into is published soon.
-                Err(e) if left != Some(Duration::ZERO) && self.is_soon_published(producer, &e) => Ok(None),
                 Err(mut e) => {
                     if let LoanError::Full { waited, .. } = &mut e {
                         *waited = start.elapsed();
@@ -309,18 +329,6 @@ impl PyProducer {
             Failure::Raised(e) => e,
             Failure::Failed(e) => errors::loan(py, e),
         })
-    }
-
-    /// Whether some of the slots that are missing are on loan to calls of `send` in other threads.
-    fn is_soon_published(&self, producer: &forebay::Producer, e: &LoanError) -> bool {
-        let in_vain = match e {
-            LoanError::OwnLoans { .. } => true,
-            LoanError::Full { slots, loaned, dead, .. } => {
-                producer.geometry().when_full != WhenFull::Fail && loaned + dead == *slots
-            }
-            _ => false,
-        };
-        in_vain && self.shared.copying.load(Ordering::Relaxed) > 0
     }
 
     /// Sends little, where there is a slot, in one step. `None` leaves it to whoever lets other threads run meanwhile.

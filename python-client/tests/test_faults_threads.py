@@ -63,18 +63,19 @@ def test_a_wait_that_gave_way_to_one_without_end_ends_when_it_should(ring, timeo
         ring,
         f"""
 class Stop(Exception): pass
+timeout_s = {timeout_s}
 got = []
 long = threading.Thread(target=lambda: got.append(c.recv().sequence))
 def handler(*_):
     # The first time within the wait of this thread, which so began before the other one.
     if long.ident is None:
         long.start()
-    elif {timeout_s} is None:
+    elif timeout_s is None:
         raise Stop
 signal.signal(signal.SIGALRM, handler)
 signal.setitimer(signal.ITIMER_REAL, 0.02, 0.2)
 try:
-    c.recv({timeout_s})
+    c.recv(timeout_s)
 except (forebay.ReceiveTimeout, Stop) as e:
     signal.setitimer(signal.ITIMER_REAL, 0)
     print(type(e).__name__, long.is_alive(), got)

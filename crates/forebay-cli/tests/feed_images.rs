@@ -117,6 +117,31 @@ fn a_killed_feed_of_images_goes_on_and_each_comes_once() {
 }
 
 #[test]
+fn a_shuffled_block_that_begins_behind_a_file_is_the_same_after_a_kill() {
+    let (place, _dog) = (Place::new(), watchdog());
+    place.write("clip.json", CLIP);
+    fs::create_dir(place.path("many")).unwrap();
+    for at in 0..8 {
+        place.write(&format!("many/{at}.jpg"), image("gray.jpg"));
+        place.write(&format!("many/{at}.cls"), at.to_string());
+    }
+    let args = [&ARGS[..], &["--labels", "--shuffle", "1", "--shuffle-block", "4", "many"]].concat();
+    let mut feed = place.feed_other(&args);
+    let mut consumer = place.consumer("images");
+    let mut labels = Vec::new();
+    for _ in 0..3 {
+        labels.extend(receive(&mut consumer, 1).1);
+        feed.kill();
+        feed = place.feed_other(&args);
+    }
+    labels.extend(receive(&mut consumer, usize::MAX).1);
+    feed.end().assert_code(0);
+    labels.sort_unstable();
+    assert_eq!(labels, [0, 1, 2, 3, 4, 5, 6, 7]);
+    place.assert_clean();
+}
+
+#[test]
 fn bad_images_are_told_and_skipped_or_end_the_feed() {
     let (place, _dog) = (place(), watchdog());
     let cut = image("coffee.jpg");
@@ -188,25 +213,37 @@ fn padded_images_beyond_a_slot_are_sent_as_small_as_they_are() {
     for (name, image) in ["0.jpg", "1.jpg", "2.jpg"].iter().zip(&images) {
         place.write(name, image);
     }
-    let args = ["--images", "--processor", "detr.json", "--batch", "3", "--slot-bytes", "4096", "--on-error", "skip"];
-    let mut feed = place.feed_other([&args[..], &["--json", "0.jpg", "1.jpg", "2.jpg"]].concat());
-    let mut consumer = place.consumer("images");
     let processor = ImageProcessor::new(Recipe::from_config(config).unwrap(), ImageOptions::default()).unwrap();
-    for (item, (image, shape)) in images.iter().zip([[1, 3, 12, 16], [1, 3, 16, 12]]).enumerate() {
-        let message = consumer.recv_timeout(PATIENCE).unwrap();
-        assert_eq!(message.correlation_id(), item as u64);
-        let pixels = message.tensor("pixel_values").unwrap();
-        assert_eq!(pixels.shape(), shape);
-        let one = [image];
-        let plan = processor.plan(&one, &Work::here()).unwrap();
-        let mut out = vec![0; plan.bytes(&processor)];
-        assert!(processor.run(&plan, &one, &mut out, None, &Work::here()).unwrap().is_empty());
-        assert!(pixels.as_bytes() == out);
-        assert!(message.as_slice::<i64>("pixel_mask").unwrap().iter().all(|&inside| inside == 1));
+    // A slot for none but the small ones, then one for the large one too, but for no two as long as that.
+    for (slot, fit) in [("4096", 2), ("24KiB", 3)] {
+        let args = ["--images", "--processor", "detr.json", "--batch", "3", "--slot-bytes", slot, "--on-error", "skip"];
+        let mut feed = place.feed_other([&args[..], &["--json", "0.jpg", "1.jpg", "2.jpg"]].concat());
+        let mut consumer = place.consumer("images");
+        let mut next = 0;
+        while next < fit {
+            let message = consumer.recv_timeout(PATIENCE).unwrap();
+            assert_eq!(message.correlation_id(), next as u64);
+            let pixels = message.tensor("pixel_values").unwrap();
+            let together = &images[next..next + pixels.shape()[0] as usize];
+            let plan = processor.plan(together, &Work::here()).unwrap();
+            assert_eq!(pixels.shape(), plan.shape(&processor).map(|dim| dim as u64));
+            let mut out = vec![0; plan.bytes(&processor)];
+            let (height, width) = plan.size();
+            let mut mask = vec![0; together.len() * height as usize * width as usize];
+            let failed = processor.run(&plan, together, &mut out, Some(&mut mask), &Work::here());
+            assert!(failed.unwrap().is_empty());
+            assert!(pixels.as_bytes() == out);
+            assert!(message.as_slice::<i64>("pixel_mask").unwrap() == mask);
+            next += together.len();
+        }
+        assert_eq!(next, fit);
+        assert!(matches!(consumer.recv_timeout(PATIENCE), Err(RecvError::Closed { .. })));
+        let ended = feed.end();
+        ended.assert_code(0);
+        if fit < images.len() {
+            ended.assert_says(&["skipped 2.jpg sample 1: a message of"]);
+        }
+        assert_eq!(ended.json()["skipped"]["too large for a slot"].as_u64().unwrap_or(0), (images.len() - fit) as u64);
+        place.assert_clean();
     }
-    assert!(matches!(consumer.recv_timeout(PATIENCE), Err(RecvError::Closed { .. })));
-    let ended = feed.end();
-    ended.assert_code(0).assert_says(&["skipped 2.jpg sample 1: a message of"]);
-    assert_eq!(ended.json()["skipped"]["too large for a slot"], 1);
-    place.assert_clean();
 }

@@ -221,6 +221,8 @@ class Generation:
             def send(start: int, stop: int, rows: dict[str, Any]) -> None:
                 items = [(a.id, last) for a, last in zip(active[start:stop], made.finished[start:stop], strict=True)]
                 self._server.part(items, rows, started_ns=made.started_ns, ended_ns=made.ended_ns)
+                for a, (_, last) in zip(active[start:stop], items, strict=True):
+                    a.is_told = last
 
             def refuse(start: int, stop: int, error: BaseException) -> None:
                 # The states went on, so these items cannot be tried again. They are let go of after the next decision:

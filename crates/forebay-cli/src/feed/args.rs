@@ -20,7 +20,7 @@ use forebay_ingest::{
 
 use super::{
     help::{AFTER_HELP, LONG_ABOUT},
-    images::Images,
+    images::{Images, most},
     kind::{Feeds, schema},
     table::Table,
     text::Text,
@@ -307,9 +307,15 @@ impl Args {
             Recipe::from_file(path).map_err(|e| Failure::usage(format!("--processor {}: {e}", path.display())))?;
         let mut how = ImageOptions::default();
         how.dtype = self.dtype;
-        if let Some(slot) = self.slot_bytes {
+        match self.slot_bytes {
             // More than a slot, as a batch that is too large for one is halved until its parts fit.
-            how.limits.max_batch_bytes = slot.size().saturating_mul(self.batch as usize).max(LEAST_BATCH_BYTES);
+            Some(slot) => {
+                let together = slot.size().saturating_mul(self.batch as usize);
+                how.limits.max_batch_bytes = together.max(LEAST_BATCH_BYTES);
+            }
+            // Slots are made for the largest batch that there can be.
+            None if most(&recipe).is_some() => how.limits.max_batch_bytes = usize::MAX,
+            None => {}
         }
         let processor = ImageProcessor::new(recipe, how).map_err(Failure::usage)?;
         let mut options = ImageFeedOptions::default();

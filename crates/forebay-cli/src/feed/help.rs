@@ -21,7 +21,8 @@ A batch becomes one message, one row an item, its tensors written in place into 
 The message's correlation id is the number of its first row over the whole run, from 0.
 
 Started again after it was killed or stopped, with the same files and options, it goes on after the last published item: \
-nothing is sent twice, nothing is left out (posix backing), also shuffled and with --ordered false. --position FILE is for \
+nothing is sent twice, nothing is left out (posix backing), also shuffled and with --ordered false; but that of two \
+batches larger than a slot, killed between their parts, rows may come twice then. --position FILE is for \
 rings that do not stay: memfd, a reboot. --fresh starts over.
 
 SIGINT and SIGTERM end it: it stops reading, waits until everything published was received, and closes the ring. A \

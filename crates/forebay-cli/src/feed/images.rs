@@ -6,7 +6,7 @@ use forebay::{ANY, DType, Loan, LoanError};
 use forebay_ingest::{
     Batch, Batches, ImageFeed, ImageFeedOptions, ImagePipeline, ImageTensors, IngestError, PipelineOptions, Position,
     Unit,
-    image::{ChannelOrder, Dtype, ImageProcessor, Size},
+    image::{ChannelOrder, Dtype, ImageProcessor, Recipe, Size},
 };
 
 use super::kind::{Feeds, Tensor};
@@ -42,6 +42,17 @@ fn copy_inside<T: Copy>(from: &[T], (high, wide): (u32, u32), to: &mut [T], size
     }
 }
 
+/// Most rows and columns of an image by this recipe, if that is known.
+pub(super) fn most(recipe: &Recipe) -> Option<(u32, u32)> {
+    match (recipe.fixed_size().or(recipe.crop), recipe.resize) {
+        (Some(size), _) => Some(size),
+        (None, Some((Size::Fixed { height, width } | Size::Within { height, width }, _))) => Some((height, width)),
+        // The shorter side stays below the longer one.
+        (None, Some((Size::ShortestEdge { longest: Some(longest), .. }, _))) => Some((longest, longest)),
+        (None, _) => None,
+    }
+}
+
 impl Images {
     fn dtype(&self) -> DType {
         match self.processor.options().dtype {
@@ -52,17 +63,9 @@ impl Images {
         }
     }
 
-    /// Most rows and columns of an image, if that is known.
+    /// Most rows and columns of an image; any where that is not known.
     fn most(&self) -> (u64, u64) {
-        let recipe = self.processor.recipe();
-        let (height, width) = match (recipe.fixed_size().or(recipe.crop), recipe.resize) {
-            (Some(size), _) => size,
-            (None, Some((Size::Fixed { height, width } | Size::Within { height, width }, _))) => (height, width),
-            // The shorter side stays below the longer one.
-            (None, Some((Size::ShortestEdge { longest: Some(longest), .. }, _))) => (longest, longest),
-            (None, _) => return (ANY, ANY),
-        };
-        (height.into(), width.into())
+        most(self.processor.recipe()).map_or((ANY, ANY), |(height, width)| (height.into(), width.into()))
     }
 
     /// Rows and columns that these images need: those of the batch, unless it was filled up for the larger ones in it.
@@ -75,7 +78,7 @@ impl Images {
         let one = height as usize * width as usize;
         mask[rows.start * one..rows.end * one].chunks_exact(one).fold((0, 0), |(most_high, most_wide), mask| {
             // Padding is to the right and below.
-            let wide = mask.iter().take_while(|&&inside| inside == 1).count() as u32;
+            let wide = mask[..width as usize].iter().take_while(|&&inside| inside == 1).count() as u32;
             let high = mask.chunks_exact(width as usize).take_while(|line| line[0] == 1).count() as u32;
             (high.max(most_high), wide.max(most_wide))
         })

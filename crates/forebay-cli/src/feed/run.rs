@@ -198,6 +198,8 @@ struct Feed<'a, F: Feeds> {
     resumed: bool,
     /// Behind what is published.
     place: Place,
+    /// The part that it began with, until that batch is done: another one that is cut meanwhile takes the place of it there.
+    begun: Option<Part>,
     keeper: Option<Keeper>,
     skips: Option<Arc<Skips>>,
 }
@@ -222,6 +224,7 @@ impl<'a, F: Feeds> Feed<'a, F> {
             told: 0,
             start: Instant::now(),
             resumed: !place.is_start(),
+            begun: place.part,
             place,
             keeper,
             skips,
@@ -295,7 +298,8 @@ impl<'a, F: Feeds> Feed<'a, F> {
     /// Publishes one batch, in one message if there is room for it.
     fn publish(&mut self, batch: &Batch<F::Data>) -> Result<(), Failure> {
         let all = batch.rows();
-        let part = self.place.part.filter(|part| self.is_of(part, batch));
+        let part = self.parts().find(|part| self.is_of(part, batch));
+        let begun = self.begun.filter(|part| !self.is_of(part, batch));
         let done = part.map_or(0, |part| usize::try_from(part.rows()).unwrap_or(all).min(all));
         // The next ones to publish are the last.
         let mut left: Vec<Range<usize>> = (done < all).then_some(done..all).into_iter().collect();
@@ -316,7 +320,13 @@ impl<'a, F: Feeds> Feed<'a, F> {
         }
         // Its last rows may have been left out, without a message to say so.
         self.place = self.behind(batch, all);
+        self.begun = begun;
         Ok(())
+    }
+
+    /// What is done of batches that are not.
+    fn parts(&self) -> impl Iterator<Item = Part> + use<F> {
+        [self.place.part, self.begun].into_iter().flatten()
     }
 
     /// Whether a part is of this batch. In order it is of the first one behind the place, which may begin at the end of a
@@ -329,7 +339,7 @@ impl<'a, F: Feeds> Feed<'a, F> {
     /// Where the feed stands once so many rows of a batch are done.
     fn behind(&self, batch: &Batch<F::Data>, rows: usize) -> Place {
         if rows == batch.rows() {
-            let part = self.place.part.filter(|part| !self.is_of(part, batch));
+            let part = self.parts().find(|part| !self.is_of(part, batch));
             return Place { checkpoint: batch.checkpoint(), part };
         }
         let checkpoint = self.place.checkpoint.clone();

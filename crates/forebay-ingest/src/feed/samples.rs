@@ -96,8 +96,9 @@ impl ImageFeed {
         feed.position = *position;
         feed.order.go_to(position.pass, position.file);
         if position.line > 0 && !feed.source.is_shard(position.file as usize) {
-            // A file is one sample.
-            feed.next_input();
+            // A file is one sample. It is left as it was at first, by the next take: a block that begins there is then the
+            // same one.
+            feed.source.go_to(u64::from(position.file) + 1, 0);
         } else {
             feed.source.go_to(position.file.into(), position.offset);
         }

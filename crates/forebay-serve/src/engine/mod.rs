@@ -14,7 +14,6 @@
 
 mod call;
 mod dispatch;
-mod fit;
 mod link;
 mod rows;
 mod stream;
@@ -131,7 +130,7 @@ impl Checked {
     }
 }
 
-/// Reads what the configuration names: tokenizer, processor, schema. Says what can never fit. Starts nothing.
+/// Reads what the configuration names: tokenizer, processor, schema. Starts nothing.
 ///
 /// # Errors
 /// [`IntakeError`] names the key.
@@ -162,7 +161,6 @@ fn read(config: &Config) -> Result<(ModelInfo, Intake), IntakeError> {
         max_items: config.limits.items,
         max_tokens: intake.max_tokens(),
     };
-    fit::check(config, &info.outputs)?;
     Ok((info, intake))
 }
 

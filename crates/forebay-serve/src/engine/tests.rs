@@ -1,5 +1,4 @@
-//! What the tests with real workers cannot bring about: a panic on the CPU pool, a gigabyte of prepared items; and what
-//! is said before there are any.
+//! What the tests with real workers cannot bring about: a panic on the CPU pool, a gigabyte of prepared items.
 
 use super::*;
 use crate::backend::{NamedTensor, Priority};
@@ -67,33 +66,4 @@ fn a_call_that_finds_no_memory_is_refused_and_takes_none() {
         assert!(matches!(late, Err(Refusal::Deadline)), "it was let in, and no worker came: {late:?}");
         assert_eq!(bytes(), 0);
     });
-}
-
-/// What is said of a model with these outputs and sections.
-fn checked(outputs: &str, sections: &str) -> Result<Checked, IntakeError> {
-    let text = format!(
-        r#"
-        model.name = "m"
-        model.input.type = "tensors"
-        model.input.tensors = [{{ name = "x", dtype = "float32", shape = [1024] }}]
-        model.outputs = [{outputs}]
-        worker.command = ["true"]
-        {sections}
-        "#
-    );
-    check(toml::from_str(&text).unwrap())
-}
-
-#[test]
-fn an_answer_that_never_fits_is_refused_at_the_start() {
-    let y = r#"{ name = "y", dtype = "float32", shape = [262144] }"#;
-    assert!(checked(y, "").is_ok(), "a row is 1 MiB; rows that do not fit together come in parts");
-    assert_eq!(
-        checked(&y.replace("262144", "262145"), "").unwrap_err().to_string(),
-        "worker.answer_slot_bytes: 1048576 bytes, the outputs of one item need 1048640"
-    );
-    let both = format!(r#"{y}, {{ name = "z", dtype = "uint8" }}"#);
-    assert!(checked(&both, "").is_err(), "another output is 64 bytes more");
-    assert!(checked(&both, "worker.answer_slot_bytes = 1048640").is_ok());
-    assert!(checked(&y.replace("262144", "-1, 1000000"), "").is_ok(), "nobody knows how large it is");
 }
