@@ -172,7 +172,7 @@ fn images_that_would_need_too_much_together_are_refused_before_memory_is_asked_f
     let (mut out, mut mask) = (vec![7; plan.bytes(&detr)], vec![7; plan.mask_shape().iter().product()]);
     let failures = detr.run(&plan, &items, &mut out, Some(&mut mask), &Work::here()).unwrap();
     assert_eq!(failures, plan.failures());
-    let bytes: u128 = 65_535 * 65_535 * (3 * 4 + 8) * 3;
+    let bytes: u64 = 65_535 * 65_535 * (3 * 4 + 8) * 3;
     assert!(
         matches!(failures[..], [ImageFailure { index: 1, error: ImageError::BatchTooLarge { bytes: found, images: 3, .. } }]
             if found == bytes),

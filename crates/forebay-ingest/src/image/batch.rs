@@ -90,6 +90,7 @@ impl<'p> BatchSize<'p> {
         let bytes = u128::from(height) * u128::from(width) * pixel as u128 * self.images as u128;
         let limit_bytes = self.processor.options().limits.max_batch_bytes;
         if bytes > limit_bytes as u128 {
+            let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
             return Err(ImageError::BatchTooLarge { images: self.images, height, width, bytes, limit_bytes });
         }
         self.size = Some((height, width));

@@ -74,7 +74,7 @@ pub enum ImageError {
         /// Columns.
         width: u32,
         /// What all of them would need, the mask included.
-        bytes: u128,
+        bytes: u64,
         /// The limit.
         limit_bytes: usize,
     },
