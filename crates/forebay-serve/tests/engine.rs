@@ -192,6 +192,15 @@ engine_test! {
     }
 }
 
+/// Whether all threads of a process are stopped.
+fn is_stopped(pid: u32) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap()).all(|stat| {
+        // Behind the name, which is in brackets and may hold anything.
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+    })
+}
+
 engine_test! {
     async fn workers_that_all_stand_still_make_it_not_ready(place: Place) {
         let sections = "[limits]\nrequest_timeout_s = 0.3";
@@ -204,6 +213,8 @@ engine_test! {
             }
         };
         send("-STOP");
+        // One thread takes the signal, when it runs; only then are the others told.
+        until("both are stopped", || pids(&engine).iter().all(|&pid| is_stopped(pid))).await;
         let ask_one = || {
             let engine = Arc::clone(&engine);
             tokio::spawn(async move { ask(&engine, &[4.0]).await })
