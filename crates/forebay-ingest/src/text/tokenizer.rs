@@ -1,6 +1,6 @@
 //! A tokenizer: loaded once, shared between threads, and the rows that it makes of texts.
 //!
-//! Wraps the `tokenizers` crate. What happens to one text is in `engine/`, what a batch is in `tokens.rs`; loading is in
+//! Wraps the `tokenizers` crate. What happens to one text is in `engine/`, what a batch is in `tokens`; loading is in
 //! `load.rs` and `tiktoken.rs`. This file puts them together and cuts batches over the threads of a pool.
 
 use std::fmt;
