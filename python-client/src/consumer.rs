@@ -7,7 +7,7 @@ use std::{
     os::fd::RawFd,
     path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU8, Ordering},
     },
     time::Duration,
@@ -352,8 +352,7 @@ impl PyConsumer {
             inner: Turns::new(Some(Inner { consumer, patience: Patience::new(wait) })),
             closing: AtomicBool::new(false),
         });
-        let weak: Weak<Shared> = Arc::downgrade(&shared);
-        lifecycle::register(weak);
+        lifecycle::register(&shared);
         let arguments = arguments.unbind();
         let (current, prepared, waiters) = (Current::default(), AtomicU8::new(0), PyOnceLock::new());
         let attached = Self { shared, arguments, fields, ack, current, prepared, waiters };

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Mutex, PoisonError, Weak,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -44,7 +44,8 @@ pub(crate) trait Close: Send + Sync {
 static OPEN: Mutex<Vec<(Birth, Weak<dyn Close>)>> = Mutex::new(Vec::new());
 
 /// Registers an object to be closed at exit.
-pub(crate) fn register(object: Weak<dyn Close>) {
+pub(crate) fn register<T: Close + 'static>(object: &Arc<T>) {
+    let object: Weak<T> = Arc::downgrade(object);
     let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
     open.retain(|(_, other)| other.strong_count() > 0);
     open.push((Birth::here(), object));

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Weak,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
@@ -107,8 +107,7 @@ impl PyConsumerSet {
             inner: Turns::new(Some(forebay::ConsumerSet::new(taken))),
             closing: AtomicBool::new(false),
         });
-        let weak: Weak<Shared> = Arc::downgrade(&shared);
-        lifecycle::register(weak);
+        lifecycle::register(&shared);
         Ok(Self { shared, names })
     }
 

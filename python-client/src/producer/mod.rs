@@ -1,171 +1,32 @@
 //! `Producer`: creates a ring and publishes messages.
 
-use std::{
-    path::PathBuf,
-    sync::{
-        Arc, MutexGuard, Weak,
-        atomic::{AtomicBool, AtomicU32, Ordering},
-    },
-    time::{Duration, Instant},
-};
+mod access;
+mod records;
 
-use forebay::{DetachedLoan, FieldSpec, LoanError, SlotClass, WaitError, WhenFull};
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use forebay::{DetachedLoan, FieldSpec, LoanError, SlotClass};
 use pyo3::{
     prelude::*,
-    types::{PyBytes, PyDict, PyString, PyTuple},
+    types::{PyDict, PyString, PyTuple},
 };
 
+use self::access::{Copying, Shared};
+pub(crate) use self::records::{DeadLetter, ProducerStats, Takeover};
 use crate::{
     consumer::value_error,
     dtype, errors,
     incoming::Incoming,
-    lifecycle::{self, Birth, Close, Signals, seconds},
+    lifecycle::{self, Close, seconds},
     loan::{self, PyLoan},
-    memory::Owned,
     schema::{self, PySchema},
-    tensor::PyTensor,
-    turns::Turns,
 };
-
-/// What a ring's producer counted, its predecessors included.
-#[pyclass(frozen, get_all, module = "forebay")]
-#[derive(Debug, Clone)]
-pub(crate) struct ProducerStats {
-    /// Messages published.
-    published: u64,
-    /// Messages dropped: by drop-oldest, or because a broadcast ring had no consumer.
-    dropped: u64,
-    /// Messages that became dead letters.
-    dead_letters: u64,
-    /// Payload bytes published.
-    bytes: u64,
-    /// Times a loan had to wait for a slot.
-    full_waits: u64,
-    /// Messages that some consumer has not finished with.
-    outstanding: u32,
-    /// Slots on loan.
-    loaned: u32,
-}
-
-#[pymethods]
-impl ProducerStats {
-    fn __repr__(&self) -> String {
-        let Self { published, dropped, dead_letters, outstanding, loaned, .. } = self;
-        format!(
-            "<forebay.ProducerStats published {published}, outstanding {outstanding}, dropped {dropped}, dead letters \
-             {dead_letters}, loaned {loaned}>"
-        )
-    }
-}
-
-/// What was found when a ring was taken over from a dead producer.
-#[pyclass(frozen, get_all, module = "forebay")]
-#[derive(Debug)]
-pub(crate) struct Takeover {
-    /// The new producer's life number.
-    epoch: u64,
-    /// The last sequence that was published, 0 if none ever was.
-    last_sequence: u64,
-    /// The user data that was published with it: the place to go on from.
-    last_user: Py<PyBytes>,
-    /// Messages that consumers had not finished with.
-    outstanding: u64,
-}
-
-/// A message that was delivered as often as allowed and never acked. Its tensors are copies.
-#[pyclass(frozen, get_all, module = "forebay")]
-#[derive(Debug)]
-pub(crate) struct DeadLetter {
-    /// Its sequence.
-    sequence: u64,
-    /// The number it was sent with.
-    correlation_id: u64,
-    /// Deliveries that ended without an ack.
-    attempts: u8,
-    /// Its user data.
-    user: Py<PyBytes>,
-    /// Its tensors, by name.
-    tensors: Py<PyDict>,
-}
-
-#[pymethods]
-impl DeadLetter {
-    fn __repr__(&self) -> String {
-        format!("<forebay.DeadLetter message {} after {} attempts>", self.sequence, self.attempts)
-    }
-}
-
-/// The producer, shared between its Python object and the hook at exit.
-struct Shared {
-    ring: String,
-    birth: Birth,
-    /// `None` once closed.
-    inner: Turns<Option<forebay::Producer>>,
-    closing: AtomicBool,
-    /// Slots on loan that `send` copies into. Raised while `inner` is locked, so whoever finds a slot on loan there finds
-    /// it counted, too.
-    copying: AtomicU32,
-}
-
-/// Counts a slot in `Shared::copying` while it lives: until that is published, or given back.
-struct Copying<'a>(&'a AtomicU32);
-
-impl<'a> Copying<'a> {
-    fn begin(shared: &'a Shared) -> Self {
-        // ORDER none, Relaxed: who raises it and who asks hold the mutex.
-        shared.copying.fetch_add(1, Ordering::Relaxed);
-        Self(&shared.copying)
-    }
-}
-
-impl Drop for Copying<'_> {
-    fn drop(&mut self) {
-        // ORDER Release, with the Acquire of who asks: the slot was published or given back before.
-        self.0.fetch_sub(1, Ordering::Release);
-    }
-}
-
-/// Whether a loan was refused without waiting, because all slots are loans and letters of this producer: what other
-/// threads copy into is published soon, and some may have been given back since it looked.
-fn is_in_vain(producer: &forebay::Producer, e: &LoanError) -> bool {
-    match e {
-        LoanError::OwnLoans { .. } => true,
-        LoanError::Full { slots, loaned, dead, .. } => {
-            producer.geometry().when_full != WhenFull::Fail && loaned + dead == *slots
-        }
-        _ => false,
-    }
-}
-
-impl Shared {
-    /// Takes the producer; the calling thread must be detached.
-    fn lock(&self) -> MutexGuard<'_, Option<forebay::Producer>> {
-        self.inner.lock()
-    }
-}
-
-impl Close for Shared {
-    fn close(&self) {
-        // ORDER none, Relaxed: a request to hurry; the mutex orders what lies behind it.
-        self.closing.store(true, Ordering::Relaxed);
-        if let Some(mut producer) = self.lock().take() {
-            producer.close();
-        }
-    }
-}
 
 /// What is copied with the interpreter held, in bytes: more is long enough to let other threads run meanwhile.
 const LITTLE: usize = 1 << 18;
 
 fn does_not_fit(name: &str, bytes: &[u8]) -> PyErr {
     value_error(format!("field {name:?} has {} bytes, not what its shape says", bytes.len()))
-}
-
-/// What the caller of a wait gets when it ends without an answer.
-enum Failure<E> {
-    Closed,
-    Raised(PyErr),
-    Failed(E),
 }
 
 /// Creates a ring and publishes messages to it. One living producer per ring; on a posix ring a new one takes over what a
@@ -217,120 +78,6 @@ impl std::fmt::Debug for PyProducer {
 }
 
 impl PyProducer {
-    fn check(&self, py: Python<'_>) -> PyResult<()> {
-        if self.shared.birth.is_here() { Ok(()) } else { Err(errors::forked(py, "producer", &self.shared.ring)) }
-    }
-
-    fn closed(&self, py: Python<'_>) -> PyErr {
-        errors::closed(py, "producer", &self.shared.ring)
-    }
-
-    /// Calls `f` with the producer, detached if it must be waited for.
-    fn with<R: Send>(&self, py: Python<'_>, f: impl FnOnce(&mut forebay::Producer) -> R + Send) -> PyResult<R> {
-        self.check(py)?;
-        if let Some(mut guard) = self.shared.inner.try_lock() {
-            return guard.as_mut().map(f).ok_or_else(|| self.closed(py));
-        }
-        py.detach(|| self.shared.lock().as_mut().map(f)).ok_or_else(|| self.closed(py))
-    }
-
-    /// Calls `f`, which may wait, detached, with the time that is left and a question that says when to let go: others may
-    /// use the producer in between. `Ok(None)` of `f` means that it was interrupted.
-    fn wait<R: Send, E: Send>(
-        &self,
-        py: Python<'_>,
-        timeout: Option<Duration>,
-        mut f: impl FnMut(&mut forebay::Producer, Option<Duration>, &mut dyn FnMut() -> bool) -> Result<Option<R>, E> + Send,
-    ) -> Result<R, Failure<E>> {
-        if let Err(e) = self.check(py) {
-            return Err(Failure::Raised(e));
-        }
-        let mut signals = Signals::default();
-        let answer = py.detach(|| {
-            let mut over = || signals.raised() || self.shared.closing.load(Ordering::Relaxed);
-            self.shared.inner.wait(timeout, &mut over, |producer, left, stop| match producer {
-                Some(producer) => f(producer, left, stop).map(|done| done.map(Some)),
-                None => Ok(Some(None)),
-            })
-        });
-        match (answer, signals.into_error()) {
-            (Ok(Some(Some(done))), _) => Ok(done),
-            (_, Some(raised)) => Err(Failure::Raised(raised)),
-            (Err(e), None) => Err(Failure::Failed(e)),
-            (Ok(Some(None) | None), None) => Err(Failure::Closed),
-        }
-    }
-
-    /// As [`wait`](Self::wait), for what is not a loan.
-    fn wait_until(
-        &self,
-        py: Python<'_>,
-        timeout: Option<Duration>,
-        mut f: impl FnMut(&mut forebay::Producer, Option<Duration>, &mut dyn FnMut() -> bool) -> Result<(), WaitError>
-        + Send,
-    ) -> PyResult<()> {
-        let start = Instant::now();
-        let answer = self.wait(py, timeout, |producer, left, stop| match f(producer, left, stop) {
-            Ok(()) => Ok(Some(())),
-            Err(WaitError::Interrupted) => Ok(None),
-            Err(WaitError::Timeout { what, .. }) => Err(WaitError::Timeout { what, waited: start.elapsed() }),
-            Err(e) => Err(e),
-        });
-        answer.map_err(|failure| match failure {
-            Failure::Closed => self.closed(py),
-            Failure::Raised(e) => e,
-            Failure::Failed(e) => errors::wait(py, e),
-        })
-    }
-
-    /// A slot, and what `begin` gives, which is called before any other thread may look for one.
-    fn detached_loan<B: Send>(
-        &self,
-        py: Python<'_>,
-        specs: &[FieldSpec<'_>],
-        timeout: Option<Duration>,
-        begin: impl Fn() -> B + Sync,
-    ) -> PyResult<(B, DetachedLoan)> {
-        self.check(py)?;
-        // What is there at once needs no detaching.
-        if let Some(mut guard) = self.shared.inner.try_lock() {
-            let Some(producer) = guard.as_mut() else { return Err(self.closed(py)) };
-            match producer.try_loan(specs) {
-                Ok(loan) => return Ok((begin(), loan.detach())),
-                Err(LoanError::Full { .. }) if timeout != Some(Duration::ZERO) => {}
-                Err(e) => return Err(errors::loan(py, e)),
-            }
-        }
-        let start = Instant::now();
-        let answer = self.wait(py, timeout, |producer, left, stop| {
-            let mut found = producer.loan_within(specs, left, stop).map(|loan| (begin(), loan.detach()));
-            if left != Some(Duration::ZERO) && found.as_ref().is_err_and(|e| is_in_vain(producer, e)) {
-                // ORDER Acquire, with Copying's Release: of a slot whose copying ended, it is seen below that it is free.
-                if self.shared.copying.load(Ordering::Acquire) > 0 {
-                    return Ok(None);
-                }
-                if let Ok(loan) = producer.try_loan(specs) {
-                    found = Ok((begin(), loan.detach()));
-                }
-            }
-            match found {
-                Ok(found) => Ok(Some(found)),
-                Err(LoanError::Interrupted { .. }) => Ok(None),
-                Err(mut e) => {
-                    if let LoanError::Full { waited, .. } = &mut e {
-                        *waited = start.elapsed();
-                    }
-                    Err(e)
-                }
-            }
-        });
-        answer.map_err(|failure| match failure {
-            Failure::Closed => self.closed(py),
-            Failure::Raised(e) => e,
-            Failure::Failed(e) => errors::loan(py, e),
-        })
-    }
-
     /// Sends little, where there is a slot, in one step. `None` leaves it to whoever lets other threads run meanwhile.
     fn send_at_once(
         &self,
@@ -493,15 +240,8 @@ impl PyProducer {
             options = options.label(label);
         }
         let producer = py.detach(|| options.create()).map_err(|e| errors::create(py, e))?;
-        let shared = Arc::new(Shared {
-            ring: ring.to_owned(),
-            birth: Birth::here(),
-            inner: Turns::new(Some(producer)),
-            closing: AtomicBool::new(false),
-            copying: AtomicU32::new(0),
-        });
-        let weak: Weak<Shared> = Arc::downgrade(&shared);
-        lifecycle::register(weak);
+        let shared = Arc::new(Shared::new(ring, producer));
+        lifecycle::register(&shared);
         let schema = schema.map(|schema| Arc::new(schema.get().0.clone()));
         Ok(Self { shared, arguments: arguments.unbind(), schema, full_timeout })
     }
@@ -619,50 +359,20 @@ impl PyProducer {
     ///     list of DeadLetter
     fn take_dead_letters(&self, py: Python<'_>) -> PyResult<Vec<DeadLetter>> {
         let letters = self.with(py, forebay::Producer::take_dead_letters)?;
-        letters
-            .into_iter()
-            .map(|letter| {
-                let tensors = PyDict::new(py);
-                for tensor in &letter.tensors {
-                    let copy = PyTensor::new(Owned::copy_of(&tensor.meta, &tensor.bytes)?);
-                    tensors.set_item(&tensor.name, Bound::new(py, copy)?)?;
-                }
-                Ok(DeadLetter {
-                    sequence: letter.sequence,
-                    correlation_id: letter.correlation_id,
-                    attempts: letter.attempts,
-                    user: PyBytes::new(py, &letter.user).unbind(),
-                    tensors: tensors.unbind(),
-                })
-            })
-            .collect()
+        letters.iter().map(|letter| DeadLetter::of(py, letter)).collect()
     }
 
     /// What it counted.
     #[getter]
     fn stats(&self, py: Python<'_>) -> PyResult<ProducerStats> {
-        let s = self.with(py, |producer| producer.stats())?;
-        Ok(ProducerStats {
-            published: s.published,
-            dropped: s.dropped,
-            dead_letters: s.dead_letters,
-            bytes: s.bytes,
-            full_waits: s.full_waits,
-            outstanding: s.outstanding,
-            loaned: s.loaned,
-        })
+        self.with(py, |producer| ProducerStats::of(&producer.stats()))
     }
 
     /// What was taken over, if a dead producer left this ring; else None.
     #[getter]
     fn takeover(&self, py: Python<'_>) -> PyResult<Option<Takeover>> {
         let found = self.with(py, |producer| producer.takeover().cloned())?;
-        Ok(found.map(|found| Takeover {
-            epoch: found.epoch,
-            last_sequence: found.last_sequence,
-            last_user: PyBytes::new(py, &found.last_user).unbind(),
-            outstanding: found.outstanding,
-        }))
+        Ok(found.map(|found| Takeover::of(py, &found)))
     }
 
     /// Wishes that could not be granted (huge pages, mlock), and why.
@@ -713,8 +423,7 @@ impl PyProducer {
     /// Closes the ring and removes it, with whatever nobody has received.
     fn discard(&self, py: Python<'_>) -> PyResult<()> {
         self.check(py)?;
-        self.shared.closing.store(true, Ordering::Relaxed);
-        let taken = py.detach(|| self.shared.lock().take()).ok_or_else(|| self.closed(py))?;
+        let taken = py.detach(|| self.shared.take()).ok_or_else(|| self.closed(py))?;
         py.detach(|| taken.discard());
         Ok(())
     }
@@ -722,8 +431,7 @@ impl PyProducer {
     /// Closes the ring and keeps it for a successor, which finds the last message's user data in `takeover` (posix).
     fn suspend(&self, py: Python<'_>) -> PyResult<()> {
         self.check(py)?;
-        self.shared.closing.store(true, Ordering::Relaxed);
-        let taken = py.detach(|| self.shared.lock().take()).ok_or_else(|| self.closed(py))?;
+        let taken = py.detach(|| self.shared.take()).ok_or_else(|| self.closed(py))?;
         py.detach(|| taken.suspend());
         Ok(())
     }
@@ -742,7 +450,7 @@ impl PyProducer {
     }
 
     fn __repr__(&self) -> String {
-        let state = if self.shared.closing.load(Ordering::Relaxed) { ", closed" } else { "" };
+        let state = if self.shared.is_closing() { ", closed" } else { "" };
         format!("<forebay.Producer {:?}{state}>", self.shared.ring)
     }
 }

@@ -21,7 +21,7 @@ pub(crate) use server::PyServiceServer;
 
 use std::{
     sync::{
-        Arc, MutexGuard, Weak,
+        Arc, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -76,8 +76,7 @@ impl<T: Send + 'static> Held<T> {
             inner: Turns::new(Some(Inner { end, patience })),
             closing: AtomicBool::new(false),
         });
-        let weak: Weak<Self> = Arc::downgrade(&held);
-        lifecycle::register(weak);
+        lifecycle::register(&held);
         held
     }
 
