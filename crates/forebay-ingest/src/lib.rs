@@ -1,4 +1,7 @@
-//! Text becomes token tensors, on all cores, written straight into the slots of a forebay ring.
+//! Texts, images and tables become tensors, on all cores, written straight into the slots of a forebay ring or wherever
+//! they are wanted.
+//!
+//! Of texts:
 //!
 //! ```text
 //!   Source ── lines ──▶ Format ── texts ──▶ Tokenizer ── rows ──▶ TokenBatch::write_into ──▶ a slot
@@ -12,7 +15,7 @@
 //! - [`Tokenizer`] runs a Hugging Face tokenizer.json; its ids are those of the Python package `tokenizers`.
 //! - [`Pipeline`] puts these together on all cores and gives [`TokenBatch`]es in the order of the lines.
 //!
-//! This crate owns no ring and no socket: it writes into `&mut [i64]`, wherever that is.
+//! This crate owns no ring and no socket: it writes into slices, wherever they are.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -47,6 +50,8 @@
 //! [`table`] (feature `tables`) turns JSON lines into features, [`numeric`] (feature `numbers`) scales, normalizes and
 //! searches arrays; both are on by default and do what a [`Work`] says, where it says.
 //!
+//! With the feature `ring` the element types of images and tables convert into `forebay::DType`.
+//!
 //! # What is an item
 //!
 //! Every line is one item, in the order of the inputs. A line ends at LF; a CR before it belongs to the end; a last line
@@ -59,7 +64,8 @@
 //!
 //! Memory does not depend on the length of the inputs or of their lines, see [`Pipeline`] for the sum. A
 //! batch waits until it is full or its input ends: a slow pipe is not flushed by time. A tokenizer with random merges (BPE
-//! dropout) gives other ids each time. Results are per line: no pairs, no overflowing windows, no offsets.
+//! dropout) gives other ids each time. What a [`Pipeline`] gives is per line: no pairs, no overflowing windows, no offsets;
+//! [`Tokenizer::encode`] has them.
 
 mod error;
 #[cfg(feature = "feed")]
@@ -73,6 +79,8 @@ pub mod image;
 #[cfg(feature = "numbers")]
 pub mod numeric;
 mod pool;
+#[cfg(all(feature = "ring", any(feature = "images", feature = "tables")))]
+mod ring;
 #[cfg(feature = "tables")]
 pub mod table;
 #[cfg(feature = "text")]

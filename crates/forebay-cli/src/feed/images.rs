@@ -6,7 +6,7 @@ use forebay::{ANY, DType, Loan, LoanError};
 use forebay_ingest::{
     Batch, Batches, ImageFeed, ImageFeedOptions, ImagePipeline, ImageTensors, IngestError, PipelineOptions, Position,
     Unit,
-    image::{ChannelOrder, Dtype, ImageProcessor, Recipe, Size},
+    image::{ChannelOrder, ImageProcessor, Recipe, Size},
 };
 
 use super::kind::{Feeds, Tensor};
@@ -55,12 +55,7 @@ pub(super) fn most(recipe: &Recipe) -> Option<(u32, u32)> {
 
 impl Images {
     fn dtype(&self) -> DType {
-        match self.processor.options().dtype {
-            Dtype::U8 => DType::U8,
-            Dtype::F16 => DType::F16,
-            Dtype::Bf16 => DType::BF16,
-            Dtype::F32 => DType::F32,
-        }
+        self.processor.options().dtype.into()
     }
 
     /// Most rows and columns of an image; any where that is not known.

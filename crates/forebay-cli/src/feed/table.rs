@@ -20,31 +20,13 @@ pub(super) struct Table {
     pub(super) encoder: Arc<TableEncoder>,
 }
 
-fn dtype(of: NumberType) -> DType {
-    match of {
-        NumberType::F32 => DType::F32,
-        NumberType::F64 => DType::F64,
-        NumberType::I8 => DType::I8,
-        NumberType::I16 => DType::I16,
-        NumberType::I32 => DType::I32,
-        NumberType::I64 => DType::I64,
-        NumberType::U8 => DType::U8,
-        NumberType::U16 => DType::U16,
-        NumberType::U32 => DType::U32,
-        NumberType::U64 => DType::U64,
-    }
-}
-
 /// The tensors that one of the schema becomes: rows, and for a sparse one its entries.
 fn tensors(spec: &TensorSpec<'_>, rows: u64, entries: u64) -> Vec<Tensor> {
     let name = spec.name;
     match spec.layout {
-        Layout::Dense => vec![Tensor::new(name, dtype(spec.dtype), [rows, spec.columns as u64])],
+        Layout::Dense => vec![Tensor::new(name, spec.dtype.into(), [rows, spec.columns as u64])],
         Layout::Sparse => {
-            let indices = match spec.indices {
-                IndexType::I32 => DType::I32,
-                IndexType::I64 => DType::I64,
-            };
+            let indices = DType::from(spec.indices);
             vec![
                 Tensor::new(format!("{name}.indptr"), indices, [rows + 1]),
                 Tensor::new(format!("{name}.indices"), indices, [entries]),

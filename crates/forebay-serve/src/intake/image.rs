@@ -3,7 +3,6 @@
 //! Where the size of a tensor depends on the image, only images of one size share a batch.
 
 use bytes::Bytes;
-use forebay::DType;
 use forebay_ingest::image::{Dtype, ImageError, ImageOptions, ImageProcessor, Recipe};
 use rayon::prelude::*;
 
@@ -64,12 +63,7 @@ impl Images {
     }
 
     pub(super) fn tensors(&self) -> Vec<TensorInfo> {
-        let dtype = match self.processor.options().dtype {
-            Dtype::U8 => DType::U8,
-            Dtype::F16 => DType::F16,
-            Dtype::Bf16 => DType::BF16,
-            Dtype::F32 => DType::F32,
-        };
+        let dtype = self.processor.options().dtype.into();
         let shape = match self.fixed {
             Some((height, width)) => vec![Some(3), Some(height.into()), Some(width.into())],
             None => vec![Some(3), None, None],

@@ -1,7 +1,6 @@
 //! JSON objects become the dense tensors of a table schema.
 
 use bytes::Bytes;
-use forebay::DType;
 use forebay_ingest::{
     Work,
     table::{Layout, NumberType, TableEncoder, TableOptions, TableSchema},
@@ -45,21 +44,6 @@ impl Rows {
     }
 }
 
-fn dtype(of: NumberType) -> DType {
-    match of {
-        NumberType::F32 => DType::F32,
-        NumberType::F64 => DType::F64,
-        NumberType::I8 => DType::I8,
-        NumberType::I16 => DType::I16,
-        NumberType::I32 => DType::I32,
-        NumberType::I64 => DType::I64,
-        NumberType::U8 => DType::U8,
-        NumberType::U16 => DType::U16,
-        NumberType::U32 => DType::U32,
-        NumberType::U64 => DType::U64,
-    }
-}
-
 impl Table {
     pub(super) fn open(input: &TableInput, body_bytes: u64) -> Result<Self, IntakeError> {
         let key = "model.input.schema";
@@ -86,7 +70,7 @@ impl Table {
     pub(super) fn tensors(&self) -> Vec<TensorInfo> {
         let one = |tensor: forebay_ingest::table::TensorSpec<'_>| TensorInfo {
             name: tensor.name.to_owned(),
-            dtype: dtype(tensor.dtype),
+            dtype: tensor.dtype.into(),
             shape: vec![Some(tensor.columns as u64)],
         };
         self.encoder.tensors().map(one).collect()
