@@ -92,21 +92,27 @@ fn files_and_shards_arrive_as_the_processor_makes_them() {
     place.assert_clean();
 }
 
+/// The labels of all that comes of a feed that is killed after each of its first three batches and started again.
+fn labels_through_kills(place: &Place, more: &[&str]) -> Vec<i64> {
+    let args = [&ARGS[..], &["--labels"], more].concat();
+    let mut feed = place.feed_other(&args);
+    let mut consumer = place.consumer("images");
+    let mut labels = Vec::new();
+    for _ in 0..3 {
+        labels.extend(receive(&mut consumer, 1).1);
+        feed.kill();
+        feed = place.feed_other(&args);
+    }
+    labels.extend(receive(&mut consumer, usize::MAX).1);
+    feed.end().assert_code(0);
+    labels
+}
+
 #[test]
 fn a_killed_feed_of_images_goes_on_and_each_comes_once() {
     for more in [&["--repeat", "3"][..], &["--repeat", "3", "--shuffle", "9", "--shuffle-block", "4"]] {
         let (place, _dog) = (place(), watchdog());
-        let args = [&ARGS[..], &["--labels"], more, &["files", "shard.tar"]].concat();
-        let mut feed = place.feed_other(&args);
-        let mut consumer = place.consumer("images");
-        let mut labels = Vec::new();
-        for _ in 0..3 {
-            labels.extend(receive(&mut consumer, 1).1);
-            feed.kill();
-            feed = place.feed_other(&args);
-        }
-        labels.extend(receive(&mut consumer, usize::MAX).1);
-        feed.end().assert_code(0);
+        let mut labels = labels_through_kills(&place, &[more, &["files", "shard.tar"]].concat());
         assert_eq!(labels.len(), 18);
         for pass in labels.chunks_mut(6) {
             pass.sort_unstable();
@@ -125,17 +131,7 @@ fn a_shuffled_block_that_begins_behind_a_file_is_the_same_after_a_kill() {
         place.write(&format!("many/{at}.jpg"), image("gray.jpg"));
         place.write(&format!("many/{at}.cls"), at.to_string());
     }
-    let args = [&ARGS[..], &["--labels", "--shuffle", "1", "--shuffle-block", "4", "many"]].concat();
-    let mut feed = place.feed_other(&args);
-    let mut consumer = place.consumer("images");
-    let mut labels = Vec::new();
-    for _ in 0..3 {
-        labels.extend(receive(&mut consumer, 1).1);
-        feed.kill();
-        feed = place.feed_other(&args);
-    }
-    labels.extend(receive(&mut consumer, usize::MAX).1);
-    feed.end().assert_code(0);
+    let mut labels = labels_through_kills(&place, &["--shuffle", "1", "--shuffle-block", "4", "many"]);
     labels.sort_unstable();
     assert_eq!(labels, [0, 1, 2, 3, 4, 5, 6, 7]);
     place.assert_clean();
