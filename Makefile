@@ -4,7 +4,8 @@
 #   make test         set up, then every check and test there is, Rust and Python; .ci/run calls this
 #   make help         all targets
 #
-# Needed beforehand: cargo (with rustfmt and clippy for `make test`), a CPython of at least 3.11, make, Linux.
+# Needed beforehand: cargo (with rustfmt and clippy for `make test`), a C compiler, a CPython of at least 3.11, make,
+# Linux.
 # `make SETTING=value`: PYTHON (interpreter to build .venv from), CARGO_FLAGS (--locked), DEMO_FLAGS.
 
 SHELL       := /bin/bash -euo pipefail
@@ -178,8 +179,10 @@ compare-serve: binary ## forebay serve beside mosec, LitServe and FastAPI, into 
 	cargo build $(CARGO_FLAGS) --release --manifest-path benches/serve/load/Cargo.toml --target-dir $(SERVE)/load
 	$(SERVE)/venv/bin/python benches/serve/run.py $(SERVE_FLAGS)
 
-docs: ## API documentation of the published crates
-	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --no-deps -p forebay -p forebay-ring -p forebay-layout -p forebay-os -p forebay-ingest
+docs: ## API documentation of the published libraries, with all of their features
+	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --no-deps -p forebay -p forebay-ring -p forebay-layout \
+		-p forebay-os -p forebay-ingest -p forebay-serve \
+		--features forebay/cuda,forebay/ndarray,forebay/tokio,forebay-ingest/ring,forebay-serve/grpc
 
 clean: ## removes what was built, and the environment
 	rm -rf $(TARGET) dist .venv .pytest_cache

@@ -53,7 +53,8 @@ Environment:
 Exit codes:
   0   done
   1   it failed while running
-  64  the command line, or a file that it names, cannot be used";
+  64  the command line, or a file that it names, cannot be used
+  130, 143  a second SIGINT, SIGTERM ended it at once";
 
 #[derive(Debug, Parser)]
 #[command(name = "forebay", version, about = ABOUT, long_about = LONG_ABOUT, after_help = AFTER_HELP)]

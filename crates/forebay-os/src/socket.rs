@@ -246,7 +246,7 @@ impl Conn {
                 let error = dir.error("connect", file, e);
                 return Err(ConnectError::Os(match e {
                     Errno::ACCESS | Errno::PERM => {
-                        error.with_hint("run both sides as one user, or allow the other uid explicitly")
+                        error.with_hint("run both sides as one user")
                     }
                     Errno::PROTOTYPE => error.with_hint("another program's socket is there; remove it"),
                     _ => error,

@@ -6,8 +6,8 @@ use crate::{OsError, Result, process};
 
 /// The owners and the widest mode that a shared file may have before it is refused.
 ///
-/// The default trusts this process's own effective user and nobody else to write. Widening is the
-/// explicit wish of an operator (`--allow-uid`, `--allow-group`).
+/// The default trusts this process's own effective user and nobody else to write. Rings are made and
+/// found with it; a wider one is for programs that use this crate by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trust {
     /// Owners accepted besides the effective user of this process.
@@ -45,7 +45,7 @@ impl Trust {
                 call,
                 what,
                 format!("it belongs to uid {}, this process runs as uid {}", stat.st_uid, process::uid()),
-                "remove it, run both sides as one user, or allow that uid explicitly",
+                "remove it, or run both sides as one user",
             ));
         }
         let excess = stat.st_mode & 0o022 & !self.mode;
@@ -58,7 +58,7 @@ impl Trust {
                     stat.st_mode & 0o7777,
                     self.mode
                 ),
-                format!("run `chmod go-w` on it, or allow mode {:04o} explicitly", stat.st_mode & 0o777),
+                "run `chmod go-w` on it",
             ));
         }
         Ok(())

@@ -187,7 +187,10 @@ fn parameters_have_a_default_that_they_can_have() {
     assert!(
         refused(&with(&good.replace("default = 1", "default = 3"))).contains("default = 3: expected from 0 to 2.5")
     );
-    assert!(refused(&with(&good.replace("float32", "complex64"))).contains("dtype = complex64: expected an integer"));
+    for dtype in ["complex64", "float16", "bfloat16"] {
+        let said = refused(&with(&good.replace("float32", dtype)));
+        assert!(said.contains(&format!("dtype = {dtype}: expected an integer, float32, float64 or bool")), "{said}");
+    }
     assert!(refused(&with(&good.replace("temperature", "x y"))).contains("name = \"x y\""));
     assert!(refused(&with(&good.replace("default = 1\n", ""))).contains("parameters[0].default is missing"));
 }

@@ -26,6 +26,13 @@
 //! # Costs
 //! A message costs the same whatever its size; nobody copies its bytes. A ring's memory is allocated up front. One
 //! thread per producer serves attaching consumers and is asleep otherwise; a consumer has none.
+//!
+//! # Features
+//! None is on by default.
+//! - `cuda`: the module `cuda`, copies to GPUs that keep their slot. The CUDA runtime is found at run time, nothing is
+//!   linked.
+//! - `ndarray`: `Tensor::view` and `Loan::view_mut`.
+//! - `tokio`: receiving as a future, `Consumer::recv_async`.
 #![deny(unsafe_code)]
 
 mod consumer;

@@ -3,7 +3,7 @@
 >>> import forebay.ingest
 >>> tokenizer = forebay.ingest.Tokenizer.from_file("tokenizer.json")
 
-It is a wheel of its own (``pip install forebay-ingest``), loaded when this module is imported and not before.
+It is a wheel of its own, ``forebay-ingest``, loaded when this module is imported and not before.
 """
 
 from __future__ import annotations

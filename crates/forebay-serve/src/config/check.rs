@@ -122,8 +122,8 @@ impl Config {
             let key = |name: &str| format!("model.parameters[{i}].{name}");
             unique(&mut names, key("name"), &parameter.name)?;
             let dtype = dtype(key("dtype"), &parameter.dtype)?;
-            let (low, high) = range_of(dtype)
-                .ok_or_else(|| wrong(key("dtype"), dtype, "an integer, a float of 16 bits or more, or bool"))?;
+            let (low, high) =
+                range_of(dtype).ok_or_else(|| wrong(key("dtype"), dtype, "an integer, float32, float64 or bool"))?;
             let (least, most) = (parameter.min.unwrap_or(low).max(low), parameter.max.unwrap_or(high).min(high));
             if least > most {
                 return Err(wrong(key("min"), least, format!("at most max, which is {most}")));
@@ -194,10 +194,9 @@ fn range_of(dtype: DType) -> Option<(f64, f64)> {
         DType::I16 => (i16::MIN.into(), i16::MAX.into()),
         DType::I32 => (i32::MIN.into(), i32::MAX.into()),
         DType::I64 => (-9_007_199_254_740_992.0, 9_007_199_254_740_992.0),
-        DType::F16 => (-65_504.0, 65_504.0),
-        DType::BF16 | DType::F32 => (f32::MIN.into(), f32::MAX.into()),
+        DType::F32 => (f32::MIN.into(), f32::MAX.into()),
         DType::F64 => (f64::MIN, f64::MAX),
-        DType::F8E4M3 | DType::F8E5M2 | DType::C64 | DType::C128 => return None,
+        DType::F16 | DType::BF16 | DType::F8E4M3 | DType::F8E5M2 | DType::C64 | DType::C128 => return None,
     })
 }
 

@@ -115,8 +115,8 @@ pub const KEYS: &[Key] = &[
     key("worker.on_death", Choice(&["fail", "retry"]), "fail"),
     key("worker.backoff_s", Number(0.0, 30.0), "0.1"),
     key("worker.crash_loop", Whole(1, 1 << 20), "5"),
-    key("worker.slots", Whole(1, 1 << 16), "`batch.prefetch` + 3"),
-    key("worker.slot_bytes", Whole(1, MUCH), "what the largest batch needs"),
+    key("worker.slots", Whole(1, 1 << 16), "`batch.prefetch` + 3, with `model.generate` + 8"),
+    key("worker.slot_bytes", Whole(1, MUCH), "what the largest batch needs, at most 64 MiB"),
     key("worker.answer_slots", Whole(1, 1 << 16), "16"),
     key("worker.answer_slot_bytes", Whole(1, MUCH), "1048576"),
 ];

@@ -124,7 +124,7 @@ pub struct OutputConfig {
 pub struct ParameterConfig {
     /// Its name, in requests and in batches.
     pub name: String,
-    /// Its element type: an integer, a float or bool.
+    /// Its element type: an integer, float32, float64 or bool.
     pub dtype: String,
     /// What an item has that does not set it.
     pub default: f64,

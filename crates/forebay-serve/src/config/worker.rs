@@ -39,9 +39,10 @@ pub struct WorkerConfig {
     /// Deaths within a minute after which the model is not ready any more. Default 5.
     #[serde(default = "crash_loop")]
     pub crash_loop: usize,
-    /// Slots for batches. Default: prefetch + 3.
+    /// Slots for batches. Default: prefetch + 3; + 8 where models generate.
     pub slots: Option<u32>,
-    /// Bytes of one; default: what the largest batch needs.
+    /// Bytes of one. Default: what the largest batch needs, at most 64 MiB, but one item in any case; 64 MiB where items
+    /// have no bound.
     pub slot_bytes: Option<u64>,
     /// Slots for answers. Default 16.
     #[serde(default = "answer_slots")]
