@@ -254,6 +254,38 @@ def test_a_request_whose_body_is_on_its_way_is_answered_after_sigterm(serve) -> 
     assert served.process.wait(PATIENCE) == 0
 
 
+def test_sigterm_to_every_process_at_once_cuts_off_nothing(serve, tmp_path) -> None:
+    """As service managers send it."""
+    slow = "if -1 in first: open('waiting', 'w')\n    while -1 in first and not os.path.exists('go'): time.sleep(0.002)"
+    served = serve(WORKER.format(bad=slow))
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(served.infer, [-1.0, 3.0])
+        served.until((tmp_path / "waiting").exists)
+        os.kill(served.worker()["pids"][0], signal.SIGTERM)
+        served.process.terminate()
+        served.until(lambda: served._find(r"(stopping)"))
+        (tmp_path / "go").touch()
+        status, said = answer.result(PATIENCE)
+    assert status == 200, said
+    assert said["outputs"][0]["data"] == [-2, 6]
+    assert served.process.wait(PATIENCE) == 0
+
+
+def test_what_a_worker_starts_is_ended_by_sigterm(serve) -> None:
+    started = """
+    import multiprocessing, subprocess
+    if -1 in first:
+        forked = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        forked.start()
+        forked.terminate()
+        forked.join()
+        program = subprocess.Popen(["sleep", "60"])
+        program.terminate()
+        assert (forked.exitcode, program.wait()) == (-15, -15), forked.exitcode
+"""
+    serve(WORKER.format(bad=started)).doubles([-1, 3])
+
+
 THREADS = """
 def forward(batch):
     return {"y": np.full_like(batch["x"].numpy(), float(os.environ.get("OMP_NUM_THREADS", -1)))}

@@ -64,8 +64,8 @@
 //!
 //! Memory does not depend on the length of the inputs or of their lines, see [`Pipeline`] for the sum. A
 //! batch waits until it is full or its input ends: a slow pipe is not flushed by time. A tokenizer with random merges (BPE
-//! dropout) gives other ids each time. What a [`Pipeline`] gives is per line: no pairs, no overflowing windows, no offsets;
-//! [`Tokenizer::encode`] has them.
+//! dropout) gives other ids each time. What a [`Pipeline`] gives is per line: no pairs, no overflowing windows, no
+//! offsets; [`Tokenizer::encode`] has them.
 
 mod error;
 #[cfg(feature = "feed")]

@@ -17,6 +17,7 @@ from forebay._generate import Generation
 from forebay._native import ServiceServer
 from forebay._ranks import Ranks
 from forebay._serving import GONE, Leaks, fail, fields, send_rows
+from forebay._sigterm import sigterm_is_for_the_daemon
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -46,7 +47,8 @@ class Worker:
 
         forebay.Worker("embedder").run(forward)
 
-    Started by `forebay serve` it finds everything in its environment; started by hand, `name` is the service's name.
+    Started by `forebay serve` it finds everything in its environment, and leaves SIGTERM to the daemon while it runs, unless
+    the program handles it; started by hand, `name` is the service's name.
 
     Args:
         name: the model, or the service; None: $FOREBAY_SERVICE.
@@ -107,7 +109,7 @@ class Worker:
                 it raised on some ranks and not on others.
 
         """
-        with _until_left(), self._attached(warmup) as (server, ranks):
+        with sigterm_is_for_the_daemon(), _until_left(), self._attached(warmup) as (server, ranks):
             leaks = Leaks(server)
             while True:
                 batch = server.recv()
@@ -130,7 +132,7 @@ class Worker:
             SystemExit: with status 1: the client died.
 
         """
-        with _until_left(), self._attached(warmup) as (server, ranks):
+        with sigterm_is_for_the_daemon(), _until_left(), self._attached(warmup) as (server, ranks):
             Generation(server, ranks, model, self._names, max_states).run()
 
     @contextlib.contextmanager
