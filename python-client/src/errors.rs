@@ -185,6 +185,7 @@ pub(crate) fn publish(py: Python<'_>, e: PublishError) -> PyErr {
     let class = match e {
         PublishError::Closed => "HandleClosed",
         PublishError::Forked => "ForkedError",
+        PublishError::ItemTaken { .. } => "FieldsMismatch",
         _ => "PublishError",
     };
     plain(py, class, e)

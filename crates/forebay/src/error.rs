@@ -234,6 +234,12 @@ pub enum PublishError {
         /// Bytes allowed.
         limit: usize,
     },
+    /// Another request with that item was published since this one was begun.
+    #[error("item {item} is in a request without an answer; give each item its own id")]
+    ItemTaken {
+        /// The item.
+        item: u64,
+    },
     /// The loan is another producer's.
     #[error("this loan is of another producer; publish it with the producer that made it")]
     NotOurs,

@@ -1,11 +1,16 @@
 //! Both ends of a service in one process, on threads.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test that calls them")]
+#![allow(unsafe_code, reason = "one of these tests forks")]
 
-use std::{thread, time::Duration};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
 use forebay::{
-    Backing, DType, FieldSpec, LoanError, Producer, RecvError, Schema,
+    Backing, DType, FieldSpec, Kind, LoanError, Producer, PublishError, RecvError, Schema,
     service::{
         AnswerKind, Client, ClientOptions, Error, ITEMS_FIELD, Item, ItemStatus, Meta, PartItem, Request, Server,
         Timings, Trace,
@@ -94,6 +99,54 @@ fn single_items_fail_and_say_why() {
     let statuses: Vec<_> = answer.items().iter().map(|item| item.status).collect();
     assert_eq!(statuses, [ItemStatus::Ok, ItemStatus::Error, ItemStatus::Cancelled]);
     assert_eq!((answer.error(0), answer.error(1), answer.error(2)), (None, Some("ValueError: ünfit"), None));
+}
+
+#[test]
+fn texts_are_there_in_a_forked_child() {
+    // They were read where the slot is in the parent, and where the child has nothing: a SIGSEGV.
+    let (_dir, mut client, mut server) = pair(|options| options);
+    let ready = "threads 1.0 ".repeat(30);
+    server.ready(&ready).unwrap();
+    ask(&mut client, &[1, 2], &Meta::default());
+    ask(&mut client, &[3], &Meta::default());
+    let request = server.recv().unwrap();
+    let mut loan = server.answer(&request, &[FieldSpec::new("y", DType::U8, &[2, 512])]).unwrap();
+    assert!(loan.set_status(1, ItemStatus::Error, "ValueError: unfit"));
+    loan.publish().unwrap();
+    let request = server.recv().unwrap();
+    server.fail(&request, "RuntimeError", "no more").unwrap();
+    let answers: Vec<_> = (0..3).map(|_| client.recv_timeout(SOON).unwrap()).collect();
+    // SAFETY: the child only compares bytes and leaves at once, neither of which takes a lock that another thread may hold.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0);
+    if pid == 0 {
+        let right = answers[0].readiness().is_some_and(|readiness| readiness.text == ready)
+            && answers[1].error(0).is_none()
+            && answers[1].error(1) == Some("ValueError: unfit")
+            && answers[2].failure() == Some(("RuntimeError", "no more"));
+        // SAFETY: it takes a number.
+        unsafe { libc::_exit(if right { 0 } else { 1 }) };
+    }
+    let mut status = 0;
+    // SAFETY: the child is ours, and status is writable.
+    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+    assert_eq!(status, 0, "a signal in the lowest byte, else what the child exited with");
+}
+
+#[test]
+fn a_server_that_says_it_is_ready_can_be_interrupted() {
+    let (_dir, mut client, mut server) = pair(|options| options);
+    for _ in 0..4 {
+        server.ready("once").unwrap();
+    }
+    let mut asked = 0;
+    let wait = server.ready_within("no room", &mut || {
+        asked += 1;
+        asked > 1
+    });
+    assert!(matches!(wait, Err(Error::Interrupted { .. })), "{wait:?}");
+    assert_eq!(client.recv_timeout(SOON).unwrap().kind(), AnswerKind::Ready);
+    server.ready_within("there is room", &mut || false).unwrap();
 }
 
 #[test]
@@ -330,6 +383,29 @@ fn a_request_can_be_written_on_another_thread() {
 }
 
 #[test]
+fn an_item_that_another_request_took_meanwhile_is_refused() {
+    // Both were published, at which the server ended the service.
+    let (_dir, mut client, mut server) = pair(|options| options);
+    let fields = [FieldSpec::new("x", DType::F32, &[1, 2])];
+    let begin = |client: &mut Client| client.request(&fields, &[Item::new(7)]).unwrap().detach();
+    let both = [begin(&mut client), begin(&mut client)];
+    let [first, second] = both;
+    let id = client.publish(first, &Meta::default()).unwrap();
+    match client.publish(second, &Meta::default()) {
+        Err(e @ PublishError::ItemTaken { item: 7 }) => assert!(e.to_string().contains("its own id"), "{e}"),
+        found => panic!("{found:?}"),
+    }
+    assert_eq!(client.outstanding(), 1);
+    let request = server.recv().unwrap();
+    assert!(server.try_recv().unwrap().is_none(), "and nothing was sent");
+    double(&mut server, &request);
+    drop(request);
+    assert_eq!(client.recv_timeout(SOON).unwrap().request(), id);
+    let all: Vec<_> = (0..4).map(|_| begin(&mut client)).collect();
+    assert_eq!(all.len(), 4, "its slot went back");
+}
+
+#[test]
 fn after_a_drain_everything_is_answered_and_both_ends_part() {
     let (_dir, mut client, mut server) = pair(|options| options);
     let id = ask(&mut client, &[1], &Meta::default());
@@ -397,6 +473,93 @@ fn every_rank_gets_each_request_and_rank_0_answers() {
         found => panic!("{found:?}"),
     }
     assert!(matches!(attach(2), Err(Error::NoSuchRank { rank: 2, ranks: 2, .. })));
+}
+
+#[test]
+fn with_several_ranks_any_number_of_cancellations_is_heard() {
+    // Rank 1 was owed each of them, which it never read: after as many as the ring has slots none came through.
+    let dir = tempfile::tempdir().unwrap();
+    let mut client = Client::options("s").dir(dir.path()).slots(4).slot_bytes(4096).ranks(2).create().unwrap();
+    let attach = |rank| Server::options("s").dir(dir.path()).answer_slot_bytes(4096).rank(rank).attach().unwrap();
+    let (mut lead, mut other) = (attach(0), attach(1));
+    assert!(client.accept_within(&mut || false).unwrap());
+    let ids: Vec<u64> = (0..100).collect();
+    let id = ask(&mut client, &ids, &Meta::default());
+    let (mine, theirs) = (lead.recv().unwrap(), other.recv().unwrap());
+    for item in &ids {
+        client.cancel(id, &[*item]);
+        assert!(lead.is_cancelled(id, *item), "{item}");
+        assert!(other.cancelled().is_empty() && !other.is_cancelled(id, *item), "only rank 0 hears of it");
+    }
+    other.finish(&theirs);
+    double(&mut lead, &mine);
+    assert_eq!(client.recv_timeout(SOON).unwrap().request(), id);
+}
+
+#[test]
+fn ranks_let_go_of_the_cancellations_that_an_older_client_broadcasts() {
+    let dir = tempfile::tempdir().unwrap();
+    let ring = |name| {
+        let options = Producer::options(name).dir(dir.path()).kind(Kind::Broadcast).max_consumers(2);
+        options.backing(Backing::Memfd).slots(2).slot_bytes(64).create().unwrap()
+    };
+    let (mut requests, mut cancels) = (ring("s.q"), ring("s.c"));
+    let attach = |rank| Server::options("s").dir(dir.path()).rank(rank).attach().unwrap();
+    let (lead, mut other) = (attach(0), attach(1));
+    assert!(requests.wait_for_consumers(2, Some(SOON)).is_ok() && cancels.wait_for_consumers(2, Some(SOON)).is_ok());
+    let mut header = [0; 64];
+    header[..7].copy_from_slice(b"FBSV\x01\0\x01");
+    let mut rounds = 0..10;
+    let mut round = |other: &mut dyn FnMut()| {
+        let number = rounds.next().unwrap();
+        (header[6], header[8], header[16]) = (2, number, 0);
+        let mut loan = cancels.loan(&[]).unwrap();
+        loan.set_user(&header).unwrap();
+        loan.publish().unwrap();
+        other();
+        assert!(lead.cancelled().is_empty());
+    };
+    for _ in 0..5 {
+        round(&mut || assert!(other.try_recv().unwrap().is_none()));
+    }
+    // Also while it waits.
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            assert!(other.recv_interruptible(Some(SOON), &mut || over.load(Ordering::Relaxed)).unwrap().is_none());
+        });
+        for _ in 0..5 {
+            round(&mut || {});
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn an_answer_that_a_rank_leaves_behind_comes_before_the_news_that_it_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut client = Client::options("s").dir(dir.path()).slots(4).slot_bytes(4096).ranks(2).create().unwrap();
+    let attach = |rank| Server::options("s").dir(dir.path()).answer_slot_bytes(4096).rank(rank).attach().unwrap();
+    let (mut lead, other) = (attach(0), attach(1));
+    assert!(client.accept_within(&mut || false).unwrap());
+    let asked = ask(&mut client, &[1], &Meta::default());
+    let request = lead.recv().unwrap();
+    let mut other = Some(other);
+    // Asked between the look that finds nothing and the count of the ranks.
+    let mut between = || {
+        if let Some(other) = other.take() {
+            double(&mut lead, &request);
+            drop(other);
+            thread::sleep(Duration::from_millis(300));
+        }
+        false
+    };
+    let answer = client.recv_interruptible(Some(SOON), &mut between).unwrap().unwrap();
+    assert_eq!(answer.request(), asked);
+    match client.recv_timeout(SOON) {
+        Err(e @ Error::PeerDied { .. }) => assert!(e.to_string().contains("1 of 2 ranks"), "{e}"),
+        found => panic!("{found:?}"),
+    }
 }
 
 #[test]

@@ -7,9 +7,10 @@ is rank 0's while it generates: before each step it says what the others are to 
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from forebay._errors import PeerDied, ReceiveTimeout, RingClosed
 from forebay._native import Consumer, Producer
@@ -17,10 +18,14 @@ from forebay._native import Consumer, Producer
 if TYPE_CHECKING:
     from os import PathLike
 
+    from forebay._native import ServiceServer
+
 # A rank that raised waits so long for the others to say whether they did.
 AGREE_S: Final = 10.0
 # Loading a model may take long, and not equally long on each rank.
 MEET_S: Final = 1800.0
+# A rank that rank 0 left without a word waits so long to hear that the client is gone: many times what that takes.
+HEAR_OF_IT_S: Final = 2.0
 # Words that a rank may be ahead of another: many more than there are batches under way.
 _WORDS: Final = 256
 _DECISION: Final = struct.Struct("<IB")
@@ -30,9 +35,11 @@ _MOST_DROPPED: Final = 4096
 class Ranks:
     """What one rank says to the others, and hears from them."""
 
-    def __init__(self, service: str, rank: int, ranks: int, directory: str | PathLike[str] | None) -> None:
+    def __init__(self, server: ServiceServer, directory: str | PathLike[str] | None) -> None:
         """Make this rank's rings; the others' are found by `meet`."""
-        self._service, self.rank, self._ranks, self._directory = service, rank, ranks, directory
+        service, rank = server.service, server.rank
+        self._server, self._service, self.rank, self._ranks = server, service, rank, server.ranks
+        self._directory = directory
         self._words = self._ring(f"{service}.r{rank}", when_full="drop-oldest", slots=_WORDS, slot_bytes=64)
         self._decisions: Producer | Consumer | None = None
         if rank == 0:
@@ -108,17 +115,38 @@ class Ranks:
             self.decide(admit, rest, end=end)
 
     def hear(self) -> tuple[int, list[int], bool]:
-        """As another rank: wait for what rank 0 decided."""
+        """As another rank: wait for what rank 0 decided.
+
+        Raises:
+            ServiceClosed, PeerDied: the client is gone, and rank 0 left because of that.
+            SystemExit: rank 0 left, or died, for another reason.
+
+        """
         if not isinstance(self._decisions, Consumer):
             raise TypeError("rank 0 decides")
         dropped: list[int] = []
         while True:
-            word = self._decisions.recv()
+            try:
+                word = self._decisions.recv()
+            except (PeerDied, RingClosed):
+                self._left_by_rank_0()
             admit, flags = _DECISION.unpack(word.user)
             if "drop" in word:
                 dropped += memoryview(word["drop"]).cast("B").cast("Q").tolist()
             if not flags & 2:
                 return admit, dropped, bool(flags & 1)
+
+    def _left_by_rank_0(self) -> NoReturn:
+        # As a rule it is the client that is gone, of which rank 0 only heard first. This raises what rank 0 heard.
+        give_up = time.monotonic() + HEAR_OF_IT_S
+        with contextlib.suppress(ReceiveTimeout):
+            while True:
+                # What was asked in the end is nobody's any more.
+                self._server.recv(timeout_s=max(0.0, give_up - time.monotonic()))
+        raise SystemExit(
+            f"forebay worker: rank 0 of service {self._service!r} left, rank {self.rank} cannot go on without it; look "
+            "at what rank 0 says"
+        )
 
     def close(self) -> None:
         """Leave the others."""

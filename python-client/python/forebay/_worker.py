@@ -141,7 +141,7 @@ class Worker:
             server = stack.enter_context(ServiceServer(self.service, **self._options))
             ranks = None
             if server.ranks > 1:
-                ranks = Ranks(self.service, server.rank, server.ranks, self._options["directory"])
+                ranks = Ranks(server, self._options["directory"])
                 stack.callback(ranks.close)
             if warmup is not None:
                 try:

@@ -3,7 +3,7 @@
 use forebay_layout::{DType, Defect, descriptor::TensorMeta};
 
 use super::{
-    ITEMS_FIELD, ItemStatus, TEXT_FIELD, Timings,
+    ITEMS_FIELD, ItemStatus, TEXT_BYTES, TEXT_FIELD, Timings,
     asking::Ledger,
     error::Bad,
     header::{Header, Kind},
@@ -56,14 +56,17 @@ pub struct Answer {
     message: Message,
     header: Header,
     items: Vec<AnswerItem>,
+    /// Copied up to the end of the last one: what is checked to be text must not change any more, and it must be there in a
+    /// forked child too, which has no slot to read from.
+    texts: Box<[u8]>,
 }
 
 impl Answer {
     /// Reads a message and enters it into the ledger.
     pub(super) fn read(message: Message, ledger: &mut Ledger) -> Result<Self, Bad> {
         let header = Header::decode(message.user())?;
-        let mut answer = Self { message, header, items: Vec::new() };
-        answer.check_texts()?;
+        let mut answer = Self { message, header, items: Vec::new(), texts: Box::default() };
+        answer.read_texts()?;
         match header.kind {
             Kind::Ready => {}
             Kind::Failed => {
@@ -73,7 +76,7 @@ impl Answer {
                 ledger.close(header.request);
             }
             Kind::Part => {
-                answer.items = answer.read_items(ledger)?;
+                answer.read_items(ledger)?;
                 for item in &answer.items {
                     // Looked up again: the same item may be named twice.
                     if ledger.items.get(&item.id) != Some(&item.request) {
@@ -85,7 +88,7 @@ impl Answer {
                 }
             }
             Kind::Result => {
-                answer.items = answer.read_items(ledger)?;
+                answer.read_items(ledger)?;
                 let found = ledger.open.get(&header.request);
                 let Some(open) = found.filter(|open| open.left == open.ids.len()) else {
                     return Err(
@@ -105,17 +108,28 @@ impl Answer {
         Ok(answer)
     }
 
-    fn check_texts(&self) -> Result<(), Bad> {
+    /// The texts' field, no more of it than there are texts at most.
+    fn slot_texts(&self) -> &[u8] {
+        let bytes = self.reserved(TEXT_FIELD, DType::U8).unwrap_or_default();
+        &bytes[..bytes.len().min(TEXT_BYTES as usize)]
+    }
+
+    /// The texts that the header tells of.
+    fn read_texts(&mut self) -> Result<(), Bad> {
         let needed = u64::from(self.header.type_bytes) + u64::from(self.header.text_bytes);
-        let there = self.reserved(TEXT_FIELD, DType::U8).map_or(0, <[u8]>::len) as u64;
-        if needed > there {
-            return Err(Defect::bounded("service.header.text_bytes", needed, "at most", there).into());
+        if needed == 0 {
+            return Ok(());
         }
+        let texts = self.slot_texts();
+        let Some(found) = texts.get(..needed as usize) else {
+            return Err(Defect::bounded("service.header.text_bytes", needed, "at most", texts.len() as u64).into());
+        };
+        self.texts = found.into();
         Ok(())
     }
 
-    /// The rows of the items' field, checked against the ledger and the other fields.
-    fn read_items(&self, ledger: &Ledger) -> Result<Vec<AnswerItem>, Bad> {
+    /// The rows of the items' field, checked against the ledger and the other fields, and their texts.
+    fn read_items(&mut self, ledger: &Ledger) -> Result<(), Bad> {
         let bytes = self.reserved(ITEMS_FIELD, DType::U64).unwrap_or_default();
         let rows = u64::from(self.header.items);
         if bytes.len() as u64 != rows * 16 {
@@ -129,9 +143,10 @@ impl Answer {
                 return Err(Defect::bounded("service.answer.rows", found, "one for each item,", rows).into());
             }
         }
-        let texts = self.reserved(TEXT_FIELD, DType::U8).map_or(0, <[u8]>::len) as u64;
+        let texts = self.slot_texts();
+        let mut last_text = 0;
         let word = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_le_bytes);
-        bytes
+        let items: Result<Vec<_>, Bad> = bytes
             .chunks_exact(16)
             .map(|row| {
                 let (id, word) = (word(&row[..8]), word(&row[8..]));
@@ -146,14 +161,23 @@ impl Answer {
                     return Err(Defect::new("service.answer.last", last, "0 or 1").into());
                 }
                 let end = u64::from(text.0) + u64::from(text.1);
-                if end > texts {
-                    return Err(Defect::bounded("service.answer.text", end, "at most", texts).into());
+                if end > texts.len() as u64 {
+                    return Err(Defect::bounded("service.answer.text", end, "at most", texts.len() as u64).into());
+                }
+                if text.1 > 0 {
+                    last_text = last_text.max(end as usize);
                 }
                 let known = ledger.items.get(&id);
                 let request = *known.ok_or(Defect::new("service.answer.item", id, "an item of an open request"))?;
                 Ok(AnswerItem { id, request, status, last: last == 1, text })
             })
-            .collect()
+            .collect();
+        let items = items?;
+        if last_text > 0 {
+            self.texts = texts[..last_text].into();
+        }
+        self.items = items;
+        Ok(())
     }
 
     fn reserved(&self, name: &str, dtype: DType) -> Option<&[u8]> {
@@ -164,8 +188,7 @@ impl Answer {
     }
 
     fn text(&self, from: usize, len: usize) -> &str {
-        let bytes = self.reserved(TEXT_FIELD, DType::U8).and_then(|bytes| bytes.get(from..from + len));
-        let bytes = bytes.unwrap_or_default();
+        let bytes = self.texts.get(from..from + len).unwrap_or_default();
         // A text that is none is shown up to where it is.
         match str::from_utf8(bytes) {
             Ok(text) => text,

@@ -63,6 +63,11 @@ impl Ledger {
         }
     }
 
+    /// The first of these that an open request has.
+    fn taken(&self, mut ids: impl Iterator<Item = u64>) -> Option<u64> {
+        ids.find(|id| self.items.contains_key(id))
+    }
+
     /// Whether these can be the items of a new request.
     fn check(&self, ring: &str, fields: &[FieldSpec<'_>], items: &[Item]) -> Result<(), LoanError> {
         let wrong = |what: String| Err(LoanError::Fields { ring: ring.to_owned(), what });
@@ -77,8 +82,8 @@ impl Ledger {
                 ));
             }
         }
-        if let Some(twice) = items.iter().find(|item| self.items.contains_key(&item.id)) {
-            return wrong(format!("item {} is in a request without an answer; give each item its own id", twice.id));
+        if let Some(id) = self.taken(items.iter().map(|item| item.id)) {
+            return wrong(format!("item {id} is in a request without an answer; give each item its own id"));
         }
         if !items.is_sorted_by(|a, b| a.id < b.id) {
             let mut ids: Vec<u64> = items.iter().map(|item| item.id).collect();
@@ -187,6 +192,10 @@ impl DetachedRequest {
         meta: &Meta,
     ) -> Result<u64, PublishError> {
         let Self { mut loan, ids } = self;
+        // Looked at when it was begun, but others may have been asked since: the server ends the service at such a pair.
+        if let Some(item) = ledger.taken(ids.iter().copied()) {
+            return Err(PublishError::ItemTaken { item });
+        }
         let id = ledger.last + 1;
         loan.set_user(&header(id, ids.len(), meta))?;
         loan.set_correlation_id(id);

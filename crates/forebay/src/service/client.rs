@@ -128,9 +128,9 @@ impl ClientOptions {
         // A size that cannot be is refused by the ring, with its number.
         let slot_bytes = own.div_ceil(64).saturating_mul(64).saturating_add(u64::from(self.max_items) * 16);
         let several = self.ranks > 1;
-        let producer = |ring: &str| {
+        let producer = |ring: &str, kind| {
             let mut options = Producer::options(ring)
-                .kind(if several { RingKind::Broadcast } else { RingKind::Queue })
+                .kind(kind)
                 .max_consumers(self.ranks)
                 .max_attempts(1)
                 .dead_letters(DeadLetters::Discard)
@@ -141,14 +141,19 @@ impl ClientOptions {
             }
             options
         };
-        let mut requests =
-            producer(&ring).slots(self.slots).quota(self.slots).slot_bytes(slot_bytes).writable(self.writable);
+        let mut requests = producer(&ring, if several { RingKind::Broadcast } else { RingKind::Queue })
+            .slots(self.slots)
+            .quota(self.slots)
+            .slot_bytes(slot_bytes)
+            .writable(self.writable);
         if let Some(schema) = schema {
             requests = requests.schema(schema);
         }
         let requests = requests.create()?;
         let control = control_ring(&self.service);
-        let control = producer(&control).slots(CONTROL.0).slot_bytes(CONTROL.1 as u64 * 8).create()?;
+        // A queue also with several ranks. All attach to it, but only rank 0 ever takes from it: of a broadcast the others
+        // would be owed what they never read, and nothing could be said any more once that were all slots.
+        let control = producer(&control, RingKind::Queue).slots(CONTROL.0).slot_bytes(CONTROL.1 as u64 * 8).create()?;
         Ok(Client {
             name: self.service,
             dir: self.dir,
@@ -279,7 +284,8 @@ impl Client {
     /// Asks what was detached; returns the request's id. Does not block.
     ///
     /// # Errors
-    /// [`PublishError::NotOurs`] if another client made it; [`PublishError::Closed`] after a drain.
+    /// [`PublishError::NotOurs`] if another client made it; [`PublishError::ItemTaken`] if one of its items has come to be
+    /// in another request without an answer since; [`PublishError::Closed`] after a drain. Its slot goes back.
     pub fn publish(&mut self, request: DetachedRequest, meta: &Meta) -> Result<u64, PublishError> {
         request.publish(&mut self.requests, &mut self.ledger, meta)
     }
@@ -409,6 +415,19 @@ impl Client {
                 let there = self.requests.consumers();
                 if !self.counts_ranks() || there >= self.ranks as usize {
                     return Ok(None);
+                }
+                // ORDER That nothing was there was seen before the roster, behind whose lock a death is entered once the
+                // kernel closed the socket: between the two looks an answer can have come and its rank have gone. What a
+                // rank published before it went is there for a look that begins after the roster said so.
+                let again = self.attached()?.try_recv();
+                let nothing = match &again {
+                    Ok(found) => found.is_none(),
+                    // Rank 0 is gone as well; how many are left says more.
+                    Err(e) => matches!(End::of(e), Some(End::Died(_) | End::Closed)),
+                };
+                if !nothing {
+                    // Not this arm once more.
+                    return self.receive(again);
                 }
                 End::Died(format!(": {there} of {} ranks are left", self.ranks))
             }

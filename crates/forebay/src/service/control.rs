@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use forebay_layout::{DType, Defect};
+use forebay_layout::{DType, Defect, Kind as RingKind};
 
 use super::{
     ITEMS_FIELD, IdMap, IdSet,
@@ -74,6 +74,18 @@ impl Book {
             self.control = None;
             self.ended.get_or_insert(end);
         }
+    }
+
+    /// Whether this rank, which is not 0, must [`discard`](Self::discard): an older client broadcasts to all.
+    pub(super) fn is_owed_a_copy(&self) -> bool {
+        self.control.as_ref().is_some_and(|control| control.kind() == RingKind::Broadcast)
+    }
+
+    /// Takes this rank's copy of what the client said, so that its slots are free again. Whether the client is gone, or
+    /// said what cannot be read, is rank 0's to hear.
+    pub(super) fn discard(&mut self) {
+        let Some(control) = &mut self.control else { return };
+        while let Ok(Some(_)) = control.try_recv() {}
     }
 
     fn note(&mut self, message: &Message) -> Result<(), Bad> {

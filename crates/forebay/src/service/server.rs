@@ -136,8 +136,10 @@ impl ServerOptions {
             return Err(Error::NoSuchRank { service: self.service, rank: self.rank, ranks });
         }
         let answers = if self.rank == 0 { Some(self.create_answers()?) } else { None };
+        let book = Book::new(control);
         Ok(Some(Server {
-            book: Arc::new(Mutex::new(Book::new(control))),
+            discards: self.rank != 0 && book.is_owed_a_copy(),
+            book: Arc::new(Mutex::new(book)),
             name: self.service,
             dir: self.dir,
             rank: self.rank,
@@ -182,6 +184,8 @@ pub struct Server {
     requests: Option<Consumer>,
     answers: Option<Producer>,
     book: Arc<Mutex<Book>>,
+    /// Cancellations come to this rank too, for nothing.
+    discards: bool,
     ended: Option<End>,
 }
 
@@ -209,12 +213,20 @@ impl Server {
     /// # Errors
     /// As [`answer`](Self::answer).
     pub fn ready(&mut self, text: &str) -> Result<(), Error> {
+        self.ready_within(text, &mut || false)
+    }
+
+    /// As [`ready`](Self::ready); `interrupt` is asked at least every 50 ms while it waits.
+    ///
+    /// # Errors
+    /// As [`ready`](Self::ready); [`Error::Interrupted`].
+    pub fn ready_within(&mut self, text: &str, interrupt: &mut dyn FnMut() -> bool) -> Result<(), Error> {
         if self.rank != 0 {
             return Ok(());
         }
         let mut header = Header::new(Kind::Ready, 0, 0);
         (header.pid, header.ranks) = (process::my_pid(), self.ranks);
-        let mut loan = self.loan(header, Ends::Nothing, &[], None, &mut || false)?;
+        let mut loan = self.loan(header, Ends::Nothing, &[], None, interrupt)?;
         loan.header.text_bytes = loan.put_text(text, usize::MAX) as u32;
         Ok(loan.publish()?)
     }
@@ -237,6 +249,7 @@ impl Server {
     /// As [`recv`](Self::recv).
     pub fn try_recv(&mut self) -> Result<Option<Request>, Error> {
         self.usable()?;
+        self.discard();
         let found = self.requests().try_recv();
         self.receive(found)
     }
@@ -252,7 +265,15 @@ impl Server {
         interrupt: &mut dyn FnMut() -> bool,
     ) -> Result<Option<Request>, Error> {
         self.usable()?;
-        let found = self.requests().recv_interruptible(timeout, interrupt);
+        self.discard();
+        let (book, discards) = (Arc::clone(&self.book), self.discards);
+        let mut interrupt = || {
+            if discards {
+                lock(&book).discard();
+            }
+            interrupt()
+        };
+        let found = self.requests().recv_interruptible(timeout, &mut interrupt);
         self.receive(found)
     }
 
@@ -263,6 +284,12 @@ impl Server {
     /// The system has no descriptor left.
     pub fn fileno(&mut self) -> Result<std::os::fd::RawFd, Error> {
         Ok(self.requests().fileno()?)
+    }
+
+    fn discard(&self) {
+        if self.discards {
+            lock(&self.book).discard();
+        }
     }
 
     fn requests(&mut self) -> &mut Consumer {
@@ -393,6 +420,7 @@ impl Server {
 
     /// Is through with a request without answering it: for ranks other than 0.
     pub fn finish(&mut self, request: &Request) {
+        self.discard();
         lock(&self.book).close(request.id());
     }
 
