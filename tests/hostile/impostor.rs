@@ -135,6 +135,40 @@ impl Impostor {
         }
     }
 
+    /// A consumer attaches; when it has said that it is ready, and before its producer hears of it, `look` runs.
+    pub(crate) fn at_ready<R>(
+        &self,
+        look: impl FnOnce() + Send,
+        then: impl FnOnce(&mut Consumer) -> R,
+    ) -> Result<R, forebay::AttachError> {
+        self.with_server(
+            |consumer, producer| {
+                pass_welcome(consumer, producer);
+                let (ready, _) = received(consumer).unwrap();
+                look();
+                producer.send(&ready, &[]).unwrap();
+                let (admitted, _) = received(producer).unwrap();
+                consumer.send(&admitted, &[]).unwrap();
+            },
+            then,
+        )
+    }
+
+    /// The object of the honest ring with this name.
+    pub(crate) fn object(&self, part: &str) -> std::path::PathBuf {
+        self.honest.object(&self.ring(), part)
+    }
+
+    /// Consumers that the honest producer counts.
+    pub(crate) fn consumers(&self) -> usize {
+        self.producer.borrow().consumers()
+    }
+
+    /// Ends it without a message: its memory is gone.
+    pub(crate) fn discard(self) {
+        self.producer.into_inner().discard();
+    }
+
     /// A consumer attaches; then the server says things that belong nowhere, while `then` uses the consumer.
     pub(crate) fn talks_on(&self, then: impl FnOnce(&mut Consumer)) {
         let (said, heard) = mpsc::channel();

@@ -145,6 +145,48 @@ fn a_server_that_talks_after_the_handshake_does_not_keep_an_event_loop_busy() {
     impostor.end();
 }
 
+/// Bytes of the slots that this process has mapped to read: what is in its page tables.
+fn resident() -> u64 {
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let (mut ours, mut bytes) = (false, 0);
+    for line in maps.lines() {
+        if line.contains("r--s") {
+            ours = line.contains(&format!(".{POPULATED}.data"));
+        } else if let (true, Some(rss)) = (ours, line.strip_prefix("Rss:")) {
+            bytes += rss.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024;
+            ours = false;
+        }
+    }
+    bytes
+}
+
+const POPULATED: &str = "populated";
+
+/// Went wrong: a consumer populated its mappings before it said that it was ready, and with a ring of some 20 GiB never
+/// was within the second that it has.
+#[test]
+fn what_takes_long_is_done_once_the_server_has_heard_that_its_consumer_is_ready() {
+    let impostor = Impostor::new(|place| here(place, POPULATED).create().unwrap());
+    let look = || assert_eq!(resident(), 0, "populated before it was ready");
+    let (found, expected) = impostor.at_ready(look, |consumer| (resident(), consumer.data_range().len())).unwrap();
+    assert_eq!(found, expected as u64);
+    impostor.end();
+}
+
+/// Its memory is gone by then: the consumer leaves its place again.
+#[test]
+fn a_consumer_that_cannot_populate_its_mappings_leaves() {
+    let impostor = Impostor::new(|place| here(place, "emptied").create().unwrap());
+    let data = std::fs::OpenOptions::new().write(true).open(impostor.object("data")).unwrap();
+    let truncate = || {
+        data.set_len(0).unwrap();
+    };
+    let error = impostor.at_ready(truncate, |_| ()).unwrap_err();
+    assert!(matches!(error, AttachError::Os(_)) && error.to_string().contains("truncated"), "{error}");
+    until("its place is free again", || impostor.consumers() == 0);
+    impostor.discard();
+}
+
 /// Whether a descriptor of this process is readable now.
 #[allow(unsafe_code, reason = "poll by number: the consumer lends its descriptor as one")]
 fn readable(fd: i32) -> bool {

@@ -3,7 +3,7 @@
 use forebay::{Backing, Kind};
 use forebay_testkit::{
     Place, WATCHDOG, audit,
-    child::{NO_SLICES, number},
+    child::{NO_SLICES, number, signal_pid},
     ledger::publish,
     watchdog::until,
 };
@@ -234,4 +234,30 @@ fn what_was_owed_to_a_killed_member_is_neither_outstanding_nor_undelivered() {
         let stats = producer.stats();
         producer.consumers() == 0 && (stats.outstanding, stats.undelivered) == (0, 0)
     });
+}
+
+/// Went wrong: who had died a moment ago counted as attached, and what it was to receive was deleted.
+#[test]
+fn what_the_dead_were_to_receive_stays_when_their_producer_closes_at_once() {
+    let place = Place::new();
+    let mut feeder = here(&place, "left").create().unwrap();
+    let mut victim = consumer(&place, "left", "");
+    publish(&mut feeder, 64).unwrap();
+    publish(&mut feeder, 64).unwrap();
+    victim.ask("take", "got seq=1 attempts=0");
+    // Keeps the socket open, so that the control thread does not hear of the death before we close.
+    let child = number(&victim.ask("clone", "cloned"), "pid") as u32;
+    victim.kill();
+    assert_eq!(feeder.consumers(), 1);
+    feeder.close();
+    let heir = here(&place, "left").create().unwrap();
+    assert_eq!(heir.takeover().map(|found| found.outstanding), Some(2));
+    let mut reader = attach(&place, "left").attach().unwrap();
+    for (id, attempts) in [(1, 1), (2, 0)] {
+        let message = next(&mut reader);
+        assert_eq!((message.sequence(), message.attempts()), (id, attempts));
+    }
+    signal_pid(child, libc::SIGKILL);
+    drop(reader);
+    heir.discard();
 }

@@ -150,9 +150,7 @@ pub mod shm {
     fn error(call: &'static str, name: &str, errno: Errno) -> OsError {
         let error = OsError::new(call, quoted(name), errno);
         match errno {
-            Errno::ACCESS | Errno::PERM => {
-                error.with_hint("run both sides as one user")
-            }
+            Errno::ACCESS | Errno::PERM => error.with_hint("run both sides as one user"),
             Errno::LOOP => error.with_hint("the name is a symbolic link that somebody planted; remove it"),
             Errno::NOSPC => error.with_hint("/dev/shm is full; remove objects or enlarge it"),
             _ => error,

@@ -81,6 +81,8 @@ pub enum ConnectError {
     NotYet {
         /// The socket's path.
         path: PathBuf,
+        /// Somebody has the socket, and does not accept now.
+        owned: bool,
         /// What was found: no socket, a dead one, a full one.
         why: &'static str,
     },
@@ -237,23 +239,21 @@ impl Conn {
         let at = address(dir, file)?;
         let inside = fork::critical();
         let fd = new_socket()?;
-        let why = match retry(|| rustix::net::connect(&fd, &at)) {
+        let (owned, why) = match retry(|| rustix::net::connect(&fd, &at)) {
             Ok(()) => return Ok(Self::of(fd, &inside)),
-            Err(Errno::NOENT) => "no socket of that name",
-            Err(Errno::CONNREFUSED) => "a socket whose owner is gone",
-            Err(Errno::AGAIN) => "its owner does not accept; stopped, or too many are waiting",
+            Err(Errno::NOENT) => (false, "no socket of that name"),
+            Err(Errno::CONNREFUSED) => (false, "a socket whose owner is gone"),
+            Err(Errno::AGAIN) => (true, "its owner does not accept; stopped, or too many are waiting"),
             Err(e) => {
                 let error = dir.error("connect", file, e);
                 return Err(ConnectError::Os(match e {
-                    Errno::ACCESS | Errno::PERM => {
-                        error.with_hint("run both sides as one user")
-                    }
+                    Errno::ACCESS | Errno::PERM => error.with_hint("run both sides as one user"),
                     Errno::PROTOTYPE => error.with_hint("another program's socket is there; remove it"),
                     _ => error,
                 }));
             }
         };
-        Err(ConnectError::NotYet { path: dir.path().join(file), why })
+        Err(ConnectError::NotYet { path: dir.path().join(file), owned, why })
     }
 
     /// Two connected ends in this process.

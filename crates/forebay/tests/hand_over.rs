@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use forebay::{Backing, Consumer, DType, FieldSpec, Kind, Producer, RecvError, Schema, WhenFull};
+use forebay::{Backing, Consumer, CreateError, DType, FieldSpec, Kind, Producer, RecvError, Schema, WhenFull};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -176,6 +176,63 @@ fn a_dead_letter_that_was_handed_out_is_not_the_successors_of_a_producer_that_su
     producer.suspend();
     let mut successor = options().create().unwrap();
     assert_eq!(successor.take_dead_letters().iter().map(|letter| letter.sequence).collect::<Vec<_>>(), [kept]);
+}
+
+/// Went wrong: the successor took over at once, published in the very slot, and the loan wrote over what was read there.
+#[test]
+fn a_ring_whose_detached_loans_can_still_be_written_has_no_successor() {
+    for by_close in [false, true] {
+        let dir = dir();
+        let options = || Producer::options("late").dir(dir.path()).schema(schema()).slots(4);
+        let mut producer = options().create().unwrap();
+        publish(&mut producer, 1);
+        let specs = [FieldSpec::new("ids", DType::I64, &[3]), FieldSpec::new("score", DType::F32, &[])];
+        let [early, mut first, last] = std::array::from_fn(|_| producer.loan(&specs).unwrap().detach());
+        drop(early);
+        if by_close {
+            drop(producer)
+        } else {
+            producer.suspend()
+        }
+        let refused = options().create().unwrap_err();
+        assert!(matches!(refused, CreateError::Taken { .. }), "{refused}");
+        assert!(refused.to_string().contains("closed, a detached loan lives"), "{refused}");
+        first.bytes_mut(0).unwrap().fill(9);
+        drop(first);
+        assert!(matches!(options().create(), Err(CreateError::Taken { .. })), "another loan is there yet");
+        std::thread::spawn(move || drop(last)).join().unwrap();
+        let mut successor = options().create().unwrap();
+        assert_eq!(successor.takeover().map(|found| found.outstanding), Some(1));
+        publish(&mut successor, 2);
+        let mut consumer = Consumer::options("late").dir(dir.path()).attach().unwrap();
+        check(&consumer.recv_timeout(SOON).unwrap(), 1);
+        check(&consumer.recv_timeout(SOON).unwrap(), 2);
+    }
+}
+
+#[test]
+fn a_closed_producer_changes_nothing_of_its_successors() {
+    let dir = dir();
+    let options = || Producer::options("over").dir(dir.path()).schema(schema()).slots(4).max_attempts(1);
+    let mut producer = options().create().unwrap();
+    let mut consumer = Consumer::options("over").dir(dir.path()).attach().unwrap();
+    publish(&mut producer, 1);
+    publish(&mut producer, 2);
+    consumer.recv_timeout(SOON).unwrap().nack();
+    drop(consumer);
+    producer.close();
+    let mut successor = options().create().unwrap();
+    assert_eq!(successor.takeover().map(|found| found.outstanding), Some(2));
+    assert!(producer.take_dead_letters().is_empty());
+    let waited = std::time::Instant::now();
+    let error = producer.drain(None).unwrap_err().to_string();
+    assert!(error.contains("1 messages"), "{error}");
+    producer.wait_for_consumers(1, None).unwrap_err();
+    assert!(waited.elapsed() < SOON);
+    assert!(producer.take_dead_letters().is_empty());
+    assert_eq!(successor.take_dead_letters().iter().map(|letter| letter.sequence).collect::<Vec<_>>(), [1]);
+    let mut consumer = Consumer::options("over").dir(dir.path()).attach().unwrap();
+    check(&consumer.recv_timeout(SOON).unwrap(), 2);
 }
 
 #[test]

@@ -139,3 +139,52 @@ fn cleaning_takes_all_of_a_ring_and_nothing_of_its_namesakes() {
     drop((a, c));
     assert_eq!(inspect::list(Some(dir.path())).unwrap(), []);
 }
+
+/// Went wrong: no lock file said that nobody lives.
+#[test]
+fn a_living_ring_whose_lock_file_was_deleted_is_kept() {
+    for backing in [Backing::Posix, Backing::Memfd] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut living = producer(dir.path(), Kind::Queue, backing);
+        for again in [false, true] {
+            // Removed by who cleans /tmp; the second time somebody made it anew.
+            std::fs::remove_file(dir.path().join("ring.lock")).unwrap();
+            if again {
+                forebay_os::LockFile::create_or_open(&forebay_os::Dir::open(Some(dir.path())).unwrap(), "ring.lock")
+                    .unwrap();
+            }
+            let [would, did] = [inspect::would_clean(Some(dir.path())), inspect::clean(Some(dir.path()))];
+            for cleaned in [would.unwrap(), did.unwrap()] {
+                assert_eq!((cleaned.removed.len(), cleaned.kept.len()), (0, 1), "{cleaned:?}");
+                assert!(cleaned.kept[0].why.contains("lock file was deleted"), "{cleaned:?}");
+            }
+            let mut reader = consumer(dir.path());
+            publish(&mut living);
+            reader.recv().unwrap();
+            if !again {
+                std::fs::write(dir.path().join("ring.lock"), "").unwrap();
+            }
+        }
+        living.discard();
+        // What nobody listens at any more goes.
+        let cleaned = inspect::clean(Some(dir.path())).unwrap();
+        assert!(cleaned.kept.is_empty(), "{cleaned:?}");
+        assert_eq!(inspect::list(Some(dir.path())).unwrap(), []);
+    }
+}
+
+/// Went wrong: the paths of lock file and socket were taken for objects' names.
+#[test]
+fn cleaning_a_directory_under_dev_shm_takes_files_for_files() {
+    let dir = tempfile::Builder::new().prefix("forebay-test-").tempdir_in("/dev/shm").unwrap();
+    let mut left = producer(dir.path(), Kind::Queue, Backing::Posix);
+    publish(&mut left);
+    // Kept, because its message waits for a consumer.
+    drop(left);
+    let would = inspect::would_clean(Some(dir.path())).unwrap();
+    let cleaned = inspect::clean(Some(dir.path())).unwrap();
+    assert!(cleaned.kept.is_empty(), "{cleaned:?}");
+    assert_eq!((cleaned.removed.len(), would.removed.len()), (4, 4), "{cleaned:?}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    assert!(objects(dir.path()).is_empty());
+}

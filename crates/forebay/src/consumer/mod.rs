@@ -270,6 +270,11 @@ impl Consumer {
         start..start + mapping.len()
     }
 
+    /// Maps every page of the slots now.
+    pub(crate) fn populate(&self) -> forebay_os::Result<()> {
+        self.attachment.data.mapping().populate()
+    }
+
     /// What it counted. Nothing in a forked child.
     #[must_use]
     pub fn stats(&self) -> ConsumerStats {

@@ -3,14 +3,18 @@
 //! # Why it never takes anything from the living
 //! C1 Who has a ring's producer byte has its name. Cleaning takes that byte first, so no producer starts meanwhile.
 //! C2 A member of a posix ring holds its byte in the same file. One that is held keeps everything. No new member can
-//!    come while nobody listens, and nobody does while we have the name.
+//!    come while nobody listens, and nobody does while we have the name. Whose lock file was deleted holds bytes in a file
+//!    that nobody finds: who still listens at the ring's socket lives, whatever the lock file of that name says.
 //! C3 The lock file goes last, while its byte is ours. Who opened it before finds, after locking it, that it has no name
 //!    any more, and begins again.
 
 use std::path::Path;
 
 use forebay_layout::MAX_CONSUMERS;
-use forebay_os::{Access, Dir, LockFile, Result, object, process};
+use forebay_os::{
+    Access, Dir, LockFile, Result, object, process,
+    socket::{Conn, ConnectError},
+};
 
 use super::{look, names};
 use crate::rendezvous::{
@@ -102,7 +106,7 @@ fn one(dir: &Dir, ring: &str, really: bool, removed: &mut Vec<Removed>) -> Resul
     }
     let why = why(dir, ring);
     if !really {
-        removed.extend(found(dir, ring, &why)?);
+        removed.extend(found(dir, ring, &why)?.into_iter().map(|(_, item)| item));
         return Ok(None);
     }
     let (file, held) = match Locks::take(dir, ring)? {
@@ -114,11 +118,11 @@ fn one(dir: &Dir, ring: &str, really: bool, removed: &mut Vec<Removed>) -> Resul
         return Ok(Some(holder));
     }
     // Looked at again: between our two looks it may have been taken over and left anew.
-    for item in found(dir, ring, &why)? {
-        match item.what.strip_prefix(SHM) {
-            Some(name) => shm::unlink(name)?,
-            None if item.what == shown(dir, &lock_file(ring)) => continue,
-            None => dir.remove(item.what.rsplit('/').next().unwrap_or_default())?,
+    for (place, item) in found(dir, ring, &why)? {
+        match place {
+            Place::Object(name) => shm::unlink(&name)?,
+            Place::File(file) if file == lock_file(ring) => continue,
+            Place::File(file) => dir.remove(&file)?,
         }
         removed.push(item);
     }
@@ -130,12 +134,41 @@ fn one(dir: &Dir, ring: &str, really: bool, removed: &mut Vec<Removed>) -> Resul
 
 const SHM: &str = "/dev/shm";
 
+/// Where something of a ring is. Its path does not tell: the directory may lie under /dev/shm too.
+enum Place {
+    /// An object of that name.
+    Object(String),
+    /// A file of the directory.
+    File(String),
+}
+
 fn shown(dir: &Dir, file: &str) -> String {
     dir.path().join(file).display().to_string()
 }
 
 /// Who holds a ring, if anybody does.
 fn holder(dir: &Dir, ring: &str) -> Result<Option<String>> {
+    match locker(dir, ring)? {
+        Some(holder) => Ok(Some(holder)),
+        None => listener(dir, ring),
+    }
+}
+
+/// Whoever listens at a ring's socket though nobody holds its lock file.
+fn listener(dir: &Dir, ring: &str) -> Result<Option<String>> {
+    match Conn::connect(dir, &socket_file(ring)) {
+        // No socket, or one whose owner is gone.
+        Err(ConnectError::NotYet { owned: false, .. }) => Ok(None),
+        Ok(_) | Err(ConnectError::NotYet { .. }) => {
+            Ok(Some("its producer lives, though its lock file was deleted; end it first".to_owned()))
+        }
+        Err(ConnectError::Os(e)) => Err(e),
+        Err(e) => Ok(Some(e.to_string())),
+    }
+}
+
+/// Who holds a byte of a ring's lock file.
+fn locker(dir: &Dir, ring: &str) -> Result<Option<String>> {
     let file = match LockFile::open_existing(dir, &lock_file(ring)) {
         Ok(file) => file,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -179,18 +212,22 @@ fn why(dir: &Dir, ring: &str) -> String {
 }
 
 /// Everything of a ring that is there.
-fn found(dir: &Dir, ring: &str, why: &str) -> Result<Vec<Removed>> {
+fn found(dir: &Dir, ring: &str, why: &str) -> Result<Vec<(Place, Removed)>> {
     let mut found = Vec::new();
-    let mut add = |what: String, bytes: u64| {
-        found.push(Removed { ring: ring.to_owned(), what, bytes, why: why.to_owned() });
+    let mut add = |place: Place, bytes: u64| {
+        let what = match &place {
+            Place::Object(name) => format!("{SHM}{name}"),
+            Place::File(file) => shown(dir, file),
+        };
+        found.push((place, Removed { ring: ring.to_owned(), what, bytes, why: why.to_owned() }));
     };
     for name in objects::names_of(dir, ring)? {
         let bytes = shm::open(&name, Access::ReadOnly).and_then(|fd| object::object_len(&fd)).unwrap_or(0);
-        add(format!("{SHM}{name}"), bytes);
+        add(Place::Object(name), bytes);
     }
     for file in dir.list("")? {
         if file == socket_file(ring) || file == lock_file(ring) || temporary_of(&file) == Some(ring) {
-            add(shown(dir, &file), 0);
+            add(Place::File(file), 0);
         }
     }
     Ok(found)

@@ -342,6 +342,7 @@ pub(super) fn remove(site: &Site, keep: bool) {
         }
         let _ = site.dir.remove(&lock_file(&site.ring));
     }
-    // A view of a loan may keep the memory mapped for long; the name is free now.
-    site.locks.release();
+    // A view of a loan may keep the memory mapped for long; the name is free now, unless a successor would find this very
+    // memory, and a detached loan can still write it.
+    if keep { site.hand_over() } else { site.locks.release() }
 }

@@ -221,6 +221,7 @@ impl<'p> Loan<'p> {
     /// Lets go of the producer, so that it can make further loans meanwhile; publish with [`Producer::publish`].
     pub fn detach(mut self) -> DetachedLoan {
         let ticket = self.ticket.take().expect("a loan has its ticket until it is used up");
+        self.producer.site.loan_detached();
         DetachedLoan {
             site: Arc::clone(&self.producer.site),
             schema: self.producer.schema.clone(),
@@ -241,7 +242,8 @@ impl Drop for Loan<'_> {
 }
 
 /// A loan that does not borrow its producer: several may be written at a time, on any thread. Dropping it gives the slot
-/// back.
+/// back. One that outlives its producer can be written still, so a ring that was kept for a successor has none until
+/// it is dropped: creating the ring fails with [`CreateError::Taken`](crate::CreateError::Taken) meanwhile.
 #[derive(Debug)]
 #[must_use = "a loan that is dropped publishes nothing"]
 pub struct DetachedLoan {
@@ -352,11 +354,15 @@ impl DetachedLoan {
 
 impl Drop for DetachedLoan {
     fn drop(&mut self) {
-        if let Some(ticket) = self.ticket.take()
-            && !self.site.token.is_stale()
-        {
+        // In a forked child the loan is the parent's.
+        if self.site.token.is_stale() {
+            return;
+        }
+        if let Some(ticket) = self.ticket.take() {
             self.site.abandon(ticket.slot);
         }
+        // Last: the name may go with it, and from then on nothing here is ours to change.
+        self.site.loan_ended();
     }
 }
 

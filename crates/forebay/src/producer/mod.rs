@@ -337,6 +337,10 @@ impl Producer {
 
     #[cold]
     fn apply_changes(&mut self) {
+        // Once closed, the slots may be a successor's.
+        if self.closed {
+            return;
+        }
         let (changes, dropped) = self.site.take_news();
         for slot in dropped {
             if self.core.publisher().shadow(slot).0 == Outstanding::Loaned {
@@ -359,9 +363,10 @@ impl Producer {
     ///
     /// Their slots are used again only after this call has returned: when it is made the next time, when a loan finds no
     /// other slot, or when the ring is closed. So none is lost if this process dies meanwhile; a successor hands those out
-    /// once more.
+    /// once more. None once the producer is closed.
     pub fn take_dead_letters(&mut self) -> Vec<DeadLetter> {
-        if self.site.token.is_stale() {
+        // Once closed, the slots may be a successor's.
+        if self.closed || self.site.token.is_stale() {
             return Vec::new();
         }
         self.bury_letters(false);
@@ -508,6 +513,10 @@ impl Producer {
             return;
         }
         self.announce_end();
+        if self.undelivered() > 0 {
+            // Who is dead already does not count as attached, noticed by the control thread or not.
+            self.site.probe_members(true);
+        }
         self.bury_letters(self.options.dead_letters == DeadLetters::Discard);
         let waits = self.site.kind() == Kind::Queue && self.undelivered() > 0;
         self.shut(waits && self.site.consumers() == 0 || self.letters() > 0);
@@ -522,7 +531,8 @@ impl Producer {
     }
 
     /// Closes the ring and keeps it for a successor even if everything was received, so that one finds the user data of
-    /// the last message in [`Takeover::last_user`] and goes on from there. A memfd ring cannot be kept.
+    /// the last message in [`Takeover::last_user`] and goes on from there. A memfd ring cannot be kept. The successor
+    /// waits for loans that were detached: it can take over once all of them are dropped.
     pub fn suspend(mut self) {
         if !self.closed && !self.site.token.is_stale() {
             self.announce_end();
@@ -532,8 +542,8 @@ impl Producer {
     }
 
     fn announce_end(&mut self) {
-        self.closed = true;
         self.apply_news();
+        self.closed = true;
         // ORDER E1 commit, Release: everything published is visible to who sees the ring closed.
         self.site.objects.ring.word(W_STATE).store(state::CLOSED, Ordering::Release);
         self.site.wake_all();

@@ -3,8 +3,8 @@
 use std::{
     os::fd::OwnedFd,
     sync::{
-        Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering, fence},
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence},
     },
     time::Duration,
 };
@@ -15,7 +15,7 @@ use forebay_layout::{
     header::W_FENCES,
     member::{self as at, state},
 };
-use forebay_os::{Barrier, Dir, EventFd, ForkToken, OsError, barrier, clock, futex};
+use forebay_os::{Barrier, Dir, EventFd, ForkToken, OsError, barrier, clock, futex, process};
 use forebay_ring::{Member, MemberId, Pool, Words, queue};
 
 use crate::{
@@ -72,11 +72,16 @@ pub(crate) struct Site {
     /// Something in `roster.changes`, or a slot in `abandoned`.
     news: AtomicBool,
     abandoned: Box<[AtomicBool]>,
-    bells: Mutex<Vec<Option<EventFd>>>,
+    /// Detached loans that live, and [`LEFT`].
+    detached: AtomicU32,
+    bells: Mutex<Vec<Option<Arc<EventFd>>>>,
     fences: AtomicBool,
     /// Broadcast: what this process tells its own publishing thread while that sleeps.
     pub(crate) own_bell: AtomicU64,
 }
+
+/// In the count of detached loans: the producer is gone, and the ring's name goes with the last of them.
+const LEFT: u32 = 1 << 31;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Every critical section here leaves the data whole at each step, so a panic elsewhere does not spoil it.
@@ -108,6 +113,7 @@ impl Site {
             arrived: Condvar::new(),
             news: AtomicBool::new(false),
             abandoned,
+            detached: AtomicU32::new(0),
             bells: Mutex::new((0..seats).map(|_| None).collect()),
             fences: AtomicBool::new(objects.ring.word(W_FENCES).load(Ordering::Relaxed) != 0),
             own_bell: AtomicU64::new(0),
@@ -168,9 +174,14 @@ impl Site {
         let part = self.part(index);
         if part.peek(at::FLAGS) & at::flags::EVENTFD == 0 {
             futex::wake(futex::low_half(part.wake_word()), 1);
-        } else if let Some(bell) = &lock(&self.bells)[usize::from(index)] {
+        } else if let Some(bell) = self.bell(index) {
             bell.signal();
         }
+    }
+
+    /// Member `index`'s bell. Taken out of the lock: a hostile member can make ringing it wait.
+    fn bell(&self, index: u8) -> Option<Arc<EventFd>> {
+        lock(&self.bells)[usize::from(index)].clone()
     }
 
     /// Wakes one sleeping consumer of a queue, the next after `turn`; returns whose turn it was.
@@ -192,7 +203,7 @@ impl Site {
         for index in 0..self.parts.len() as u8 {
             self.part(index).ring_bell();
             futex::wake(futex::low_half(self.part(index).wake_word()), 1);
-            if let Some(bell) = &lock(&self.bells)[usize::from(index)] {
+            if let Some(bell) = self.bell(index) {
                 bell.signal();
             }
         }
@@ -218,7 +229,7 @@ impl Site {
     // === membership ===
 
     pub(crate) fn keep_bell(&self, index: u8, bell: EventFd) {
-        lock(&self.bells)[usize::from(index)] = Some(bell);
+        lock(&self.bells)[usize::from(index)] = Some(Arc::new(bell));
     }
 
     /// Finds an empty place: its lock byte is free, no slot word names it, and its part is zeroed. Its identity, which says
@@ -317,8 +328,14 @@ impl Site {
         }
     }
 
+    /// Frees the place of a dead member.
     fn vacate(&self, index: u8) {
         let mut roster = lock(&self.roster);
+        // Asked again under the lock: since the caller's look another thread may have freed the place, and a new member,
+        // whose byte is locked before it is active, may have it now.
+        if self.locks.is_held(index) {
+            return;
+        }
         let place = &mut roster.places[usize::from(index)];
         if !matches!(*place, Place::Leaving | Place::Active) {
             return;
@@ -434,6 +451,33 @@ impl Site {
         self.wake_publisher();
     }
 
+    /// A loan was detached.
+    pub(crate) fn loan_detached(&self) {
+        // ORDER none, Relaxed: only who counts down to zero acts.
+        self.detached.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A detached loan was published or dropped, on whatever thread: it writes nothing any more.
+    pub(crate) fn loan_ended(&self) {
+        // ORDER AcqRel: what was written through any of the loans comes before a successor may have the name.
+        if self.detached.fetch_sub(1, Ordering::AcqRel) == LEFT | 1 {
+            self.locks.release();
+        }
+    }
+
+    /// Lets the name go for a successor, with the last detached loan if there is one: a successor gives its slot to
+    /// others, and it can still write there.
+    pub(crate) fn hand_over(&self) {
+        // ORDER AcqRel: as `loan_ended`. Of the two, the one whose change comes last releases.
+        if self.detached.fetch_or(LEFT, Ordering::AcqRel) & !LEFT == 0 {
+            self.locks.release();
+        } else {
+            // For the error that a successor gets. It may have been overtaken by the last loan's end, and then by a
+            // successor's own note: both are for people only.
+            let _ = self.locks.write_note(&format!("pid {} (closed, a detached loan lives)", process::my_pid()));
+        }
+    }
+
     /// Descriptors through which an observer probes: the producer's and the members' bytes.
     pub(crate) fn observed_probes(&self) -> impl Iterator<Item = Result<OwnedFd, OsError>> + '_ {
         let own =
@@ -473,4 +517,31 @@ pub(crate) fn label<W: Words>(part: &Member<W>) -> String {
     let bytes: Vec<u8> = (0..at::LABEL_WORDS).flat_map(|i| part.peek(at::LABEL + i).to_le_bytes()).collect();
     let len = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..len]).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use forebay_layout::Kind;
+
+    use crate::{Consumer, DType, FieldSpec, Producer};
+
+    /// Went wrong: the two threads of a producer both saw a member dead, the first gave its place to another, and the
+    /// second took that from the living one.
+    #[test]
+    fn a_place_that_was_found_dead_is_not_taken_from_who_lives_in_it_by_now() {
+        for kind in [Kind::Queue, Kind::Broadcast] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut producer = Producer::options("places").dir(dir.path()).kind(kind).slots(2).create().unwrap();
+            let mut consumer = Consumer::options("places").dir(dir.path()).attach().unwrap();
+            producer.wait_for_consumers(1, Some(Duration::from_secs(20))).unwrap();
+            // What the thread that was late goes on with.
+            producer.site.vacate(consumer.index());
+            assert_eq!(producer.consumers(), 1, "{kind}");
+            producer.loan(&[FieldSpec::new("x", DType::U8, &[1])]).unwrap().publish().unwrap();
+            assert_eq!(producer.stats().undelivered, 1, "{kind}");
+            consumer.recv_timeout(Duration::from_secs(20)).unwrap();
+        }
+    }
 }

@@ -40,7 +40,21 @@ impl Producer {
         if loaned + self.letters_from(class) == slots {
             return Err(self.full_error(class, Duration::ZERO));
         }
-        self.core.count(Counter::FullWaits);
+        let found = self.wait_for_slot(class, start, timeout, interrupt);
+        // Counted at its end: who was interrupted, perhaps only to let others have the producer, comes back for the rest.
+        if !matches!(found, Err(LoanError::Interrupted { .. })) {
+            self.core.count(Counter::FullWaits);
+        }
+        found
+    }
+
+    fn wait_for_slot(
+        &mut self,
+        class: usize,
+        start: Instant,
+        timeout: Option<Duration>,
+        interrupt: &mut dyn FnMut() -> bool,
+    ) -> Result<u32, LoanError> {
         loop {
             let left = timeout.map(|timeout| timeout.saturating_sub(start.elapsed()));
             if left == Some(Duration::ZERO) {
@@ -54,6 +68,10 @@ impl Producer {
                 return Ok(slot);
             }
             self.tend();
+            // What it was woken for comes before who interrupts.
+            if let Some(slot) = self.try_acquire(class) {
+                return Ok(slot);
+            }
         }
     }
 
@@ -214,7 +232,7 @@ impl Producer {
     /// Waits until at least `count` consumers are attached.
     ///
     /// # Errors
-    /// [`WaitError::Timeout`]; `None` waits without end.
+    /// [`WaitError::Timeout`], at once if the producer is closed; `None` waits without end.
     pub fn wait_for_consumers(&mut self, count: usize, timeout: Option<Duration>) -> Result<(), WaitError> {
         self.wait_for_consumers_within(count, timeout, &mut || false)
     }
@@ -240,7 +258,8 @@ impl Producer {
                 return Ok(());
             }
             let left = timeout.map(|timeout| timeout.saturating_sub(start.elapsed()));
-            if left == Some(Duration::ZERO) {
+            // Once closed, nobody comes any more, and the slots may be a successor's.
+            if self.closed || left == Some(Duration::ZERO) {
                 let what = format!("{found} of {count} consumers are attached to {:?}", self.site.ring);
                 return Err(WaitError::Timeout { what, waited: start.elapsed() });
             }
@@ -257,7 +276,7 @@ impl Producer {
     /// [`take_dead_letters`](Self::take_dead_letters).
     ///
     /// # Errors
-    /// [`WaitError::Timeout`] says how much is left; `None` waits without end.
+    /// [`WaitError::Timeout`] says how much is left, at once if the producer is closed; `None` waits without end.
     pub fn drain(&mut self, timeout: Option<Duration>) -> Result<(), WaitError> {
         self.drain_within(timeout, &mut || false)
     }
@@ -276,15 +295,13 @@ impl Producer {
             if self.site.token.is_stale() {
                 return Err(WaitError::Forked);
             }
-            let left = timeout.map(|timeout| timeout.saturating_sub(start.elapsed()));
-            let drained = self.wait_round(left, |this| {
-                this.apply_news();
-                (this.undelivered() == 0).then_some(())
-            });
-            if drained.is_some() {
+            self.apply_news();
+            if self.undelivered() == 0 {
                 return Ok(());
             }
-            if left == Some(Duration::ZERO) {
+            let left = timeout.map(|timeout| timeout.saturating_sub(start.elapsed()));
+            // Once closed, the slots may be a successor's: they are not waited for, nor mended.
+            if self.closed || left == Some(Duration::ZERO) {
                 let held = self.site.holders(|_| 0);
                 let mut what = format!("{} messages of {:?} are not finished", self.undelivered(), self.site.ring);
                 for holder in held {
@@ -292,8 +309,16 @@ impl Producer {
                 }
                 return Err(WaitError::Timeout { what, waited: start.elapsed() });
             }
+            // Before it sleeps, as every wait: who is asked after a slice only hears of a signal a slice late.
             if interrupt() {
                 return Err(WaitError::Interrupted);
+            }
+            let drained = self.wait_round(left, |this| {
+                this.apply_news();
+                (this.undelivered() == 0).then_some(())
+            });
+            if drained.is_some() {
+                return Ok(());
             }
             self.tend();
         }

@@ -272,11 +272,7 @@ fn try_attach(dir: &Dir, options: &ConsumerOptions, barrier: Barrier) -> Result<
         Mapping::map(welcomed.members.as_fd(), objects::size_of(&header, object) as usize, Access::ReadWrite)?;
     let members = Segment::new(members);
     check_members(&members, object, &header).map_err(defect)?;
-    if options.prefault {
-        segment.mapping().populate()?;
-        members.mapping().populate()?;
-        data.populate()?;
-    }
+    let words = [segment, members.clone()];
 
     let me = MemberId { index: welcome.index as u8, incarnation: welcome.incarnation as u16 };
     let reader = Reader::new(ring_words, header.plan.clone(), header.geometry.max_fields);
@@ -309,7 +305,15 @@ fn try_attach(dir: &Dir, options: &ConsumerOptions, barrier: Barrier) -> Result<
         _liveness: welcomed.liveness,
     });
     finish(&conn, ring)?;
-    Ok(Consumer::assemble(leases, core, options.clone(), barrier, conn, welcomed.bell, welcome.epoch))
+    let consumer = Consumer::assemble(leases, core, options.clone(), barrier, conn, welcomed.bell, welcome.epoch);
+    if options.prefault {
+        // Only now: of a large ring it takes longer than a producer waits for a Ready. If it fails, the consumer leaves.
+        for segment in words {
+            segment.mapping().populate()?;
+        }
+        consumer.populate()?;
+    }
+    Ok(consumer)
 }
 
 /// Says that everything is mapped and locked, and waits until the producer counts us in.
