@@ -58,6 +58,15 @@ fn receive(consumer: &mut Consumer, most: usize) -> (Vec<Vec<u8>>, Vec<i64>) {
     (pixels, labels)
 }
 
+/// Images of all messages until the ring is closed.
+fn receive_rows(consumer: &mut Consumer) -> u64 {
+    let mut rows = 0;
+    while let Ok(message) = consumer.recv_timeout(PATIENCE) {
+        rows += message.tensor("pixel_values").unwrap().shape()[0];
+    }
+    rows
+}
+
 fn expected() -> Vec<Vec<u8>> {
     let processor = ImageProcessor::new(Recipe::from_config(CLIP).unwrap(), ImageOptions::default()).unwrap();
     let bytes = NAMES.map(image);
@@ -148,11 +157,7 @@ fn bad_images_are_told_and_skipped_or_end_the_feed() {
     let args = [&ARGS[..], &["--on-error", "skip", "--json"], &inputs].concat();
     let mut feed = place.feed_other(args);
     let mut consumer = place.consumer("images");
-    let mut rows = 0;
-    while let Ok(message) = consumer.recv_timeout(PATIENCE) {
-        rows += message.tensor("pixel_values").unwrap().shape()[0];
-    }
-    assert_eq!(rows, 6);
+    assert_eq!(receive_rows(&mut consumer), 6);
     let ended = feed.end();
     ended.assert_code(0).assert_says(&["1a.jpg sample 1:", "1b.jpg", "not an image", "broken.tar sample 1"]);
     let skipped = &ended.json()["skipped"];
@@ -240,6 +245,97 @@ fn padded_images_beyond_a_slot_are_sent_as_small_as_they_are() {
             ended.assert_says(&["skipped 2.jpg sample 1: a message of"]);
         }
         assert_eq!(ended.json()["skipped"]["too large for a slot"].as_u64().unwrap_or(0), (images.len() - fit) as u64);
+        place.assert_clean();
+    }
+}
+
+/// A gray PNG of so many pixels, not compressed.
+fn png(width: u32, height: u32) -> Vec<u8> {
+    let crc = |bytes: &[u8]| {
+        !bytes.iter().fold(!0u32, |crc, &byte| {
+            (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg()))
+        })
+    };
+    let lines = vec![0; (width as usize + 1) * height as usize];
+    let mut data = vec![0x78, 0x01];
+    let mut blocks = lines.chunks(0xffff).peekable();
+    while let Some(block) = blocks.next() {
+        let length = block.len() as u16;
+        data.push(u8::from(blocks.peek().is_none()));
+        data.extend([length.to_le_bytes(), (!length).to_le_bytes()].concat());
+        data.extend(block);
+    }
+    // The sums of Adler-32 over zeros: of them all, and of how many there are.
+    data.extend(((lines.len() as u32 % 65521) << 16 | 1).to_be_bytes());
+    let header = [&width.to_be_bytes()[..], &height.to_be_bytes(), &[8, 0, 0, 0, 0]].concat();
+    let mut bytes = b"\x89PNG\r\n\x1a\n".to_vec();
+    for (kind, content) in [(b"IHDR", header), (b"IDAT", data), (b"IEND", Vec::new())] {
+        bytes.extend((content.len() as u32).to_be_bytes());
+        let chunk = [&kind[..], &content].concat();
+        bytes.extend_from_slice(&chunk);
+        bytes.extend(crc(&chunk).to_be_bytes());
+    }
+    bytes
+}
+
+/// Went wrong: such an image ended the feed, as no message of the ring could have its shape.
+#[test]
+fn an_image_that_stays_a_little_longer_than_the_longest_edge_is_fed() {
+    let (place, _dog) = (Place::new(), watchdog());
+    let size = r#"{"shortest_edge": 480, "longest_edge": 640}"#;
+    place.write("detr.json", format!(r#"{{"image_processor_type": "DetrImageProcessor", "size": {size}}}"#));
+    // 641 × 320 stays as it is, as transformers leaves it. Both are padded to 641 × 640.
+    place.write("0.png", png(641, 320));
+    place.write("1.png", png(480, 640));
+    // As long as any can stay: there is no room for both in one message.
+    place.write("2.png", png(1279, 1));
+    place.write("3.png", png(480, 640));
+    for policy in ["skip", "fail"] {
+        let args = ["--images", "--processor", "detr.json", "--batch", "2", "--slots", "2", "--on-error", policy];
+        let inputs = if policy == "skip" { &["0.png", "1.png", "2.png", "3.png"][..] } else { &["0.png", "1.png"] };
+        let mut feed = place.feed_other([&args[..], &["--json"], inputs].concat());
+        let mut consumer = place.consumer("images");
+        let schema = consumer.schema().unwrap().to_string();
+        assert!(schema.contains("pixel_values: float32[2, 3, any, any]"), "{schema}");
+        let mut shapes = Vec::new();
+        while let Ok(message) = consumer.recv_timeout(PATIENCE) {
+            let mask = message.tensor("pixel_mask").unwrap().shape().to_vec();
+            let shape = message.tensor("pixel_values").unwrap().shape().to_vec();
+            assert_eq!([&shape[..1], &shape[2..]].concat(), mask);
+            shapes.push(shape);
+        }
+        let all: [&[u64]; 3] = [&[2, 3, 640, 641], &[1, 3, 1, 1279], &[1, 3, 640, 480]];
+        assert_eq!(shapes, all[..if policy == "skip" { 3 } else { 1 }]);
+        let ended = feed.end();
+        ended.assert_code(0);
+        assert_eq!((&ended.json()["rows"], &ended.json()["skipped_lines"]), (&inputs.len().into(), &0.into()));
+        place.assert_clean();
+    }
+}
+
+/// Went wrong: a larger limit was only that of the files' reader, and the processor refused what was read.
+#[test]
+fn the_largest_image_file_may_be_larger_or_smaller_than_by_default() {
+    let (place, _dog) = (place(), watchdog());
+    let small = image("gradient.png");
+    // What stands behind the end of an image is not looked at.
+    let large = place.write("large.png", &small);
+    fs::OpenOptions::new().write(true).open(large).unwrap().set_len((64 << 20) + 1).unwrap();
+    place.write("small.png", &small);
+    let least = small.len() as u64;
+    for (limit, rows) in
+        [("64MiB".into(), 1), ("65MiB".into(), 2), (least.to_string(), 1), ((least - 1).to_string(), 0)]
+    {
+        let args =
+            [&ARGS[..], &["--on-error", "skip", "--json", "--max-image-bytes", &limit, "large.png", "small.png"]];
+        let mut feed = place.feed_other(args.concat());
+        if rows > 0 {
+            assert_eq!(receive_rows(&mut place.consumer("images")), rows, "{limit}");
+        }
+        let ended = feed.end();
+        ended.assert_code(0);
+        let skipped = &ended.json()["skipped"];
+        assert_eq!(skipped["unreadable"].as_u64().unwrap_or(0), 2 - rows, "{limit}: {skipped}");
         place.assert_clean();
     }
 }

@@ -6,6 +6,8 @@ mod common;
 use std::{fs, thread, time::Instant};
 
 use common::{Got, PATIENCE, Place, receive, receive_all, watchdog};
+use forebay::inspect;
+use forebay_ingest::{Input, Position, Source, SourceOptions};
 
 /// Room for 32 tokens of a batch of eight, and for 256 of a single row.
 const ARGS: [&str; 8] = ["--batch", "8", "--slots", "2", "--slot-bytes", "4KiB", "--on-error", "skip"];
@@ -132,4 +134,54 @@ fn a_place_in_a_file_may_be_within_a_batch() {
     got.extend(receive_all(&mut place.consumer("tokens")));
     again.end().assert_code(0);
     assert_lines(&got, 40);
+}
+
+/// What a feed keeps that has published only batches 1 and 2, as [`Checkpoint::encode`](forebay_ingest::Checkpoint::encode)
+/// writes it.
+fn ahead_of(start: &Position) -> Vec<u8> {
+    let mut bytes = start.encode().to_vec();
+    bytes.push(0b110);
+    let fnv = |hash: u64, &byte: &u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    bytes.extend(bytes.iter().fold(0xcbf2_9ce4_8422_2325, fnv).to_le_bytes());
+    bytes
+}
+
+#[test]
+fn batches_that_were_published_ahead_stay_so_over_many_kills_and_parts() {
+    let (in_order, one_worker) = (&["--ordered", "true"][..], &["--ordered", "false", "--workers", "1"][..]);
+    for ways in [[in_order, one_worker], [one_worker, in_order]] {
+        let (place, _dog) = (Place::new(), watchdog());
+        write(&place, 64);
+        let args = [&ARGS[..], &["--position", "place", "a.txt"]].concat();
+        // A place of the same feed, for its other entries.
+        let feed = place.feed(&args);
+        place.wait_until_published(1);
+        feed.kill();
+        inspect::clean(Some(&place.dir())).unwrap();
+        let mut kept: serde_json::Value = serde_json::from_slice(&fs::read(place.path("place")).unwrap()).unwrap();
+        let source = Source::open(&[Input::from(place.path("a.txt"))], SourceOptions::default()).unwrap();
+        kept["place"] = ahead_of(&source.position()).into();
+        place.write("place", kept.to_string());
+
+        let mut ways = ways.into_iter().cycle();
+        let mut feed = || place.feed([&args[..], ways.next().unwrap()].concat());
+        let mut running = feed();
+        running.wait_for("as place says");
+        let mut consumer = place.consumer("tokens");
+        let mut got = Vec::new();
+        for received in 1..=8 {
+            got.push(receive(&mut consumer));
+            // Both slots are full again, with parts of batch 0, of batch 3, and whole ones.
+            place.wait_until_published(received + 2);
+            running.kill();
+            running = feed();
+        }
+        got.extend(receive_all(&mut consumer));
+        running.end().assert_code(0);
+        let mut lines: Vec<u32> = got.iter().flat_map(|got| &got.rows).map(|row| row[0]).collect();
+        lines.sort_unstable();
+        let expected = (0..64).filter(|line| !(8..24).contains(line) && tokens(*line as usize) <= 256);
+        assert_eq!(lines, expected.collect::<Vec<u32>>());
+        place.assert_clean();
+    }
 }

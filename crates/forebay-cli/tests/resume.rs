@@ -3,8 +3,8 @@
 
 mod common;
 
-use common::{Got, PATIENCE, Place, Running, assert_rows, number_lines, receive, receive_all, watchdog};
-use forebay::{Consumer, inspect};
+use common::{Got, Place, Running, assert_rows, number_lines, receive, receive_all, watchdog};
+use forebay::Consumer;
 
 const ARGS: [&str; 5] = ["--batch", "4", "--slots", "4", "a.txt"];
 
@@ -59,27 +59,13 @@ fn a_feed_killed_before_anybody_came_keeps_what_it_published() {
     let (place, _dog) = (Place::new(), watchdog());
     place.numbers("a.txt", 40);
     let feed = place.feed(ARGS);
-    wait_until_published(&place, 4);
+    place.wait_until_published(4);
     feed.kill();
     let mut again = place.feed(ARGS);
     again.wait_for("4 messages of the earlier feed not received yet");
     let got = receive_all(&mut place.consumer("tokens"));
     assert_everything(&place, &got, 40);
     again.end().assert_code(0);
-}
-
-/// Waits until the ring holds this many messages.
-fn wait_until_published(place: &Place, messages: u64) {
-    let deadline = std::time::Instant::now() + PATIENCE;
-    loop {
-        let rings = inspect::list(Some(&place.dir())).unwrap();
-        let head = rings.first().and_then(|ring| ring.view.as_ref().ok()).map_or(0, |view| view.head);
-        if head > messages {
-            return;
-        }
-        assert!(std::time::Instant::now() < deadline, "{rings:?}");
-        std::thread::yield_now();
-    }
 }
 
 #[test]
@@ -108,7 +94,7 @@ fn fresh_starts_with_the_first_line() {
     let (place, _dog) = (Place::new(), watchdog());
     place.numbers("a.txt", 20);
     let feed = place.feed(ARGS);
-    wait_until_published(&place, 4);
+    place.wait_until_published(4);
     feed.kill();
     let mut again = place.feed([&["--fresh"], &ARGS[..]].concat());
     let got = receive_all(&mut place.consumer("tokens"));
@@ -141,7 +127,7 @@ fn a_file_that_changed_meanwhile_is_refused() {
     let (place, _dog) = (Place::new(), watchdog());
     place.numbers("a.txt", 100);
     let feed = place.feed(ARGS);
-    wait_until_published(&place, 4);
+    place.wait_until_published(4);
     feed.kill();
     place.write("a.txt", "5\n".repeat(100));
     place.feed(ARGS).end().assert_code(64).assert_says(&["cannot resume in", "--fresh"]);

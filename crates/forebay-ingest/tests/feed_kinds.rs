@@ -193,6 +193,67 @@ fn an_image_that_makes_its_batch_too_large_is_left_out() {
     assert!(batch.data == run(&inputs).next().unwrap().unwrap().data);
 }
 
+/// Went wrong: what a header said decided for a batch, though the image behind it was damaged, and the others were left
+/// out with it.
+#[test]
+fn a_damaged_image_takes_no_good_one_with_it() {
+    let _watchdog = watchdog();
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, content: &[u8]| {
+        fs::write(folder.path().join(name), content).unwrap();
+        folder.path().join(name)
+    };
+    let png = |width, height| {
+        let mut bytes = Vec::new();
+        let mut encoder = png::Encoder::new(&mut bytes, width, height);
+        encoder.set_color(png::ColorType::Rgb);
+        encoder.write_header().unwrap().write_image_data(&vec![7; (width * height * 3) as usize]).unwrap();
+        bytes
+    };
+    let mut broken = png(500, 375);
+    let middle = broken.len() / 2;
+    broken[middle] ^= 0xff;
+    let damaged = [file("0.png", &broken), file("1.png", &broken)];
+    // 28 × 36 twice, 24 × 32, 375 × 500, 600 × 10.
+    let (small, again) = (file("2.jpg", &image("gray.jpg")), file("3.jpg", &image("gray.jpg")));
+    let (other, large) = (file("4.png", &image("gradient.png")), file("5.jpg", &image("coffee.jpg")));
+    let lean = file("6.png", &png(10, 600));
+    let mut limited = ImageOptions::default();
+    // Four of 375 × 500, with their mask, and less than three of 600 × 500.
+    limited.limits.max_batch_bytes = 4 * 375 * 500 * 20;
+    let detr = Recipe::from_config(r#"{"image_processor_type": "DetrImageProcessor", "do_resize": false}"#).unwrap();
+    let padded = Arc::new(ImageProcessor::new(detr, limited).unwrap());
+    let plain = processor(r#"{"image_processor_type": "ViTImageProcessor", "do_resize": false}"#);
+    // What comes of the good ones is what comes of them alone: the first one decides, whatever the size of the others.
+    for (processor, good, size, left_out) in [
+        (&plain, vec![&small, &again], (28, 36), 0),
+        (&plain, vec![&small, &again, &other], (28, 36), 1),
+        // As large as the damaged one, and good, but not the first.
+        (&plain, vec![&small, &large], (28, 36), 1),
+        (&plain, vec![&large, &small], (375, 500), 1),
+        // There is no room for it beside the damaged one: 600 × 500.
+        (&padded, vec![&small, &lean], (600, 36), 0),
+    ] {
+        let run = |inputs: &[&PathBuf]| {
+            let feed = ImageFeed::open(inputs, ImageFeedOptions::default()).unwrap();
+            let mut pipeline = ImagePipeline::images(feed, Arc::clone(processor), options(10)).unwrap();
+            let batch = pipeline.next().unwrap().unwrap();
+            assert!(pipeline.next().is_none());
+            (batch.data, pipeline.report().skipped.by_kind().collect::<Vec<_>>())
+        };
+        let (alone, skipped) = run(&good);
+        assert_eq!((alone.size, alone.keys.len()), (size, good.len() - left_out));
+        assert_eq!(skipped.iter().map(|&(_, count)| count).sum::<u64>(), left_out as u64, "{skipped:?}");
+        for beside in [vec![&damaged[0]], vec![&damaged[0], &damaged[1]]] {
+            let bad = beside.len() as u64;
+            let (beside, skipped) = run(&[&beside[..], &good].concat());
+            assert!(beside == alone, "{:?}", beside.keys);
+            assert!(skipped.contains(&("damaged", bad)), "{skipped:?}");
+            assert_eq!(skipped.iter().map(|&(_, count)| count).sum::<u64>(), left_out as u64 + bad, "{skipped:?}");
+        }
+    }
+}
+
 const SCHEMA: &str = r#"
     [[tensors]]
     name = "x"

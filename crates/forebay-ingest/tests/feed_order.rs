@@ -119,3 +119,33 @@ fn an_unordered_run_delivers_every_item_once_also_over_a_resume() {
         }
     }
 }
+
+/// Went wrong: the second run told only what it had heard of itself, and the third one delivered the rest again.
+#[test]
+fn what_was_delivered_ahead_is_known_after_a_second_kill_too() {
+    let _watchdog = watchdog();
+    let folder = tempfile::tempdir().unwrap();
+    let inputs = files(folder.path());
+    let straight: Vec<u32> = (0..LINES).collect();
+    let one_worker = || PipelineOptions { workers: 1, ..options(false) };
+    for reading in [SourceOptions::default(), shuffled(5, 1), shuffled(6, 2)] {
+        let passes = if reading.repeat == Repeat::Times(2) { 2 } else { 1 };
+        let expected = sorted(straight.repeat(passes));
+        let first = run(&inputs, &reading, options(false), None);
+        // As far ahead as it was.
+        let most = |batch: &TokenBatch| (0..2000).filter(|&at| batch.ahead.contains(at)).count();
+        let killed = (0..first.len()).max_by_key(|&at| most(&first[at])).unwrap();
+        assert!(most(&first[killed]) > 0, "no batch came before another");
+        let checkpoint = first[killed].checkpoint();
+        for second_way in [options(true), one_worker(), options(false)] {
+            for batches in [1, 2, 5] {
+                let second = run(&inputs, &reading, second_way.clone(), Some(&checkpoint));
+                let Some(second) = second.get(..batches) else { continue };
+                let checkpoint = Checkpoint::decode(&second[batches - 1].checkpoint().encode()).unwrap();
+                let third = run(&inputs, &reading, options(true), Some(&checkpoint));
+                let all = [items(&first[..=killed]), items(second), items(&third)].concat();
+                assert_eq!(sorted(all), expected, "killed after batch {killed}, then after {batches}");
+            }
+        }
+    }
+}

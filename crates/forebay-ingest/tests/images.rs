@@ -6,8 +6,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use forebay_ingest::image::{
-    ChannelOrder, Damage, Dtype, Filter, ImageBatchError, ImageError, ImageOptions, ImageProcessor, Orientation, Pad,
-    Recipe, Resampling, Size, Transparency,
+    ChannelOrder, Damage, Dtype, Filter, ImageBatchError, ImageError, ImageFailure, ImageOptions, ImageProcessor,
+    Orientation, Pad, Recipe, Resampling, Size, Transparency,
 };
 use forebay_ingest::{Pool, Work};
 
@@ -297,6 +297,54 @@ fn images_of_several_sizes_without_padding_are_failures_after_the_first() {
     assert_eq!(failures.len(), 1);
     let why = failures[0].to_string();
     assert!(why.contains("375 × 500") && why.contains("12 × 16") && why.contains("do_pad"), "{why}");
+}
+
+/// Went wrong: a damaged image decided by its header, and all others were of another size than it.
+#[test]
+fn an_image_that_others_would_fail_for_is_decoded_before_it_decides() {
+    let (large, small) = (read("gradient.png"), read("orientation-1.jpg"));
+    // As large, and its header is good.
+    let mut broken = png((32, 24), &[7; 32 * 24 * 3]);
+    let middle = broken.len() / 2;
+    broken[middle] ^= 0xff;
+    let vit = Recipe::from_config(r#"{"image_processor_type": "ViTImageProcessor", "do_resize": false}"#).unwrap();
+    let detr = Recipe::from_config(r#"{"image_processor_type": "DetrImageProcessor", "do_resize": false}"#).unwrap();
+    let lean = png((10, 60), &[7; 10 * 60 * 3]);
+    let mut limited = ImageOptions::default();
+    // Three of 24 × 32, with their mask, and less than two of 60 × 32.
+    limited.limits.max_batch_bytes = 3 * 24 * 32 * 20;
+    let plain = ImageProcessor::new(vit, ImageOptions::default()).unwrap();
+    let padded = ImageProcessor::new(detr, limited).unwrap();
+    let two = Pool::new(2).unwrap();
+    for (processor, items, size, planned, failed) in [
+        (&plain, vec![&broken, &small, &small], (12, 16), &[0][..], &[0][..]),
+        (&plain, vec![&broken, &broken, &broken, &small, &large], (12, 16), &[0, 1, 2], &[0, 1, 2, 4]),
+        // Nobody fails for it: it is not decoded twice.
+        (&plain, vec![&broken, &large], (24, 32), &[], &[0]),
+        (&plain, vec![&broken, &broken, &small, &broken], (12, 16), &[0, 1], &[0, 1, 3]),
+        (&plain, vec![&large, &broken, &small], (24, 32), &[], &[1, 2]),
+        (&padded, vec![&broken, &small, &large], (24, 32), &[], &[0]),
+        (&padded, vec![&broken, &lean], (60, 10), &[0], &[0]),
+        (&padded, vec![&large, &lean], (24, 32), &[1], &[1]),
+    ] {
+        for work in [Work::here(), Work::on(&two)] {
+            let plan = processor.plan(&items, &work).unwrap();
+            let indices = |failures: &[ImageFailure]| failures.iter().map(|failure| failure.index).collect::<Vec<_>>();
+            assert_eq!((plan.size(), &indices(plan.failures())[..]), (size, planned), "{:?}", plan.failures());
+            let mut out = vec![7; plan.bytes(processor)];
+            let failures = processor.run(&plan, &items, &mut out, None, &work).unwrap();
+            assert_eq!(indices(&failures), failed);
+            for failure in failures {
+                let damaged = matches!(failure.error, ImageError::Damaged { .. });
+                // One of another size is not decoded, good or bad.
+                let other = matches!(failure.error, ImageError::OtherSize { .. } | ImageError::BatchTooLarge { .. });
+                assert!(
+                    if *items[failure.index] == broken { damaged || failure.index == 3 } else { other },
+                    "{failure}"
+                );
+            }
+        }
+    }
 }
 
 #[test]

@@ -20,7 +20,7 @@ use forebay_ingest::{
 
 use super::{
     help::{AFTER_HELP, LONG_ABOUT},
-    images::{Images, most},
+    images::{Images, usual},
     kind::{Feeds, schema},
     table::Table,
     text::Text,
@@ -307,14 +307,16 @@ impl Args {
             Recipe::from_file(path).map_err(|e| Failure::usage(format!("--processor {}: {e}", path.display())))?;
         let mut how = ImageOptions::default();
         how.dtype = self.dtype;
+        // Whoever reads the files asks for the same, and has told by then which one is larger.
+        how.limits.max_bytes = self.max_image_bytes.size();
         match self.slot_bytes {
             // More than a slot, as a batch that is too large for one is halved until its parts fit.
             Some(slot) => {
                 let together = slot.size().saturating_mul(self.batch as usize);
                 how.limits.max_batch_bytes = together.max(LEAST_BATCH_BYTES);
             }
-            // Slots are made for the largest batch that there can be.
-            None if most(&recipe).is_some() => how.limits.max_batch_bytes = usize::MAX,
+            // Slots are made for the largest batch that there can be, or nearly: none is four times as large.
+            None if usual(&recipe).is_some() => how.limits.max_batch_bytes = usize::MAX,
             None => {}
         }
         let processor = ImageProcessor::new(recipe, how).map_err(Failure::usage)?;
@@ -381,7 +383,8 @@ impl Args {
             .timestamps(true)
             .fresh(self.fresh)
             .label(&self.label);
-        if let Some(Bytes(bytes)) = self.slot_bytes {
+        let usual = schema(F::NAME, &what.usual(self.batch)).map_err(Failure::usage)?.max_bytes();
+        if let Some(bytes) = self.slot_bytes.map(|Bytes(bytes)| bytes).or(usual.map(|bytes| bytes.max(64))) {
             options = options.slot_bytes(bytes);
         }
         if let Some(dir) = &self.dir {

@@ -42,25 +42,43 @@ fn copy_inside<T: Copy>(from: &[T], (high, wide): (u32, u32), to: &mut [T], size
     }
 }
 
-/// Most rows and columns of an image by this recipe, if that is known.
-pub(super) fn most(recipe: &Recipe) -> Option<(u32, u32)> {
+/// How many times as long as wide an image may be, for slots to have room for whatever it becomes.
+const USUAL_RATIO: u32 = 16;
+
+/// Most rows and columns of an image by this recipe, if it sets a most that is worth a slot.
+fn most(recipe: &Recipe) -> Option<(u32, u32)> {
     match (recipe.fixed_size().or(recipe.crop), recipe.resize) {
         (Some(size), _) => Some(size),
         (None, Some((Size::Fixed { height, width } | Size::Within { height, width }, _))) => Some((height, width)),
-        // The shorter side stays below the longer one.
-        (None, Some((Size::ShortestEdge { longest: Some(longest), .. }, _))) => Some((longest, longest)),
+        // Of an image one pixel thick the longer side may become 2 × `longest` − 1, see `usual`.
         (None, _) => None,
     }
+}
+
+/// Rows and columns that slots are made for where nobody says how large they are; none if nothing is known.
+///
+/// With a shortest and a longest edge an image whose shorter side is within half a pixel of its new length stays as it is,
+/// as transformers leaves it: 1334 × 500 by 800 and 1333. So a side is beyond `longest` by at most half of how many times
+/// as long as wide the image is, which is nothing below two times, and `longest` − 1 of one that is one pixel thick. Slots
+/// have room for the usual ones; a batch of others may be too large for one.
+pub(super) fn usual(recipe: &Recipe) -> Option<(u32, u32)> {
+    match recipe.resize {
+        Some((Size::ShortestEdge { longest: Some(longest), .. }, _)) => {
+            let side = longest.saturating_add(USUAL_RATIO / 2);
+            most(recipe).or(Some((side, side)))
+        }
+        _ => most(recipe),
+    }
+}
+
+/// Any rows and columns where they are not known.
+fn dims(size: Option<(u32, u32)>) -> (u64, u64) {
+    size.map_or((ANY, ANY), |(height, width)| (height.into(), width.into()))
 }
 
 impl Images {
     fn dtype(&self) -> DType {
         self.processor.options().dtype.into()
-    }
-
-    /// Most rows and columns of an image; any where that is not known.
-    fn most(&self) -> (u64, u64) {
-        most(self.processor.recipe()).map_or((ANY, ANY), |(height, width)| (height.into(), width.into()))
     }
 
     /// Rows and columns that these images need: those of the batch, unless it was filled up for the larger ones in it.
@@ -77,6 +95,15 @@ impl Images {
             let high = mask.chunks_exact(width as usize).take_while(|line| line[0] == 1).count() as u32;
             (high.max(most_high), wide.max(most_wide))
         })
+    }
+
+    /// The tensors of so many images of these rows and columns.
+    fn shaped(&self, batch: u32, (height, width): (u64, u64)) -> Vec<Tensor> {
+        let pixels = match self.processor.options().order {
+            ChannelOrder::First => [3, height, width],
+            ChannelOrder::Last => [height, width, 3],
+        };
+        self.list(batch.into(), pixels, (height, width))
     }
 
     fn list(&self, rows: u64, pixels: [u64; 3], (height, width): (u64, u64)) -> Vec<Tensor> {
@@ -101,12 +128,11 @@ impl Feeds for Images {
     const UNIT: Unit = Unit::Sample;
 
     fn largest(&self, batch: u32) -> Vec<Tensor> {
-        let (height, width) = self.most();
-        let pixels = match self.processor.options().order {
-            ChannelOrder::First => [3, height, width],
-            ChannelOrder::Last => [height, width, 3],
-        };
-        self.list(batch.into(), pixels, (height, width))
+        self.shaped(batch, dims(most(self.processor.recipe())))
+    }
+
+    fn usual(&self, batch: u32) -> Vec<Tensor> {
+        self.shaped(batch, dims(usual(self.processor.recipe())))
     }
 
     fn open(&self) -> Result<ImageFeed, IngestError> {
@@ -174,12 +200,55 @@ impl Feeds for Images {
     }
 
     fn note(&self, slot_bytes: u64, batch: u32) -> Option<String> {
-        (self.most().0 == ANY).then(|| {
-            format!(
-                "the processor sets no largest image: a slot holds {batch} images of up to {} pixels each; larger ones end \
-                 the feed, or with --on-error skip are sent in smaller messages or left out. --slot-bytes makes room",
-                slot_bytes / (u64::from(batch.max(1)) * self.processor.tensor_bytes(1, 1) as u64)
-            )
-        })
+        let recipe = self.processor.recipe();
+        let mask = if recipe.pad.is_some() { size_of::<i64>() } else { 0 };
+        let image = u64::from(batch.max(1)) * (self.processor.tensor_bytes(1, 1) + mask) as u64;
+        let pixels = slot_bytes / image;
+        let why = match (most(recipe), usual(recipe)) {
+            (Some(_), _) => return None,
+            (None, Some((height, width))) if pixels >= u64::from(height) * u64::from(width) => return None,
+            (None, Some((height, width))) => format!("the processor makes images of up to {height} × {width}"),
+            (None, None) => "the processor sets no largest image".to_owned(),
+        };
+        Some(format!(
+            "{why}: a slot holds {batch} images of up to {pixels} pixels each; larger ones end the feed, or with --on-error \
+             skip are sent in smaller messages or left out. --slot-bytes makes room"
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the comment of `usual` promises, of every shape that is small enough to try.
+    #[test]
+    fn no_side_is_longer_than_is_said() {
+        let mut beyond = 0;
+        for (edge, longest) in [(1, 1), (1, 7), (3, 7), (7, 7), (9, 7), (24, 40), (40, 40), (800, 1333), (480, 640)] {
+            let size = Size::ShortestEdge { edge, longest: Some(longest) };
+            let recipe = Recipe::from_config(&format!(
+                r#"{{"image_processor_type": "DetrImageProcessor", "size": {{"shortest_edge": {edge}, "longest_edge": {longest}}}}}"#
+            ));
+            let recipe = recipe.unwrap();
+            assert_eq!(recipe.resize.map(|(size, _)| size), Some(size));
+            let (high, wide) = usual(&recipe).unwrap();
+            // Beyond that none is left as it is, and the short side has few to try.
+            for long in 1..=2 * longest + 3 {
+                for short in (1..=long.min(80)).chain((81..=long).step_by(7)) {
+                    let (width, height) = size.of(long, short);
+                    assert_eq!(size.of(short, long), (height, width));
+                    assert!(height <= width && width < 2 * longest, "{long} × {short}: {width} × {height}");
+                    let most = longest + width / (2 * height);
+                    assert!(width <= most, "{long} × {short}: {width} × {height}");
+                    beyond += u32::from(width > longest);
+                    if long <= short * USUAL_RATIO {
+                        assert!(width <= wide && height <= high, "{long} × {short}: {width} × {height}");
+                    }
+                }
+            }
+            assert_eq!(size.of(2 * longest - 1, 1), (2 * longest - 1, 1), "the longest that there is");
+        }
+        assert!(beyond > 1000, "{beyond}");
     }
 }

@@ -41,6 +41,11 @@ pub(super) trait Feeds {
     /// The tensors of every message, of at most `batch` rows: their largest shapes.
     fn largest(&self, batch: u32) -> Vec<Tensor>;
 
+    /// The tensors that a slot has room for, where nobody says how large it is: a few messages may be larger.
+    fn usual(&self, batch: u32) -> Vec<Tensor> {
+        self.largest(batch)
+    }
+
     fn open(&self) -> Result<Self::Source, IngestError>;
     fn resume(&self, position: &Position) -> Result<Self::Source, IngestError>;
     fn position(&self, source: &Self::Source) -> Position;

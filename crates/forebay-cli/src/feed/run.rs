@@ -343,7 +343,9 @@ impl<'a, F: Feeds> Feed<'a, F> {
             return Place { checkpoint: batch.checkpoint(), part };
         }
         let checkpoint = self.place.checkpoint.clone();
-        let first = if self.args.ordered { checkpoint.position } else { batch.first };
+        // With batches ahead of it the place is not where this one begins.
+        let next = self.args.ordered && checkpoint.ahead.is_empty();
+        let first = if next { checkpoint.position } else { batch.first };
         Place { checkpoint, part: Some(Part::new(first, rows)) }
     }
 

@@ -88,6 +88,21 @@ impl Place {
         options.label("manual consumer").ack(AckMode::Manual).attach().unwrap()
     }
 
+    /// Waits until so many messages were published in the ring of this place.
+    #[track_caller]
+    pub(crate) fn wait_until_published(&self, messages: u64) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let rings = inspect::list(Some(&self.dir())).unwrap();
+            let head = rings.first().and_then(|ring| ring.view.as_ref().ok()).map_or(0, |view| view.head);
+            if head > messages {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{rings:?}");
+            thread::yield_now();
+        }
+    }
+
     /// Nothing of any ring is left in /dev/shm or in the directory.
     pub(crate) fn assert_clean(&self) {
         let left = inspect::list(Some(&self.dir())).unwrap();

@@ -63,7 +63,8 @@ pub struct Batch<D> {
     pub first: Position,
     /// Where to resume once it has been delivered, together with `ahead`.
     pub next: Position,
-    /// Which batches after `next` were delivered already: none in an ordered run.
+    /// Which batches after `next` were delivered already: in an ordered run none, unless it goes on from one that was
+    /// not.
     pub ahead: Ahead,
     /// What was left out between `first` and the end of the batch.
     pub skipped: Skipped,

@@ -36,11 +36,15 @@ impl Ahead {
         byte.is_some_and(|byte| byte & (1 << (batch % 8)) != 0)
     }
 
-    /// Those for which something stands there.
-    pub(crate) fn of<T>(window: &VecDeque<Option<T>>) -> Self {
-        let mut bits = vec![0; window.len().div_ceil(8)];
-        for (at, _) in window.iter().enumerate().filter(|(_, delivered)| delivered.is_some()) {
-            bits[at / 8] |= 1 << (at % 8);
+    /// Those for which something stands there, and what of `known` comes after its first `passed` batches.
+    pub(crate) fn of<T>(window: &VecDeque<Option<T>>, known: &Self, passed: u64) -> Self {
+        let left = (8 * known.bits.len() as u64).saturating_sub(passed) as usize;
+        let length = window.len().max(left);
+        let mut bits = vec![0; length.div_ceil(8)];
+        for at in 0..length {
+            if window.get(at).is_some_and(Option::is_some) || known.contains(passed + at as u64) {
+                bits[at / 8] |= 1 << (at % 8);
+            }
         }
         while bits.last() == Some(&0) {
             bits.pop();
@@ -54,7 +58,7 @@ impl Ahead {
 pub struct Checkpoint {
     /// Everything before it was delivered.
     pub position: Position,
-    /// What was delivered after it; nothing in an ordered run.
+    /// What was delivered after it: in an ordered run nothing, unless it goes on from one that was not.
     pub ahead: Ahead,
 }
 
@@ -116,11 +120,29 @@ mod tests {
             let window: VecDeque<Option<()>> =
                 window.into_iter().take(Ahead::MOST).map(|delivered| delivered.then_some(())).collect();
             let position = Position { line, ..Position::default() };
-            let checkpoint = Checkpoint { position, ahead: Ahead::of(&window) };
+            let checkpoint = Checkpoint { position, ahead: Ahead::of(&window, &Ahead::default(), 0) };
             for (at, delivered) in window.iter().enumerate() {
                 prop_assert_eq!(checkpoint.ahead.contains(at as u64), delivered.is_some());
             }
             prop_assert!(!checkpoint.ahead.contains(window.len() as u64));
+            let bytes = checkpoint.encode();
+            prop_assert!(bytes.len() <= Checkpoint::MAX_ENCODED_BYTES);
+            prop_assert_eq!(Checkpoint::decode(&bytes), Ok(checkpoint));
+        }
+
+        #[test]
+        fn what_was_known_stays_known(window: Vec<bool>, known: Vec<bool>, passed in 0u64..100) {
+            let window: VecDeque<Option<()>> =
+                window.into_iter().take(Ahead::MOST).map(|delivered| delivered.then_some(())).collect();
+            let known: VecDeque<Option<()>> =
+                known.into_iter().take(Ahead::MOST).map(|delivered| delivered.then_some(())).collect();
+            let known = Ahead::of(&known, &Ahead::default(), 0);
+            let ahead = Ahead::of(&window, &known, passed);
+            for at in 0..Ahead::MOST + 1 {
+                let delivered = window.get(at).is_some_and(Option::is_some) || known.contains(passed + at as u64);
+                prop_assert_eq!(ahead.contains(at as u64), delivered, "{}", at);
+            }
+            let checkpoint = Checkpoint { position: Position::default(), ahead };
             let bytes = checkpoint.encode();
             prop_assert!(bytes.len() <= Checkpoint::MAX_ENCODED_BYTES);
             prop_assert_eq!(Checkpoint::decode(&bytes), Ok(checkpoint));

@@ -7,7 +7,7 @@ use super::pipeline::{Batches, PipelineOptions};
 use super::samples::{ImageFeed, Samples};
 use super::stage::{BatchData, Prepared, Prepares};
 use crate::error::{IngestError, ItemError};
-use crate::image::{BatchSize, ImageError, ImageProcessor, fill_mask};
+use crate::image::{ImageError, ImageFailure, ImageProcessor, Sample, fill_mask};
 
 /// A pipeline from image files to pixels.
 pub type ImagePipeline = Batches<ImageTensors>;
@@ -69,43 +69,15 @@ struct Preparing {
     labels: bool,
 }
 
-/// Which images are left, and of which size they are.
-struct Left {
-    /// Indices in the batch, and for each rows and columns by itself, where they decide the batch's.
-    images: Vec<(usize, (u32, u32))>,
-    size: (u32, u32),
-}
-
 impl Preparing {
-    /// The images whose headers are good, and the size of the batch.
-    fn plan(&self, raw: &Samples, bad: &mut Vec<(usize, ImageError)>) -> Left {
-        let mut images = Vec::with_capacity(raw.samples.len());
+    /// Rows and columns of each image by itself, where they decide the batch's; `None` if its header is bad.
+    fn sizes(&self, raw: &Samples, bad: &mut Vec<(usize, ImageError)>) -> Vec<Option<(u32, u32)>> {
         if let Some(size) = self.processor.recipe().fixed_size() {
-            images.extend((0..raw.samples.len()).map(|index| (index, size)));
-            return Left { images, size };
+            return vec![Some(size); raw.samples.len()];
         }
-        let mut together = BatchSize::new(&self.processor, raw.samples.len());
-        for (index, (sample, _)) in raw.samples.iter().enumerate() {
-            let size = self.processor.header(&sample.image).and_then(|header| self.processor.size(&header));
-            match size.and_then(|size| together.add(size).map(|()| size)) {
-                Ok(size) => images.push((index, size)),
-                Err(error) => bad.push((index, error)),
-            }
-        }
-        Left { images, size: together.size() }
-    }
-
-    /// The size that the batch has by the images that are left.
-    fn resize(&self, left: &mut Left) {
-        let sizes = left.images.iter().map(|&(_, size)| size);
-        left.size = if self.processor.recipe().fixed_size().is_some() {
-            left.size
-        } else if self.processor.recipe().pad.is_some() {
-            sizes.fold((0, 0), |largest, size| (largest.0.max(size.0), largest.1.max(size.1)))
-        } else {
-            // The first good image decides, and others of another size are bad.
-            sizes.take(1).fold((0, 0), |_, size| size)
-        };
+        let size = |sample: &Sample| self.processor.size(&self.processor.header(&sample.image)?);
+        let found = raw.samples.iter().enumerate();
+        found.map(|(index, (sample, _))| size(sample).map_err(|error| bad.push((index, error))).ok()).collect()
     }
 }
 
@@ -115,57 +87,68 @@ impl Prepares for Preparing {
 
     fn prepare(&self, raw: Samples, first_only: bool, stop: &dyn Fn() -> bool) -> Option<Prepared<ImageTensors>> {
         let mut bad = Vec::new();
-        let mut left = self.plan(&raw, &mut bad);
+        let mut sizes = self.sizes(&raw, &mut bad);
+        let mut fit = self.processor.fit(&sizes);
         let (mut pixels, mut mask) = (Vec::new(), self.processor.recipe().pad.map(|_| Vec::new()));
+        let mut good = Vec::new();
         loop {
-            let (height, width) = left.size;
+            let (height, width) = fit.size;
             let bytes = self.processor.tensor_bytes(height, width);
             pixels.clear();
-            pixels.resize(bytes * left.images.len(), 0);
+            pixels.resize(bytes * fit.images.len(), 0);
             if let Some(mask) = &mut mask {
                 mask.clear();
             }
-            let mut good = Vec::with_capacity(left.images.len());
-            for &(index, size) in &left.images {
+            good.clear();
+            let mut others = Vec::new();
+            for &index in &fit.images {
                 if stop() {
                     return None;
                 }
-                if first_only && !bad.is_empty() {
+                if first_only && !(bad.is_empty() && others.is_empty() && fit.refused.is_empty()) {
                     break;
                 }
                 let out = &mut pixels[bytes * good.len()..][..bytes];
-                match self.processor.prepare(&raw.samples[index].0.image, index, left.size, out) {
+                match self.processor.prepare(&raw.samples[index].0.image, index, fit.size, out) {
                     Ok(inside) => {
-                        good.push((index, size));
+                        good.push(index);
                         if let Some(mask) = &mut mask {
                             let start = mask.len();
                             mask.resize(start + height as usize * width as usize, 0);
                             fill_mask(&mut mask[start..], width as usize, inside);
                         }
                     }
-                    Err(failure) => bad.push((index, failure.error)),
+                    // Good perhaps, and bad only beside what decided the size.
+                    Err(ImageFailure { error: error @ ImageError::OtherSize { .. }, .. }) => {
+                        others.push((index, error))
+                    }
+                    Err(failure) => {
+                        sizes[index] = None;
+                        bad.push((index, failure.error));
+                    }
                 }
             }
             pixels.truncate(bytes * good.len());
-            left.images = good;
-            let size = left.size;
-            self.resize(&mut left);
-            // One that decided the size may be gone: the others are then prepared for theirs.
-            if left.size == size || left.images.is_empty() || (first_only && !bad.is_empty()) {
-                left.size = size;
+            // What decided the size may be gone: the others are then prepared for theirs, and those that had no place
+            // beside it are asked again.
+            let again = self.processor.fit(&sizes);
+            if again.is_as(&fit) || (first_only && !bad.is_empty()) {
+                bad.append(&mut others);
+                bad.append(&mut fit.refused);
                 break;
             }
+            fit = again;
         }
         bad.sort_unstable_by_key(|&(index, _)| index);
         let key = |index: usize| raw.samples[index].0.key.clone();
-        let [a, b, c] = self.processor.shape(left.size.0, left.size.1);
+        let [a, b, c] = self.processor.shape(fit.size.0, fit.size.1);
         let data = ImageTensors {
             pixels,
-            shape: [left.images.len(), a, b, c],
+            shape: [good.len(), a, b, c],
             mask,
-            labels: self.labels.then(|| left.images.iter().map(|&(index, _)| raw.samples[index].1).collect()),
-            keys: left.images.iter().map(|&(index, _)| key(index)).collect(),
-            size: left.size,
+            labels: self.labels.then(|| good.iter().map(|&index| raw.samples[index].1).collect()),
+            keys: good.iter().map(|&index| key(index)).collect(),
+            size: fit.size,
         };
         let bad = bad.into_iter().map(|(index, error)| (index, ItemError::Image { key: key(index), error })).collect();
         Some(Prepared { data, bad })

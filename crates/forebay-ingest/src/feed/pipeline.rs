@@ -137,6 +137,8 @@ pub struct Batches<D> {
     low: Position,
     /// From `due` on: where each batch that was delivered ended.
     window: VecDeque<Option<Position>>,
+    /// Batches that an earlier run delivered, counted from where this one began. The reader may be far from them.
+    known: Ahead,
     items: u64,
     report: Report,
 }
@@ -185,6 +187,7 @@ impl<D: BatchData> Batches<D> {
             due: 0,
             low: at,
             window: VecDeque::new(),
+            known: options.ahead.clone(),
             items: at.items,
             report: Report::default(),
         };
@@ -286,7 +289,7 @@ impl<D: BatchData> Batches<D> {
         batch.first.items = self.items;
         self.items += batch.rows() as u64;
         batch.next = Position { items: self.items, ..self.low };
-        batch.ahead = Ahead::of(&self.window);
+        batch.ahead = Ahead::of(&self.window, &self.known, self.due);
         let report = &mut self.report;
         report.items += batch.rows() as u64;
         report.tokens += batch.data.tokens();

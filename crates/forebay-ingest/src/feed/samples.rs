@@ -154,7 +154,8 @@ impl ImageFeed {
                 _ => return Err(wrong("no member .cls beside it".into())),
             }
         } else {
-            let path = Path::new(&sample.key).with_extension("cls");
+            // The key is what people read of it: not every path can be written so.
+            let path = self.source.inputs()[sample.input as usize].with_extension("cls");
             let mut bytes = Vec::new();
             let read = File::open(&path).and_then(|file| file.take(MAX_LABEL_BYTES + 1).read_to_end(&mut bytes));
             read.map_err(|error| wrong(format!("cannot read {}: {error}", path.display())))?;
@@ -285,7 +286,26 @@ impl Reads for ImageFeed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
     use std::process::Command;
+
+    #[test]
+    fn a_label_is_found_beside_a_file_whose_name_is_no_text() {
+        let folder = tempfile::tempdir().unwrap();
+        let name = |ending: &[u8]| folder.path().join(OsStr::from_bytes(&[b"caf\xe9.", ending].concat()));
+        fs::write(name(b"jpg"), b"image").unwrap();
+        fs::write(name(b"cls"), b"7").unwrap();
+        let options = ImageFeedOptions { labels: true, ..ImageFeedOptions::default() };
+        for input in [folder.path().to_owned(), name(b"jpg")] {
+            let mut samples = Samples::default();
+            let taken = ImageFeed::open(&[input], options).unwrap().take(&mut samples).unwrap();
+            assert!(matches!(taken, Taken::Item(LineId { file: 0, line: 1 })), "{taken:?}");
+            let (sample, label) = &samples.samples[0];
+            assert_eq!(*label, 7);
+            assert!(sample.key.ends_with("caf\u{fffd}.jpg"), "{}", sample.key);
+        }
+    }
 
     #[test]
     fn what_stands_beside_an_image_is_neither_kept_nor_counted() {

@@ -29,9 +29,9 @@ impl ImageBatchPlan {
         (self.height, self.width)
     }
 
-    /// The images whose headers were refused, or that would have made the batch pass
-    /// [`ImageLimits::max_batch_bytes`](super::ImageLimits::max_batch_bytes). Empty where the size is fixed: headers were not
-    /// looked at.
+    /// The images whose headers were refused, that would have made the batch pass
+    /// [`ImageLimits::max_batch_bytes`](super::ImageLimits::max_batch_bytes), or that were decoded to see whether they may
+    /// decide its size, and are bad. Empty where the size is fixed: headers were not looked at.
     #[must_use]
     pub fn failures(&self) -> &[ImageFailure] {
         &self.failures
@@ -64,20 +64,15 @@ impl ImageBatchPlan {
 }
 
 /// The size of a batch that its images decide, found by adding one after the other.
-pub(crate) struct BatchSize<'p> {
+struct BatchSize<'p> {
     processor: &'p ImageProcessor,
     images: usize,
     size: Option<(u32, u32)>,
 }
 
-impl<'p> BatchSize<'p> {
-    /// Of so many images, which all have a place.
-    pub(crate) fn new(processor: &'p ImageProcessor, images: usize) -> Self {
-        Self { processor, images, size: None }
-    }
-
+impl BatchSize<'_> {
     /// Adds an image of these rows and columns. The one that would make the batch pass its limit is left out.
-    pub(crate) fn add(&mut self, (height, width): (u32, u32)) -> Result<(), ImageError> {
+    fn add(&mut self, (height, width): (u32, u32)) -> Result<(), ImageError> {
         let pads = self.processor.recipe().pad.is_some();
         let (height, width) = match self.size {
             // The first one has decided: others of another size will be failures.
@@ -96,20 +91,70 @@ impl<'p> BatchSize<'p> {
         self.size = Some((height, width));
         Ok(())
     }
+}
 
-    /// Rows and columns; 0 × 0 if no image decided it.
-    pub(crate) fn size(&self) -> (u32, u32) {
-        self.size.unwrap_or((0, 0))
+/// What a batch becomes of these images, if none of them turns out to be bad.
+#[derive(Debug, Default)]
+pub(crate) struct Fit {
+    /// Indices of those that have a place in it.
+    pub(crate) images: Vec<usize>,
+    /// Rows and columns of each; 0 × 0 if no image decided it.
+    pub(crate) size: (u32, u32),
+    /// Those that would have made it pass its limit.
+    pub(crate) refused: Vec<(usize, ImageError)>,
+}
+
+impl Fit {
+    /// Whether another one is the same batch, but for images that were bad.
+    pub(crate) fn is_as(&self, other: &Self) -> bool {
+        let refused = |fit: &Self| fit.refused.iter().map(|&(index, _)| index).collect::<Vec<_>>();
+        self.size == other.size && refused(self) == refused(other)
     }
 }
 
 impl ImageProcessor {
+    /// The batch of images of these rows and columns by themselves; `None` for those that are bad.
+    ///
+    /// An image that turns out to be bad may have decided the size, and have taken their place from others. Without it,
+    /// they are asked again.
+    pub(crate) fn fit(&self, sizes: &[Option<(u32, u32)>]) -> Fit {
+        let mut fit = Fit::default();
+        let mut together = BatchSize { processor: self, images: sizes.len(), size: self.recipe().fixed_size() };
+        for (index, size) in sizes.iter().enumerate().filter_map(|(index, size)| size.map(|size| (index, size))) {
+            let added = if self.recipe().fixed_size().is_some() { Ok(()) } else { together.add(size) };
+            match added {
+                Ok(()) => fit.images.push(index),
+                Err(error) => fit.refused.push((index, error)),
+            }
+        }
+        fit.size = together.size.unwrap_or((0, 0));
+        fit
+    }
+
+    /// Images because of which others fail, and that may be bad themselves: not known to be good by `decoded`. `gone` of
+    /// them were bad.
+    fn doubtful(&self, fit: &Fit, sizes: &[Option<(u32, u32)>], decoded: &[bool], gone: usize) -> Vec<usize> {
+        let other = |&index: &usize| sizes[index] != Some(fit.size);
+        let most = match (self.recipe().pad, fit.images.first()) {
+            // Any of them may be what leaves no room.
+            (Some(_), _) if !fit.refused.is_empty() => fit.images.len(),
+            // The first one, and where many were bad those that may have to follow it.
+            (None, Some(&first)) if !decoded[first] && fit.images.iter().any(other) => 1 + gone,
+            _ => 0,
+        };
+        fit.images.iter().copied().take(most).filter(|&index| !decoded[index]).collect()
+    }
+
     /// Finds the size of a batch. Headers are read only if it depends on them: without a crop, a fixed size or a padding
     /// to one.
     ///
     /// Without padding the first good image decides, and others of another size will be failures. One that makes the batch
     /// larger than [`ImageLimits::max_batch_bytes`](super::ImageLimits::max_batch_bytes) is not good: nobody is asked for that
     /// memory, and the others are prepared.
+    ///
+    /// A header does not tell whether the rest is good. Where an image would fail because of others (of several sizes without
+    /// padding, or beyond the limit), those are decoded here, to leave out a bad one instead: the first one, or with
+    /// padding all.
     ///
     /// # Errors
     /// [`WorkError`] if it was stopped or there are no threads.
@@ -121,15 +166,33 @@ impl ImageProcessor {
         let size_of = |bytes: &[u8]| self.header(bytes).and_then(|header| self.size(&header));
         // A header is read in some 5 µs: a job is many of them.
         let jobs = items.chunks(HEADERS_A_JOB);
-        let sizes = work.map(jobs, |items| items.iter().map(|item| size_of(item.as_ref())).collect::<Vec<_>>())?;
+        let found = work.map(jobs, |items| items.iter().map(|item| size_of(item.as_ref())).collect::<Vec<_>>())?;
         let mut failures = Vec::new();
-        let mut together = BatchSize::new(self, images);
-        for (index, found) in sizes.into_iter().flatten().enumerate() {
-            if let Err(error) = found.and_then(|size| together.add(size)) {
-                failures.push(ImageFailure { index, error });
-            }
+        let mut sizes = Vec::with_capacity(images);
+        for (index, found) in found.into_iter().flatten().enumerate() {
+            sizes.push(found.map_err(|error| failures.push(ImageFailure { index, error })).ok());
         }
-        let (height, width) = together.size();
+        let (mut decoded, mut gone) = (vec![false; images], 0);
+        let mut fit = self.fit(&sizes);
+        loop {
+            let asked = self.doubtful(&fit, &sizes, &decoded, gone);
+            let found = work.map(asked.iter(), |&index| self.check(items[index].as_ref()).err())?;
+            let before = gone;
+            for (index, error) in asked.into_iter().zip(found) {
+                decoded[index] = true;
+                if let Some(error) = error {
+                    (sizes[index], gone) = (None, gone + 1);
+                    failures.push(ImageFailure { index, error });
+                }
+            }
+            if gone == before {
+                break;
+            }
+            fit = self.fit(&sizes);
+        }
+        failures.extend(fit.refused.into_iter().map(|(index, error)| ImageFailure { index, error }));
+        failures.sort_unstable_by_key(|failure| failure.index);
+        let (height, width) = fit.size;
         Ok(ImageBatchPlan { images, height, width, failures })
     }
 

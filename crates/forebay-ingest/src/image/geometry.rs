@@ -14,7 +14,8 @@ pub enum Size {
         width: u32,
     },
     /// The shorter side becomes `edge`; the longer one follows, and is at most `longest` if that is given (then the
-    /// shorter one may become less than `edge`).
+    /// shorter one may become less than `edge`). An image whose shorter side is within half a pixel of its new length
+    /// stays as it is, though it be a little longer.
     ShortestEdge {
         /// The shorter side, in pixels.
         edge: u32,

@@ -57,7 +57,7 @@ mod source;
 mod tensor;
 
 pub use batch::ImageBatchPlan;
-pub(crate) use batch::{BatchSize, fill_mask};
+pub(crate) use batch::fill_mask;
 pub use config::ImageConfigError;
 pub use decode::{Damage, Transparency};
 pub use error::{ImageBatchError, ImageError, ImageFailure};

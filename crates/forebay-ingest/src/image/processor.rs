@@ -152,6 +152,15 @@ impl ImageProcessor {
         self.work(bytes, (height, width), out).map_err(|error| ImageFailure { index, error })
     }
 
+    /// Whether the image can be decoded, which its header does not tell.
+    pub(super) fn check(&self, bytes: &[u8]) -> Result<(), ImageError> {
+        let opened = self.open(bytes)?;
+        let mut memory = self.memory();
+        let done = opened.pixels(&mut memory.buffers);
+        self.keep(memory);
+        done
+    }
+
     fn open<'a>(&self, bytes: &'a [u8]) -> Result<Opened<'a>, ImageError> {
         let ImageOptions { limits, transparency, damage, upright, .. } = self.options;
         decode::open(bytes, &DecodeOptions { limits, transparency, damage, upright })
