@@ -144,6 +144,23 @@ def test_an_item_on_which_the_model_raises_fails_alone(serve) -> None:
     served.doubles([1, 2], [3, 4])
 
 
+def test_an_item_that_is_alone_in_its_batch_fails_alone(serve) -> None:
+    bad = "if -1 in first: raise ValueError('a negative one')"
+    served = serve(WORKER.format(bad=bad), more="[batch]\nmax_items = 1\n")
+    failed = {"error": {"type": "model_failed", "message": "ValueError: a negative one"}}
+    status, answer = served.ask("POST", "/predict", {"inputs": [[1, 2], [-1, 0], [3, 4]]})
+    assert status == 200, answer
+    assert answer["outputs"] == [{"y": [2, 4]}, failed, {"y": [6, 8]}]
+    # v2 has no place for it among the rows.
+    status, answer = served.infer([1, 2], [-1, 0])
+    assert (status, answer["item"], answer["error"]) == (500, 1, failed["error"]["message"])
+    # All of them, or the only one.
+    for inputs in ([[-1, 0], [-1, 1]], [[-1, 0]]):
+        status, answer = served.ask("POST", "/predict", {"inputs": inputs})
+        assert (status, answer["error"]["type"]) == (500, "model_failed"), answer
+        assert "ValueError: a negative one" in answer["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("bad", "said"),
     [
@@ -429,6 +446,20 @@ def test_text_is_streamed_as_it_is_made(serve) -> None:
     cut = {"inputs": prompts[0], "parameters": {"max_new_tokens": 2}}
     status, text = served.ask("POST", "/generate_stream", cut)
     assert "length" in json.dumps(events(text)[-2:]), text
+
+
+def test_a_text_that_cannot_begin_ends_alone(serve) -> None:
+    bad = "        if mask.sum() > 8: raise ValueError('too much to say')\n"
+    script = SPELLER.replace("        return [[list", bad + "        return [[list", 1)
+    served = serve(script, TEXTS, "[batch]\nmax_items = 1\n")
+    prompts = ["unbelievable", "in the beginning god created the heaven", "waters"]
+    status, answer = served.ask("POST", "/generate", {"inputs": prompts})
+    assert status == 200, answer
+    failed = {"type": "model_failed", "message": "ValueError: too much to say"}
+    assert [item.get("error") for item in answer["outputs"]] == [None, failed, None]
+    assert [item["text"] for item in answer["outputs"]] == [prompts[0], "", prompts[2]]
+    status, answer = served.ask("POST", "/generate", {"inputs": prompts[1]})
+    assert (status, answer["error"]["type"]) == (500, "model_failed"), answer
 
 
 RANKS = """

@@ -11,7 +11,8 @@ use std::{
 
 use common::*;
 use forebay_serve::{
-    backend::{Backend, Call, Finish, Health, Input, Part, Refusal, TextItem, TraceContext},
+    Config,
+    backend::{Backend, Call, Finish, Health, Input, ItemError, ItemErrorKind, Part, Refusal, TextItem, TraceContext},
     metrics::Metrics,
     trace::Tracer,
 };
@@ -253,6 +254,30 @@ engine_test! {
 }
 
 engine_test! {
+    async fn a_batch_that_fails_as_a_whole_fails_its_items_and_no_others_of_their_call(place: Place) {
+        let engine = place.engine("normal", "", "[batch]\nmax_items = 2").await;
+        let not_today = || Err("ValueError: not today".to_owned());
+        let answer = ask(&engine, &[1.0, 2.0, FAIL_BATCH, 4.0, 5.0]).await.unwrap();
+        assert_eq!(firsts(&answer), [Ok(2.0), Ok(4.0), not_today(), not_today(), Ok(10.0)]);
+        // Alone in its batch.
+        let answer = ask(&engine, &[1.0, 2.0, FAIL_BATCH]).await.unwrap();
+        assert_eq!(firsts(&answer), [Ok(2.0), Ok(4.0), not_today()]);
+        let found = firsts(&ask(&engine, &[WRONG_SHAPE, 2.0, 3.0]).await.unwrap());
+        assert!(found[..2].iter().all(|item| item.as_ref().is_err_and(|text| text.contains("[3], expected"))), "{found:?}");
+        assert_eq!(found[2], Ok(6.0));
+        // Each batch of it.
+        let answer = ask(&engine, &[FAIL_BATCH; 3]).await.unwrap();
+        assert_eq!(firsts(&answer), [not_today(), not_today(), not_today()]);
+        // All of it in one.
+        match ask(&engine, &[1.0, FAIL_BATCH]).await {
+            Err(Refusal::Worker { kind, message }) => assert_eq!((&kind[..], &message[..]), ("ValueError", "not today")),
+            found => panic!("{found:?}"),
+        }
+        assert_eq!((restarts(&engine), engine.health()), (0, Health::Ready));
+    }
+}
+
+engine_test! {
     async fn a_worker_that_keeps_every_batch_is_replaced(place: Place) {
         let engine = place.engine("leak", "backoff_s = 0.01", "[limits]\nqueue_timeout_s = 20").await;
         for x in 0..10 {
@@ -357,6 +382,51 @@ engine_test! {
         place.mark("start");
         reload.await.unwrap().unwrap();
         assert_eq!(firsts(&ask(&engine, &[2.0]).await.unwrap()), [Ok(4.0)]);
+    }
+}
+
+/// The first life ends its rings when it is told to, and neither leaves nor heeds SIGTERM; the next one waits for `start`.
+fn lingering(place: &Place, more: &str) -> Config {
+    let mut config = place.config("linger", more, "");
+    let deaf = ["sh", "-c", "trap '' TERM; exec \"$0\" \"$@\""].map(str::to_owned);
+    config.worker.command.splice(..0, deaf);
+    config
+}
+
+engine_test! {
+    async fn a_worker_that_stays_without_its_rings_is_replaced(place: Place) {
+        place.mark("start");
+        // It is looked after more often than its last answers may take.
+        let engine = place.start(lingering(&place, "batch_timeout_s = 0.2\nbackoff_s = 0.01"));
+        until("the engine is ready", || engine.health() == Health::Ready).await;
+        let pid = pids(&engine)[0];
+        place.mark("leave");
+        until("it was started again", || restarts(&engine) == 1).await;
+        until("it is gone", || !lives(pid)).await;
+        until("the next one is ready", || engine.health() == Health::Ready).await;
+    }
+}
+
+engine_test! {
+    async fn a_worker_that_stays_without_its_rings_while_its_successor_starts_is_answered_for(place: Place) {
+        let engine = place.start(lingering(&place, ""));
+        until("the engine is ready", || engine.health() == Health::Ready).await;
+        let waiting = tokio::spawn({
+            let engine = Arc::clone(&engine);
+            async move { ask(&engine, &[1.0]).await }
+        });
+        place.until_marked("waiting").await;
+        let pid = pids(&engine)[0];
+        let reload = tokio::spawn(engine.reload());
+        until("the next one starts", || pids(&engine).len() == 2).await;
+        place.mark("leave");
+        let answer = waiting.await.unwrap();
+        assert!(matches!(answer, Err(Refusal::WorkerDied)), "{answer:?}");
+        until("it is gone", || !lives(pid)).await;
+        assert!(!reload.is_finished() && matches!(engine.health(), Health::NotReady(_)), "the successor is not there yet");
+        place.mark("start");
+        reload.await.unwrap().unwrap();
+        assert_eq!(engine.health(), Health::Ready);
     }
 }
 
@@ -589,6 +659,20 @@ engine_test! {
         let whole = ask(&engine, &[2.0]).await.unwrap();
         let tokens: Vec<u8> = whole.items[0].as_ref().unwrap().tensors().next().unwrap().3.to_vec();
         assert_eq!(tokens.chunks(8).map(|token| token[0]).collect::<Vec<_>>(), [2, 1, 0]);
+    }
+}
+
+engine_test! {
+    async fn an_item_that_cannot_begin_ends_alone(place: Place) {
+        let engine = place.engine("generate", "", "[batch]\nmax_items = 1").await;
+        let found = read(&engine, &[2.0, FAIL_BATCH, 1.0]).await;
+        let failed = ItemError { kind: ItemErrorKind::Model, message: "ValueError: not today".to_owned() };
+        assert_eq!(found[1], (vec![], Some(Finish::Error(failed))));
+        assert_eq!((&found[0], &found[2]), (&(vec![2, 1, 0], Some(Finish::Stop)), &(vec![1, 0], Some(Finish::Stop))));
+        let whole = ask(&engine, &[2.0, FAIL_BATCH]).await.unwrap();
+        assert!(whole.items[0].is_ok() && whole.items[1].is_err());
+        let alone = ask(&engine, &[FAIL_BATCH]).await;
+        assert!(matches!(&alone, Err(Refusal::Worker { kind, .. }) if kind == "ValueError"), "{alone:?}");
     }
 }
 

@@ -53,6 +53,11 @@ struct Done {
 #[derive(Debug)]
 enum Failure {
     Item(ItemError),
+    /// The batch that it was in failed as a whole.
+    Batch {
+        kind: String,
+        message: String,
+    },
     Call(Refusal),
 }
 
@@ -287,9 +292,9 @@ impl Core {
         if let Some((kind, message)) = answer.failure() {
             let request = answer.request();
             let failed: Vec<u64> = items_of(flights, request);
-            let refusal = Refusal::Worker { kind: kind.to_owned(), message: message.to_owned() };
+            let failure = || Failure::Batch { kind: kind.to_owned(), message: message.to_owned() };
             let flights = failed.into_iter().filter_map(|id| flights.remove(&id));
-            return flights.map(|flight| Done::new(&flight, true, Err(Failure::Call(refusal.clone())))).collect();
+            return flights.map(|flight| Done::new(&flight, true, Err(failure()))).collect();
         }
         let wrong = if self.model.generates { None } else { given.check(&self.outputs).err() };
         let mut done = Vec::with_capacity(answer.items().len());
@@ -297,7 +302,7 @@ impl Core {
             let result = match item.status {
                 ItemStatus::Ok => match &wrong {
                     Some(message) if !self.outputs.is_empty() => {
-                        Err(Failure::Call(Refusal::Worker { kind: "WrongOutput".to_owned(), message: message.clone() }))
+                        Err(Failure::Batch { kind: "WrongOutput".to_owned(), message: message.clone() })
                     }
                     _ => Ok(row),
                 },
@@ -396,31 +401,40 @@ impl Core {
         }
     }
 
-    /// Gives results to calls.
+    /// Gives results to calls. A batch that failed as a whole fails the items that were in it: a call with others, too, is
+    /// answered with what becomes of those.
     fn deliver(&self, given: &Arc<Given>, done: Vec<Done>) {
         let mut done = done.into_iter().peekable();
         while let Some(first) = done.next() {
             let call = Arc::clone(&first.call);
-            let mut results = Vec::new();
-            let mut refusal = None;
-            let mut one = |done: Done| {
-                let item = done.item;
-                match (done.result, self.model.generates) {
-                    (Err(Failure::Call(why)), _) => refusal = Some(why),
-                    (Ok(row), true) => {
-                        call.event(Event::Tokens { item, tokens: given.tokens(row), last: done.last });
-                    }
-                    (Err(Failure::Item(error)), true) => call.event(Event::Failed { item, error }),
-                    (Ok(row), false) => results.push((item, Ok(row))),
-                    (Err(Failure::Item(error)), false) => results.push((item, Err(error))),
-                }
+            let (mut results, mut failed, mut refusal) = (Vec::new(), Vec::new(), None);
+            let mut one = |Done { item, last, result, .. }: Done| match result {
+                Ok(row) => results.push((item, last, Ok(row))),
+                Err(Failure::Item(error)) => results.push((item, last, Err(error))),
+                Err(Failure::Batch { kind, message }) => failed.push((item, kind, message)),
+                Err(Failure::Call(why)) => refusal = Some(why),
             };
             one(first);
             while let Some(next) = done.next_if(|next| Arc::ptr_eq(&next.call, &call)) {
                 one(next);
             }
-            if !results.is_empty() {
-                call.answer(results, given);
+            if failed.len() == call.prepared.items.len() {
+                refusal = failed.pop().map(|(_, kind, message)| Refusal::Worker { kind, message });
+            } else {
+                results.extend(failed.into_iter().map(|(item, kind, message)| {
+                    let message = if message.is_empty() { kind } else { format!("{kind}: {message}") };
+                    (item, true, Err(ItemError { kind: ItemErrorKind::Model, message }))
+                }));
+            }
+            if self.model.generates {
+                for (item, last, result) in results {
+                    call.event(match result {
+                        Ok(row) => Event::Tokens { item, tokens: given.tokens(row), last },
+                        Err(error) => Event::Failed { item, error },
+                    });
+                }
+            } else if !results.is_empty() {
+                call.answer(results.into_iter().map(|(item, _, result)| (item, result)).collect(), given);
             }
             if let Some(refusal) = refusal {
                 self.refuse(&call, refusal);

@@ -15,6 +15,7 @@
 mod call;
 mod dispatch;
 mod link;
+mod pool;
 mod rows;
 mod stream;
 #[cfg(test)]
@@ -30,6 +31,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use forebay::DType;
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -43,7 +45,7 @@ pub(crate) use self::{
 };
 use crate::{
     backend::{
-        Answer, Backend, Boxed, Call, Finish, Health, Input, ItemError, ModelInfo, Parts, Refusal, Row, Status,
+        Answer, Backend, Boxed, Call, Finish, Health, Input, ItemError, ModelInfo, Parts, Refusal, Row, Status, Takes,
         TensorInfo, Timings, TokenizedText,
     },
     config::Config,
@@ -334,32 +336,17 @@ impl Core {
         if self.intake.is_quick(&input) {
             return self.intake.prepare(input, &call.parameters);
         }
-        let parameters = call.parameters.clone();
-        self.on_the_pool(call.deadline, move |core| core.intake.prepare(input, &parameters)).await?
-    }
-
-    /// Does `work` on the CPU pool, unless nobody waits for it any more when its turn comes. If it panics, that is the
-    /// answer.
-    async fn on_the_pool<T: Send + 'static>(
-        self: &Arc<Self>,
-        deadline: Instant,
-        work: impl FnOnce(&Self) -> T + Send + 'static,
-    ) -> Result<T, Refusal> {
-        let (done, result) = oneshot::channel();
-        let core = Arc::clone(self);
-        self.pool.spawn_fifo(move || {
-            if !done.is_closed() && deadline > Instant::now() {
-                // Its caller may have left meanwhile.
-                let _ = done.send(work(&core));
+        match input {
+            Input::Images(images) if images.len() > 1 && self.intake.takes() == Takes::Images => {
+                let begun = self.intake.begin(&call.parameters)?;
+                let image = |core: &Self, image: Bytes| core.intake.image(&image);
+                let images = self.each_on_the_pool(call.deadline, images, image).await?;
+                self.intake.put_together(begun, images)
             }
-        });
-        match tokio::time::timeout_at(deadline.into(), result).await {
-            Ok(Ok(result)) => Ok(result),
-            Ok(Err(_)) if deadline > Instant::now() => {
-                let message = "the request could not be prepared: this is an error in forebay".to_owned();
-                Err(Refusal::Worker { kind: "Internal".to_owned(), message })
+            input => {
+                let parameters = call.parameters.clone();
+                self.on_the_pool(call.deadline, move |core| core.intake.prepare(input, &parameters)).await?
             }
-            Ok(Err(_)) | Err(_) => Err(Refusal::Deadline),
         }
     }
 

@@ -1,21 +1,30 @@
-//! What the tests with real workers cannot bring about: a panic on the CPU pool, a gigabyte of prepared items.
+//! What the tests with real workers cannot bring about: a CPU pool that is busy or panics, a gigabyte of prepared items.
+
+use std::sync::mpsc as channel;
 
 use super::*;
 use crate::backend::{NamedTensor, Priority};
 
+const IMAGES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../forebay-ingest/tests/data/images");
+
 /// An engine whose worker never gets ready.
 fn engine(folder: &tempfile::TempDir) -> Engine {
-    let config = toml::from_str(
+    engine_of(folder, "type = \"tensors\"\ntensors = [{ name = \"x\", dtype = \"float32\", shape = [2] }]", 0)
+}
+
+fn engine_of(folder: &tempfile::TempDir, input: &str, cpu_threads: usize) -> Engine {
+    let config = toml::from_str(&format!(
         r#"
         [model]
         name = "never"
         [model.input]
-        type = "tensors"
-        tensors = [{ name = "x", dtype = "float32", shape = [2] }]
+        {input}
+        [server]
+        cpu_threads = {cpu_threads}
         [worker]
         command = ["sleep", "60"]
         "#,
-    );
+    ));
     let checked = check(config.unwrap()).unwrap();
     Engine::start(checked, Some(folder.path().join("rings")), Metrics::new(), Tracer::off()).unwrap()
 }
@@ -65,5 +74,95 @@ fn a_call_that_finds_no_memory_is_refused_and_takes_none() {
         let late = engine.infer(call(Duration::from_millis(50))).await;
         assert!(matches!(late, Err(Refusal::Deadline)), "it was let in, and no worker came: {late:?}");
         assert_eq!(bytes(), 0);
+    });
+}
+
+#[test]
+fn parts_come_back_in_their_order_and_a_panic_in_one_is_the_answer() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = engine(&folder);
+        let each = |inputs, panics| {
+            let work = move |_: &Core, input: usize| if input == panics { panic!("on purpose") } else { 2 * input };
+            engine.core.each_on_the_pool(Instant::now() + LONG, inputs, work)
+        };
+        assert_eq!(each((0..100).collect(), usize::MAX).await.unwrap(), (0..100).map(|i| 2 * i).collect::<Vec<_>>());
+        assert!(each(Vec::new(), usize::MAX).await.unwrap().is_empty());
+        for panics in [0, 50, 99] {
+            let panicked = each((0..100).collect(), panics).await;
+            assert!(matches!(&panicked, Err(Refusal::Worker { kind, .. }) if kind == "Internal"), "{panicked:?}");
+        }
+    });
+}
+
+#[test]
+fn what_a_caller_brought_goes_with_it_though_the_pool_is_busy() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = engine_of(&folder, "type = \"tensors\"\ntensors = [{ name = \"x\", dtype = \"int64\" }]", 1);
+        let (begins, begun) = channel::channel();
+        let (open, gate) = channel::channel();
+        let gate = Mutex::new(gate);
+        let brought: Vec<Arc<()>> = (0..3).map(|_| Arc::default()).collect();
+        let held = || brought.iter().map(|one| Arc::strong_count(one) - 1).collect::<Vec<_>>();
+        // The first one is done, the second one stops the only thread, the third one waits in the queue.
+        let inputs = brought.iter().cloned().enumerate().collect();
+        let work = move |_: &Core, (index, input): (usize, Arc<()>)| {
+            if index == 1 {
+                let _ = begins.send(());
+                let _ = gate.lock().unwrap().recv_timeout(LONG);
+            }
+            input
+        };
+        let core = Arc::clone(&engine.core);
+        let several = tokio::spawn(async move { core.each_on_the_pool(Instant::now() + LONG, inputs, work).await });
+        begun.recv_timeout(LONG).unwrap();
+        assert_eq!(held(), [1, 1, 1]);
+        several.abort();
+        assert!(several.await.unwrap_err().is_cancelled());
+        assert_eq!(held(), [0, 1, 0]);
+        let other = Arc::clone(&brought[0]);
+        let one = engine.core.on_the_pool(Instant::now() + LONG, move |_| drop(other));
+        assert!(tokio::time::timeout(Duration::from_millis(50), one).await.is_err());
+        assert_eq!(held(), [0, 1, 0]);
+        open.send(()).unwrap();
+        assert_eq!(engine.core.on_the_pool(Instant::now() + LONG, |_| 7).await.unwrap(), 7);
+        assert_eq!(held(), [0, 0, 0]);
+    });
+}
+
+#[test]
+fn images_that_are_ready_are_not_held_up_by_work_that_came_later() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let processor = folder.path().join("preprocessor_config.json");
+        std::fs::write(&processor, r#"{"image_processor_type": "CLIPImageProcessor"}"#).unwrap();
+        let engine = engine_of(&folder, &format!("type = \"image\"\nprocessor = \"{}\"", processor.display()), 2);
+        let read = |name: &str| Bytes::from(std::fs::read(format!("{IMAGES}/{name}")).unwrap());
+        // The last one takes longest.
+        let images =
+            vec![read("gradient.png"), Bytes::from_static(b"no image"), read("gradient.png"), read("coffee.jpg")];
+        let mut asked = Call { input: Input::Images(images), ..call(LONG) };
+        let core = Arc::clone(&engine.core);
+        let first = tokio::spawn(async move { core.prepare(&mut asked).await });
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        let (tell, answered) = channel::channel();
+        let core = Arc::clone(&engine.core);
+        let later = tokio::spawn(async move {
+            core.on_the_pool(Instant::now() + LONG, move |_| answered.recv_timeout(LONG).is_ok()).await
+        });
+        let prepared =
+            tokio::time::timeout(LONG / 2, first).await.expect("it waits for what came later").unwrap().unwrap();
+        tell.send(()).unwrap();
+        assert!(later.await.unwrap().unwrap());
+        let good: Vec<bool> = prepared.items.iter().map(Result::is_ok).collect();
+        assert_eq!(good, [true, false, true, true]);
+        let parameters = [("no_such".to_owned(), 1.into())].into_iter().collect();
+        let images = Input::Images(vec![Bytes::from_static(b"no image"); 2]);
+        let refused = engine.core.prepare(&mut Call { input: images, parameters, ..call(LONG) }).await;
+        assert!(
+            matches!(&refused, Err(Refusal::Invalid { field, .. }) if field == "parameters.no_such"),
+            "{refused:?}"
+        );
     });
 }

@@ -102,8 +102,10 @@ pub(super) async fn whole(
         Ok(done) => done?,
         Err(_) => return Err(Problem::deadline()),
     }
-    if let [Whole { finish: Some(Finish::Error(why)), .. }] = &items[..] {
-        return Err(problem::of_item(why, 0, true));
+    let has_failed = |item: &Whole| matches!(item.finish, Some(Finish::Error(_)));
+    if let Some(Whole { finish: Some(Finish::Error(why)), .. }) = items.first().filter(|_| items.iter().all(has_failed))
+    {
+        return Err(problem::of_item(why, 0, single));
     }
     let mut outputs: Vec<Value> = items.into_iter().map(shown).collect();
     let outputs = if single && outputs.len() == 1 { outputs.remove(0) } else { Value::Array(outputs) };
@@ -121,7 +123,7 @@ fn shown(item: Whole) -> Value {
 
 /// Why one of several items failed.
 fn failed(why: &ItemError) -> Value {
-    json!({ "type": problem::kind_of(why), "message": why.message })
+    json!({ "type": problem::kind_of(why), "message": problem::cut(&why.message) })
 }
 
 fn reason(finish: &Finish) -> &'static str {
@@ -192,7 +194,7 @@ impl Running {
         if self.app.log_requests {
             let (id, path) = (&*self.request_id, Route::GenerateStream.name());
             let ms = (self.started.elapsed().as_secs_f64() * 1e6).round() / 1e3;
-            let (why, text) = (problem.kind, &problem.message);
+            let (why, text) = (problem.kind, problem.message());
             tracing::info!(id, path, ms, why, text, "stream failed");
         }
     }

@@ -2,9 +2,7 @@
 //!
 //! Where the size of a tensor depends on the image, only images of one size share a batch.
 
-use bytes::Bytes;
 use forebay_ingest::image::{Dtype, ImageError, ImageOptions, ImageProcessor, Recipe};
-use rayon::prelude::*;
 
 use super::{Body, IntakeError, invalid};
 use crate::{
@@ -71,30 +69,7 @@ impl Images {
         vec![TensorInfo { name: "pixel_values".to_owned(), dtype, shape }]
     }
 
-    pub(super) fn prepare(&self, items: &[Bytes], room: u64) -> (Vec<Result<Size, ItemError>>, Body) {
-        let one = |image: &Bytes| self.one(image, room);
-        let done: Vec<_> = if items.len() > 1 && rayon::current_thread_index().is_some() {
-            items.par_iter().with_max_len(1).map(one).collect()
-        } else {
-            items.iter().map(one).collect()
-        };
-        let (mut sizes, mut images) = (Vec::with_capacity(done.len()), Vec::with_capacity(done.len()));
-        for image in done {
-            let (size, pixels) = match image {
-                Ok(pixels) => {
-                    let [_, height, width] = pixels.shape;
-                    let size = Size { tokens: 0, bytes: pixels.bytes.len() as u64, group: height << 32 | width };
-                    (Ok(size), Some(pixels))
-                }
-                Err(error) => (Err(error), None),
-            };
-            sizes.push(size);
-            images.push(pixels);
-        }
-        (sizes, Body::Images(images))
-    }
-
-    fn one(&self, image: &[u8], room: u64) -> Result<Pixels, ItemError> {
+    pub(super) fn prepare(&self, image: &[u8], room: u64) -> Result<Pixels, ItemError> {
         let size = match self.fixed {
             Some(size) => size,
             None => self.size(image).map_err(invalid)?,
@@ -116,4 +91,24 @@ impl Images {
     fn size(&self, image: &[u8]) -> Result<(u32, u32), ImageError> {
         self.processor.header(image).and_then(|header| self.processor.size(&header))
     }
+}
+
+/// The images of a call, each prepared or with what is wrong with it.
+pub(super) fn put_together(
+    done: impl IntoIterator<Item = Result<Pixels, ItemError>>,
+) -> (Vec<Result<Size, ItemError>>, Body) {
+    let (mut sizes, mut images) = (Vec::new(), Vec::new());
+    for image in done {
+        let (size, pixels) = match image {
+            Ok(pixels) => {
+                let [_, height, width] = pixels.shape;
+                let size = Size { tokens: 0, bytes: pixels.bytes.len() as u64, group: height << 32 | width };
+                (Ok(size), Some(pixels))
+            }
+            Err(error) => (Err(error), None),
+        };
+        sizes.push(size);
+        images.push(pixels);
+    }
+    (sizes, Body::Images(images))
 }

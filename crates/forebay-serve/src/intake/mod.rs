@@ -91,6 +91,14 @@ enum Body {
     Rows(table::Rows),
 }
 
+/// A call of which nothing but its parameters has been read.
+#[derive(Debug)]
+pub(crate) struct Begun(parameters::Values);
+
+/// An image of a call, prepared by itself; or what is wrong with it.
+#[derive(Debug)]
+pub(crate) struct Image(Result<image::Pixels, ItemError>);
+
 /// One row of what was prepared.
 pub type RowOf<'p> = (&'p Prepared, usize);
 
@@ -311,28 +319,56 @@ impl Intake {
         }
     }
 
-    /// Prepares the items of a call, on this thread (images: and on the others of the rayon pool that it belongs to).
+    /// Prepares the items of a call, on this thread.
     ///
     /// # Errors
     /// [`Refusal::Invalid`], [`Refusal::Unsupported`], [`Refusal::TooLarge`]: the call as a whole cannot be used.
     pub fn prepare(&self, input: Input, parameters: &Map<String, Value>) -> Result<Prepared, Refusal> {
-        let parameters = self.parameters.read(parameters)?;
-        let room = self.max_bytes;
-        let (mut items, body) = match (input, &self.kind) {
+        let begun = self.begin(parameters)?;
+        let (items, body) = match (input, &self.kind) {
             (Input::Texts(items), Kind::Texts(texts)) => texts.prepare(&items),
-            (Input::Images(items), Kind::Images(images)) => images.prepare(&items, room),
+            (Input::Images(items), Kind::Images(_)) => {
+                return self.put_together(begun, items.iter().map(|image| self.image(image)));
+            }
             (Input::Tensors(items), Kind::Tensors(tensors)) => tensors.prepare(items)?,
             (Input::Rows(items), Kind::Rows(table)) => table.prepare(&items)?,
-            _ => {
-                let what = match self.kind {
-                    Kind::Texts(_) => "texts",
-                    Kind::Images(_) => "images",
-                    Kind::Tensors(_) => "tensors",
-                    Kind::Rows(_) => "JSON objects",
-                };
-                return Err(Refusal::Unsupported(format!("this model takes {what}; send those")));
-            }
+            _ => return Err(Refusal::Unsupported(format!("this model takes {}; send those", self.kind.items()))),
         };
+        self.finish(begun, items, body)
+    }
+
+    /// Reads what concerns a call as a whole.
+    pub(crate) fn begin(&self, parameters: &Map<String, Value>) -> Result<Begun, Refusal> {
+        self.parameters.read(parameters).map(Begun)
+    }
+
+    /// Prepares one image: those of a call may be prepared on several threads, and are [put
+    /// together](Self::put_together) then.
+    pub(crate) fn image(&self, image: &[u8]) -> Image {
+        match &self.kind {
+            Kind::Images(images) => Image(images.prepare(image, self.max_bytes)),
+            kind => Image(Err(invalid(format!("an image; this model takes {}", kind.items())))),
+        }
+    }
+
+    /// The images of a call, all of them, in their order.
+    pub(crate) fn put_together(
+        &self,
+        begun: Begun,
+        images: impl IntoIterator<Item = Image>,
+    ) -> Result<Prepared, Refusal> {
+        let (items, body) = image::put_together(images.into_iter().map(|image| image.0));
+        self.finish(begun, items, body)
+    }
+
+    /// Refuses what no batch has room for.
+    fn finish(
+        &self,
+        Begun(parameters): Begun,
+        mut items: Vec<Result<Size, ItemError>>,
+        body: Body,
+    ) -> Result<Prepared, Refusal> {
+        let room = self.max_bytes;
         for item in &mut items {
             if let Ok(size) = item {
                 size.bytes += self.parameters.bytes();
@@ -404,6 +440,16 @@ impl Intake {
 }
 
 impl Kind {
+    /// What items are, in words.
+    fn items(&self) -> &'static str {
+        match self {
+            Self::Texts(_) => "texts",
+            Self::Images(_) => "images",
+            Self::Tensors(_) => "tensors",
+            Self::Rows(_) => "JSON objects",
+        }
+    }
+
     fn tensors(&self) -> Vec<TensorInfo> {
         match self {
             Self::Texts(texts) => texts.tensors(),

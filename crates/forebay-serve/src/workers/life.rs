@@ -60,8 +60,8 @@ impl Bell {
 pub(super) struct Life {
     pub(super) link: Arc<Link>,
     pub(super) group: Group,
-    /// How its rings ended; `None` as long as they have not.
-    rings: watch::Receiver<Option<String>>,
+    /// How its rings ended, and when; `None` as long as they have not.
+    rings: watch::Receiver<Option<(String, Instant)>>,
 }
 
 /// Ends the wait for a worker that will not come.
@@ -105,7 +105,7 @@ impl Life {
         tokio::spawn(async move {
             let how = read(weak, bell).await;
             // The life may be over for other reasons.
-            let _ = ended.send(Some(how));
+            let _ = ended.send(Some((how, Instant::now())));
         });
         Ok(Self { link, group, rings })
     }
@@ -152,28 +152,32 @@ impl Life {
         }
     }
 
-    /// Waits until it ends by itself; says how.
+    /// Waits until it ends by itself; says how. May be dropped and called anew: what may come after the end of its rings, or of
+    /// a process, is waited for since then.
     pub(super) async fn ended(&self) -> String {
-        let mut rings = self.rings.clone();
-        let by_rings = async {
-            let how = rings.wait_for(Option::is_some).await.map(|how| how.clone());
-            how.ok().flatten().unwrap_or_else(|| "ended".to_owned())
-        };
+        let until = |ended: Option<Instant>| ended.map_or_else(Instant::now, |at| at + LAST_ANSWERS).into();
         tokio::select! {
-            how = by_rings => {
+            end = self.rings_ended() => {
                 // The system may be a little later with how the process ended.
                 self.group.signal(Signal::TERM);
-                let _ = tokio::time::timeout(LAST_ANSWERS, self.group.one_ended()).await;
-                self.group.first_exit().unwrap_or(how)
+                let (how, at) = end.unzip();
+                let _ = tokio::time::timeout_at(until(at), self.group.one_ended()).await;
+                self.group.first_exit().or(how).unwrap_or_else(|| "ended".to_owned())
             }
             how = self.group.one_ended() => {
                 self.group.signal(Signal::KILL);
                 // What it answered before is in its ring; its death is noticed there, too.
-                let mut rings = self.rings.clone();
-                let _ = tokio::time::timeout(LAST_ANSWERS, rings.wait_for(Option::is_some)).await;
+                let _ = tokio::time::timeout_at(until(self.group.one_ended_at()), self.rings_ended()).await;
                 how
             }
         }
+    }
+
+    /// Waits until its rings have ended; how and when, if it is known.
+    async fn rings_ended(&self) -> Option<(String, Instant)> {
+        let mut rings = self.rings.clone();
+        let end = rings.wait_for(Option::is_some).await;
+        end.ok().and_then(|end| end.clone())
     }
 
     /// Lets it finish what it has, then leave; kills it when it hangs, or does not leave in its grace. What it has is wanted

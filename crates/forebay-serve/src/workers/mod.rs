@@ -12,14 +12,15 @@
 //!
 //! Each worker has a task here. A death is seen by the rings (the control socket hangs up) and by the end of the process,
 //! whichever is first; what it had answered until then is delivered, what it had not is answered with its death. After
-//! `crash_loop` deaths within a minute a worker counts as failed; it is still tried again, every 30 s.
+//! `crash_loop` deaths within a minute a worker counts as failed until a life of a minute; it is still tried again, every
+//! 30 s.
 
 mod board;
+mod deaths;
 mod life;
 mod process;
 
 use std::{
-    collections::VecDeque,
     sync::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering},
@@ -31,13 +32,14 @@ use rustix::process::Signal;
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use self::board::Board;
-use self::{board::State, life::Life, process::Spawner};
+use self::{
+    board::State,
+    deaths::{Began, Deaths},
+    life::Life,
+    process::Spawner,
+};
 use crate::{backend::Boxed, engine::Core};
 
-/// The longest pause before a dead worker is started again.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// Deaths within this time count together.
-const CRASH_LOOP_TIME: Duration = Duration::from_secs(60);
 /// How soon a reload notices that the server is to end.
 const STOP_LOOK: Duration = Duration::from_millis(50);
 /// How long a worker may keep all its slots without work before it is replaced.
@@ -91,10 +93,13 @@ impl Workers {
         let shared = Arc::new(Shared { spawner: Spawner::start().map_err(WorkersError)?, keys: AtomicU64::new(0) });
         let count = core.config.worker.count.max(1);
         core.board.begin(count);
+        let (crash_loop, backoff_s) = (core.config.worker.crash_loop, core.config.worker.backoff_s);
+        let first_pause = Duration::try_from_secs_f64(backoff_s).unwrap_or(Duration::MAX);
         let task = |index| {
             let (orders, queue) = mpsc::channel(4);
             let (core, shared) = (Arc::downgrade(core), Arc::clone(&shared));
-            let watch = Watch { core, shared, index, orders: queue, asked: Vec::new() };
+            let deaths = Deaths::new(crash_loop, first_pause);
+            let watch = Watch { core, shared, index, orders: queue, asked: Vec::new(), deaths };
             tokio::spawn(watch.run());
             orders
         };
@@ -143,6 +148,7 @@ struct Watch {
     orders: mpsc::Receiver<Order>,
     /// Those who asked for a new life while there was none, and wait until it is ready.
     asked: Vec<Asked>,
+    deaths: Deaths,
 }
 
 /// How a life ended.
@@ -155,15 +161,14 @@ enum Ended {
 
 impl Watch {
     async fn run(mut self) {
-        let mut deaths: VecDeque<Instant> = VecDeque::new();
-        let mut pause = None;
         loop {
             let Some(core) = self.core.upgrade() else { return };
             core.board.change(self.index, |slot| slot.state = slot.state.starting());
-            let started = Instant::now();
+            let mut began = Began { started: Instant::now(), ready: None };
             let ended = match self.start_or_stop(&core).await {
                 None => Ended::Stopped,
                 Some(Ok(life)) => {
+                    began.ready = Some(Instant::now());
                     core.board.ready(self.index, &life.link, &life.group.pids());
                     core.add_link(Arc::clone(&life.link));
                     self.answer(&Ok(()));
@@ -178,20 +183,8 @@ impl Watch {
                 core.board.change(self.index, |slot| slot.gone(State::Draining));
                 return;
             };
-            let (first_pause, crash_loop) = (core.config.worker.backoff_s, core.config.worker.crash_loop.max(1));
-            let now = Instant::now();
-            deaths.push_back(now);
-            while deaths.front().is_some_and(|&at| now.saturating_duration_since(at) > CRASH_LOOP_TIME) {
-                deaths.pop_front();
-            }
-            if now.saturating_duration_since(started) > CRASH_LOOP_TIME {
-                pause = None;
-            }
-            let first = Duration::try_from_secs_f64(first_pause).unwrap_or(LONGEST_PAUSE);
-            let failed = deaths.len() >= crash_loop;
-            let length =
-                if failed { LONGEST_PAUSE } else { pause.map_or(first, |last: Duration| last * 2).min(LONGEST_PAUSE) };
-            pause = Some(length);
+            let length = self.deaths.count(began, Instant::now());
+            let failed = self.deaths.failed();
             core.metrics.restart(self.index);
             tracing::warn!(
                 worker = self.index,

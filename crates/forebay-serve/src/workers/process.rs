@@ -10,7 +10,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process_group, set_parent_process_death_signal};
@@ -99,12 +99,20 @@ struct Process {
     gone: Arc<AtomicBool>,
 }
 
+/// How a process ended.
+#[derive(Debug, Clone, Copy)]
+struct Exit {
+    rank: usize,
+    status: ExitStatus,
+    at: Instant,
+}
+
 /// The processes of one life of a worker. Dropping it kills them.
 #[derive(Debug)]
 pub(super) struct Group {
     processes: Vec<Process>,
     /// How each ended, in the order of their ends.
-    exits: watch::Receiver<Vec<(usize, ExitStatus)>>,
+    exits: watch::Receiver<Vec<Exit>>,
     words: Arc<Mutex<VecDeque<String>>>,
 }
 
@@ -144,7 +152,7 @@ impl Group {
                     }
                 };
                 let _ = tokio::time::timeout(LAST_WORDS_TIME, last_words).await;
-                told.send_modify(|exits| exits.push((rank, status)));
+                told.send_modify(|exits| exits.push(Exit { rank, status, at: Instant::now() }));
             });
             group.processes.push(Process { pid, gone });
         }
@@ -172,7 +180,7 @@ impl Group {
         // Its sender lives in the tasks that wait for the processes.
         let first = exits.wait_for(|exits| !exits.is_empty()).await.map(|exits| exits.first().copied());
         match first {
-            Ok(Some((rank, status))) => self.tell(rank, status),
+            Ok(Some(exit)) => self.tell(exit),
             _ => "ended".to_owned(),
         }
     }
@@ -186,10 +194,15 @@ impl Group {
     /// How the first that ended did, if one has.
     pub(super) fn first_exit(&self) -> Option<String> {
         let first = self.exits.borrow().first().copied();
-        first.map(|(rank, status)| self.tell(rank, status))
+        first.map(|exit| self.tell(exit))
     }
 
-    fn tell(&self, rank: usize, status: ExitStatus) -> String {
+    /// When the first that ended did, if one has.
+    pub(super) fn one_ended_at(&self) -> Option<Instant> {
+        self.exits.borrow().first().map(|exit| exit.at)
+    }
+
+    fn tell(&self, Exit { rank, status, .. }: Exit) -> String {
         let whose = if self.processes.len() > 1 { format!("rank {rank}: ") } else { String::new() };
         let how = match (status.code(), status.signal()) {
             (Some(code), _) => format!("exit status {code}"),

@@ -176,7 +176,7 @@ pub(crate) fn worker() {
         eprintln!("ImportError: no module named model");
         std::process::exit(9);
     }
-    if mode == "late" && marks.join("started").exists() {
+    if matches!(&mode[..], "late" | "linger") && marks.join("started").exists() {
         while !marks.join("start").exists() {
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -184,6 +184,10 @@ pub(crate) fn worker() {
     fs::write(marks.join("started"), "").unwrap();
     let mut server = Server::options(&service).rank(rank).answer_slot_bytes(1 << 16).answer_slots(16).attach().unwrap();
     server.ready(&mode).unwrap();
+    if mode == "linger" {
+        linger(server, &marks);
+        return;
+    }
     let result = if mode == "generate" { generate(&mut server, &marks) } else { run(&mut server, &mode, &marks, rank) };
     let code = match result {
         Ok(()) | Err(forebay::service::Error::Closed { .. }) => 0,
@@ -193,6 +197,19 @@ pub(crate) fn worker() {
         }
     };
     std::process::exit(code);
+}
+
+/// Answers nothing; once it is told to, ends its rings and stays.
+fn linger(mut server: Server, marks: &Path) {
+    while fs::remove_file(marks.join("leave")).is_err() {
+        match server.try_recv() {
+            Ok(Some(_)) => fs::write(marks.join("waiting"), "").unwrap(),
+            Ok(None) => std::thread::sleep(Duration::from_millis(1)),
+            Err(_) => std::process::exit(0),
+        }
+    }
+    drop(server);
+    std::thread::sleep(4 * PATIENCE);
 }
 
 fn run(server: &mut Server, mode: &str, marks: &Path, rank: u32) -> Result<(), forebay::service::Error> {
@@ -294,6 +311,10 @@ fn generate(server: &mut Server, marks: &Path) -> Result<(), forebay::service::E
         let request = if open.is_empty() { Some(server.recv()?) } else { server.try_recv()? };
         if let Some(request) = request {
             let x: Vec<f32> = request.message().as_slice::<f32>("x").unwrap().to_vec();
+            if x.contains(&FAIL_BATCH) {
+                server.fail(&request, "ValueError", "not today")?;
+                continue;
+            }
             let request = Arc::new(request);
             for (at, item) in request.items().iter().enumerate() {
                 open.insert(item.id, (Arc::clone(&request), at, x[2 * at] as i64));
