@@ -229,10 +229,12 @@ impl PyConsumer {
     ) -> PyResult<R> {
         self.check(py)?;
         let f = |inner: &mut Inner| f(&mut inner.consumer);
-        if let Some(mut guard) = self.shared.inner.try_lock() {
-            return guard.as_mut().map(f).ok_or_else(|| self.closed(py));
-        }
-        py.detach(|| self.shared.lock().as_mut().map(f)).ok_or_else(|| self.closed(py))
+        let found = match self.shared.inner.try_lock() {
+            Some(mut guard) => guard.as_mut().map(f),
+            None => py.detach(|| self.shared.lock().as_mut().map(f)),
+        };
+        // Errors are made when nobody has it: that may run the collector, and so any code.
+        found.ok_or_else(|| self.closed(py))
     }
 
     /// Whether `form` was found to be possible.

@@ -24,6 +24,9 @@ const VERSIONED: &CStr = c"dltensor_versioned";
 /// The version whose rules our capsules keep: strides are always given.
 const VERSION: DlVersion = DlVersion { major: 1, minor: 2 };
 pub(crate) const CPU: i32 = 1;
+/// Host memory that CUDA, or ROCm, pinned: any CPU reads it as its own.
+const CUDA_HOST: i32 = 3;
+const ROCM_HOST: i32 = 11;
 const READ_ONLY: u64 = 1;
 const IS_COPIED: u64 = 2;
 
@@ -85,6 +88,11 @@ const _: () = {
     assert!(size_of::<DlTensor>() == 48 && size_of::<Legacy>() == 64 && size_of::<Versioned>() == 80);
     assert!(std::mem::offset_of!(Versioned, tensor) == 32 && std::mem::offset_of!(Versioned, flags) == 24);
 };
+
+/// Whether memory of a device of this kind is the host's.
+pub(crate) const fn is_host(kind: i32) -> bool {
+    matches!(kind, CPU | CUDA_HOST | ROCM_HOST)
+}
 
 const fn data_type(dtype: DType) -> DlDataType {
     let code = match dtype {
@@ -271,7 +279,7 @@ pub(crate) fn inspect(capsule: &Bound<'_, PyCapsule>) -> PyResult<Foreign> {
     };
     // SAFETY: the tensor lives as long as its capsule, which is borrowed here, and nobody writes to it.
     let tensor = unsafe { &*tensor };
-    if tensor.device.kind != CPU {
+    if !is_host(tensor.device.kind) {
         return Err(PyValueError::new_err("is not in host memory; move it to the CPU first"));
     }
     let dtype = DType::ALL.into_iter().find(|&dtype| data_type(dtype) == tensor.dtype).ok_or_else(|| {

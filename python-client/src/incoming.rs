@@ -72,7 +72,7 @@ impl<'py> Incoming<'py> {
                 })
             };
             let (kind, _) = export("__dlpack_device__")?.extract::<(i32, i32)>()?;
-            if kind != dlpack::CPU {
+            if !dlpack::is_host(kind) {
                 return Err(PyValueError::new_err("is not in host memory; move it to the CPU first"));
             }
             let capsule = export("__dlpack__")?;

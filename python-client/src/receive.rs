@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use forebay::{AckMode, Message, RecvError};
 use pyo3::{
-    exceptions::{PyStopAsyncIteration, PyValueError},
+    exceptions::{PyException, PyStopAsyncIteration, PyValueError},
     prelude::*,
     types::PyList,
 };
@@ -62,7 +62,11 @@ impl PyConsumer {
         self.let_go();
         let mut left = timeout;
         if let Some(mut guard) = self.shared.inner.try_lock() {
-            let Some(inner) = guard.as_mut() else { return Err(self.closed(py)) };
+            // Errors are made when nobody has it.
+            let Some(inner) = guard.as_mut() else {
+                drop(guard);
+                return Err(self.closed(py));
+            };
             match inner.consumer.try_recv() {
                 Ok(Some(message)) => return Ok(message),
                 Ok(None) if timeout == Some(Duration::ZERO) => {}
@@ -77,13 +81,19 @@ impl PyConsumer {
                             Ok(None) | Err(RecvError::Timeout { .. } | RecvError::Quota { .. }) => {
                                 left = timeout.map(|timeout| timeout.saturating_sub(keep));
                             }
-                            Err(e) => return Err(errors::recv(py, e)),
+                            Err(e) => {
+                                drop(guard);
+                                return Err(errors::recv(py, e));
+                            }
                         }
                     }
                 }
                 // At quota, waiting may help: something that is held here may be dropped by another thread.
                 Err(RecvError::Quota { .. }) => {}
-                Err(e) => return Err(errors::recv(py, e)),
+                Err(e) => {
+                    drop(guard);
+                    return Err(errors::recv(py, e));
+                }
             }
         }
         let mut signals = Signals::default();
@@ -102,8 +112,10 @@ impl PyConsumer {
         self.let_go();
         // Whoever has it waits for messages himself.
         let Some(mut guard) = self.shared.inner.try_lock() else { return Ok(None) };
-        let Some(inner) = guard.as_mut() else { return Err(self.closed(py)) };
-        inner.consumer.try_recv().map_err(|e| errors::recv(py, e))
+        let found = guard.as_mut().map(|inner| inner.consumer.try_recv());
+        // Errors are made when nobody has it.
+        drop(guard);
+        found.ok_or_else(|| self.closed(py))?.map_err(|e| errors::recv(py, e))
     }
 
     fn wrap(&self, message: Message) -> PyMessage {
@@ -262,14 +274,26 @@ impl PyConsumer {
             }
         }
         let mut made = Vec::with_capacity(taken.len());
+        // Of what arrays were made of: dropping those would ack it. Messages are not looked at, and that is not interrupted.
+        let mut leases = Vec::new();
         let mut taken = taken.into_iter();
         for message in taken.by_ref() {
+            if form != Form::Message {
+                leases.extend(message.tensor_at(0).map(|tensor| tensor.message()));
+            }
             match form.of(py, message, self.fields.as_ref()) {
                 Ok(of) => made.push(of),
                 Err(e) => {
                     // That one goes back, and so do those behind it.
                     for message in taken {
                         message.nack();
+                    }
+                    // Ctrl-C and the like say nothing of a message, and must be heard: those before it go back too.
+                    if !e.is_instance_of::<PyException>(py) {
+                        for lease in leases {
+                            lease.nack();
+                        }
+                        return Err(e);
                     }
                     return if made.is_empty() { Err(e) } else { PyList::new(py, made) };
                 }

@@ -159,8 +159,10 @@ impl PyConsumerSet {
     fn try_recv(&self, py: Python<'_>) -> PyResult<Option<(usize, PyMessage)>> {
         self.check(py)?;
         let Some(mut guard) = self.shared.inner.try_lock() else { return Ok(None) };
-        let Some(set) = guard.as_mut() else { return Err(self.closed(py)) };
-        match set.try_recv() {
+        let found = guard.as_mut().map(forebay::ConsumerSet::try_recv);
+        // Errors are made when nobody has it.
+        drop(guard);
+        match found.ok_or_else(|| self.closed(py))? {
             Ok(found) => Ok(found.map(|found| self.wrap(found))),
             Err(e) => Err(errors::recv(py, e)),
         }

@@ -14,7 +14,7 @@ use std::str::FromStr;
 
 use forebay::{DType, TensorMeta};
 use pyo3::{
-    exceptions::PyValueError,
+    exceptions::{PyException, PyValueError},
     intern,
     prelude::*,
     sync::PyOnceLock,
@@ -105,7 +105,7 @@ impl Torch {
         };
         for route in Route::ALL {
             for dtype in DType::ALL {
-                found.carriers[route as usize][dtype::index(dtype)] = found.try_out(py, route, dtype);
+                found.carriers[route as usize][dtype::index(dtype)] = found.try_out(py, route, dtype)?;
             }
         }
         let works = |route: &Route| found.carriers[*route as usize][dtype::index(DType::F32)].is_some();
@@ -118,15 +118,22 @@ impl Torch {
     }
 
     /// Sends two elements of `dtype` along `route` and looks at what comes out.
-    fn try_out(&self, py: Python<'_>, route: Route, dtype: DType) -> Option<Carrier> {
-        let carriers = [Carrier::Itself, Carrier::As(integers_like(dtype)?)];
-        let own = self.dtypes[dtype::index(dtype)].as_ref()?;
-        carriers.into_iter().find(|&carrier| {
-            let Some(meta) = TensorMeta::new(dtype, &[2], 0) else { return false };
-            let Ok(memory) = Owned::copy_of(&meta, &[0; 32][..2 * dtype.size()]) else { return false };
+    fn try_out(&self, py: Python<'_>, route: Route, dtype: DType) -> PyResult<Option<Carrier>> {
+        let (Some(integers), Some(own)) = (integers_like(dtype), &self.dtypes[dtype::index(dtype)]) else {
+            return Ok(None);
+        };
+        for carrier in [Carrier::Itself, Carrier::As(integers)] {
+            let Some(meta) = TensorMeta::new(dtype, &[2], 0) else { continue };
+            let Ok(memory) = Owned::copy_of(&meta, &[0; 32][..2 * dtype.size()]) else { continue };
             let made = self.import(py, memory, route, carrier);
-            made.and_then(|made| made.getattr(intern!(py, "dtype"))).is_ok_and(|found| found.is(own))
-        })
+            match made.and_then(|made| made.getattr(intern!(py, "dtype"))) {
+                Ok(found) if found.is(own) => return Ok(Some(carrier)),
+                // Ctrl-C and the like say nothing of the route: it is tried out at the next use.
+                Err(e) if !e.is_instance_of::<PyException>(py) => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(None)
     }
 
     fn dtype<'py>(&self, py: Python<'py>, dtype: DType) -> PyResult<&Bound<'py, PyAny>> {

@@ -11,6 +11,8 @@ use std::{
 
 /// How long who gave way leaves it to others.
 const NAP: Duration = Duration::from_millis(1);
+/// Who has waited so long lets go at the first question: it slept, or spun, before it asked.
+const SLICE: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
 pub(crate) struct Turns<T> {
@@ -44,6 +46,9 @@ impl<T> Turns<T> {
 
     /// Waits in it, detached: asks `f` again and again, with the time that is left and a question that says when to let
     /// go, and lets others have it in between. `f` says `Ok(None)` when it was interrupted. `None`, if `over` says so.
+    ///
+    /// `over` may run code of the program that wants what lies in here, as a signal handler that closes it does: it is
+    /// asked while nobody has it. So `f` lets go after each slice of its wait, and begins the next one anew.
     pub(crate) fn wait<R, E>(
         &self,
         timeout: Option<Duration>,
@@ -54,21 +59,24 @@ impl<T> Turns<T> {
         let mut guard = self.lock();
         loop {
             let left = timeout.map(|timeout| timeout.saturating_sub(start.elapsed()));
-            let mut stopped = false;
+            let began = Instant::now();
+            let (mut asked, mut slept) = (false, false);
             let mut stop = || {
-                stopped = over();
-                stopped || self.wanted.load(Ordering::Relaxed) > 0
+                // Who waits asks before it sleeps, and again after a slice or a signal.
+                slept = asked || began.elapsed() >= SLICE;
+                asked = true;
+                slept || self.wanted.load(Ordering::Relaxed) > 0
             };
             match f(&mut guard, left, &mut stop) {
                 Ok(None) => {}
                 done => return done,
             }
+            let wanted = self.wanted.load(Ordering::Relaxed) > 0;
             drop(guard);
-            if stopped {
-                return Ok(None);
+            if wanted || !slept {
+                // Whoever asked has it now. Not at once again, or two that wait would hurry each other without end.
+                thread::sleep(NAP);
             }
-            // Whoever asked has it now. Not at once again, or two that wait would hurry each other without end.
-            thread::sleep(NAP);
             if over() {
                 return Ok(None);
             }

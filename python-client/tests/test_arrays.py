@@ -407,3 +407,61 @@ def test_a_wait_lets_other_threads_run(ring, wait):
         assert int(consumer.recv_numpy(30)[0]) == n
     thread.join()
     assert steps == list(range(50))
+
+
+# As much of torch as is looked at; its `left`-th tensor from now on is interrupted.
+INTERRUPTED = """
+import types
+class Made:
+    def __init__(self, raw, dtype): self.raw, self.dtype = raw, dtype
+    def view(self, shape): return self
+def frombuffer(raw, *, dtype):
+    global left
+    left -= 1
+    if left == 0: raise KeyboardInterrupt
+    return Made(raw, dtype)
+def refuse(*_): raise ValueError("no")
+torch = types.ModuleType("torch")
+torch.Tensor, torch.frombuffer, torch.empty, torch.int64, torch.float32 = object, frombuffer, refuse, object(), object()
+torch.utils = types.SimpleNamespace(dlpack=types.SimpleNamespace(from_dlpack=refuse))
+sys.modules["torch"] = torch
+"""
+
+
+def test_ctrl_c_while_many_are_made_is_heard_and_gives_all_back(ring):
+    out = run(
+        ring,
+        INTERRUPTED
+        + """
+left = 0
+send()
+c.recv_torch(10)
+for interrupted in (1, 3, 4):
+    send(4)
+    left = interrupted
+    try:
+        print(len(c.recv_many(4, 10, as_="torch")))
+    except KeyboardInterrupt:
+        pass
+    # Not before here: the exception keeps what it went through.
+    print(len(c.held()), sorted([c.recv(10).sequence for _ in range(4)]))
+""",
+    )
+    assert out == "".join(f"0 {[*range(n, n + 4)]}\n" for n in (2, 6, 10))
+
+
+def test_ctrl_c_while_routes_are_tried_out_is_heard_and_forgets_none(ring):
+    out = run(
+        ring,
+        INTERRUPTED
+        + """
+send()
+left = 1
+try:
+    c.recv_torch(10)
+except KeyboardInterrupt:
+    print("interrupted")
+print(type(c.recv_torch(10)["x"]).__name__)
+""",
+    )
+    assert out == "interrupted\nMade\n"

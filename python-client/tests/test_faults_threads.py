@@ -323,3 +323,21 @@ print(went_on, "went on")
     assert out == "20 went on\n"
     # What it could not remove without its folder's descriptor is found by the next of that name.
     forebay.Producer(ring.name, directory=ring.directory, fresh=True, slots=1, slot_bytes=64).discard()
+
+
+@pytest.mark.parametrize("use", ["c.try_recv()", "c.recv(0)", "c.recv()"])
+def test_what_runs_while_an_error_is_made_may_use_the_consumer(ring, use):
+    out = run(
+        ring,
+        f"""
+# In the place of the collector, which may run what it likes there.
+forebay.RingClosed.__init__ = lambda *_: seen.append(c.stats.received)
+seen = []
+p.close()
+try:
+    {use}
+except forebay.RingClosed:
+    print(seen)
+""",
+    )
+    assert out == "[0]\n"

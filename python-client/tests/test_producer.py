@@ -1,5 +1,6 @@
 """Sending: loans, arrays of all sorts, full rings, bad input."""
 
+import ctypes
 import gc
 import pickle
 import threading
@@ -122,6 +123,39 @@ class OnAGpu:
 def test_another_device_is_refused_before_it_is_touched(ring):
     with pytest.raises(ValueError, match='field "x" is not in host memory; move it to the CPU first'):
         ring.producer().send({"x": OnAGpu()})
+
+
+class Pinned:
+    """An array in the host's memory of a device's library, as torch shows a tensor after pin_memory()."""
+
+    def __init__(self, kind, array):
+        self.kind, self.array = kind, array
+
+    def __dlpack_device__(self):
+        return (self.kind, 0)
+
+    def __dlpack__(self, **_):
+        capsule = self.array.__dlpack__()
+        find = ctypes.pythonapi.PyCapsule_GetPointer
+        find.restype, find.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+        # Behind the pointer to the data: the device's kind.
+        ctypes.c_int32.from_address(find(capsule, b"dltensor") + 8).value = self.kind
+        return capsule
+
+
+@pytest.mark.parametrize("kind", [1, 3, 11])
+def test_memory_of_the_host_that_a_device_pinned_is_sent(ring, kind):
+    producer, consumer = ring.pair()
+    array = np.arange(6, dtype="int32").reshape(2, 3)
+    producer.send({"x": Pinned(kind, array)})
+    np.testing.assert_array_equal(consumer.recv(10)["x"].numpy(), array)
+
+
+def test_memory_of_a_device_that_says_it_is_the_hosts_only_in_one_place_is_refused(ring):
+    odd = Pinned(2, np.arange(6))
+    odd.__class__ = type("Odd", (Pinned,), {"__dlpack_device__": lambda _: (3, 0)})
+    with pytest.raises(ValueError, match="is not in host memory"):
+        ring.producer().send({"x": odd})
 
 
 @pytest.mark.parametrize(
@@ -405,3 +439,15 @@ def test_a_dtype_object_that_cannot_be_hashed_may_change(ring):
         with producer.loan({"x": (spec, (2,))}) as loan:
             loan.publish()
         assert consumer.recv(10)["x"].dtype == kind
+
+
+def test_a_long_wait_for_a_slot_is_one_wait(ring):
+    producer, consumer = ring.pair(slots=2)
+    for _ in range(2):
+        producer.send({"x": b"1"})
+    # It lets go of the producer several times meanwhile, for others to have it.
+    timer = threading.Timer(0.4, lambda: consumer.recv(10))
+    timer.start()
+    producer.send({"x": b"1"}, timeout_s=10)
+    timer.join()
+    assert producer.stats.full_waits == 1

@@ -7,11 +7,13 @@ import os
 import select
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 import forebay
+from faulty import run
 
 _COUNT = itertools.count()
 
@@ -387,3 +389,75 @@ def test_a_client_without_a_server_says_so(tmp_path):
         forebay.ServiceServer(f"py-{os.getpid()}-nobody", directory=tmp_path, timeout_s=0)
     with pytest.raises(forebay.InvalidOptions):
         forebay.ServiceClient("Not A Name", directory=tmp_path)
+
+
+def test_places_that_are_not_there_are_refused_and_nothing_is_sent(ends):
+    client, server = ends()
+    client.send({"x": np.zeros(1)}, ids=[7])
+    batch = server.recv(10)
+    with pytest.raises(IndexError, match="no item 7, 1 are given"):
+        server.part([(7, True)], {}, errors={7: ValueError("no")})
+    with pytest.raises(IndexError, match="no item 1, 1 are given"):
+        server.part([(7, True)], {}, cancelled=[1])
+    assert client.try_recv() is None
+    server.part([(7, True)], {}, errors={0: ValueError("no")})
+    assert [(i.status, i.error) for i in client.recv(10).items] == [("error", "ValueError: no")]
+    del batch
+
+
+def test_slots_that_other_threads_copy_answers_into_are_waited_for(ends):
+    size = 8 << 20  # more than is copied with the interpreter held
+    client, server = ends(slots=40, server={"answer_slots": 1, "answer_slot_bytes": size})
+    large = np.zeros((1, size), np.uint8)
+    for _ in range(36):
+        client.send({"x": np.zeros(1)})
+    batches = [server.recv(10) for _ in range(36)]
+    with ThreadPoolExecutor(4) as pool:
+        answered = [
+            pool.submit(server.fail, batch, "no") if n % 4 == 3 else pool.submit(server.answer, batch, {"y": large})
+            for n, batch in enumerate(batches)
+        ]
+        kinds = [client.recv(20).kind for _ in batches]
+        for end in answered:
+            end.result()
+    assert (kinds.count("failed"), kinds.count("result")) == (9, 27)
+
+
+def test_ready_lets_others_run_while_it_waits_for_a_slot(ring):
+    out = run(
+        ring,
+        """
+client = forebay.ServiceClient(NAME + "-s", directory=DIRECTORY)
+server = forebay.ServiceServer(NAME + "-s", directory=DIRECTORY, answer_slots=1)
+client.accept(10)
+client.send({"x": np.zeros(1)})
+server.answer(server.recv(10), {"y": np.zeros(1)})
+kinds = []
+t = threading.Timer(0.1, lambda: kinds.append(client.recv(10).kind))
+t.start()
+server.ready("torch")
+t.join()
+print(kinds, client.recv(10).readiness[1:])
+client.close()
+server.close()
+""",
+    )
+    assert out == "['result'] (1, 'torch')\n"
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_the_texts_of_answers_are_there_in_a_forked_child(ends):
+    client, server = ends()
+    server.ready("torch 2")
+    client.send({"x": np.zeros(1)}, ids=[1])
+    client.send({"x": np.zeros(1)}, ids=[2])
+    server.fail(server.recv(10), ValueError("bad"))
+    batch = server.recv(10)
+    batch.fail(0, "just so")
+    server.answer(batch, {})
+    ready, failed, result = (client.recv(10) for _ in range(3))
+    pid = os.fork()
+    if pid == 0:
+        texts = (ready.readiness[2], failed.failure, result.items[0].error)
+        os._exit(0 if texts == ("torch 2", ("ValueError", "bad"), "Error: just so") else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

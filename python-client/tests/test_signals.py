@@ -69,3 +69,50 @@ print(c.recv().sequence)
     assert process.stdout.readline() == "handled\n"
     producer.send({"x": b"1"})
     assert finish(process) == "1\n"
+
+
+# What waits, and what its handler uses: the handle that is waited in.
+CLOSES = {
+    "recv": ("c.recv()", "(c.stats, c.held(), c.close())"),
+    "recv_timeout": ("c.recv(1000)", "c.close()"),
+    "iterate": ("list(c)", "c.close()"),
+    "recv_many": ("c.recv_many(3)", "c.close()"),
+    "set": ("s.recv()", "s.close()"),
+    "loan": ("[p.send({'x': b'1'}, timeout_s=1000) for _ in range(9)]", "(p.stats, p.close())"),
+    "wait_for_consumers": ("p.wait_for_consumers(3)", "p.close()"),
+    "drain": ("p.send({'x': b'1'}) and p.drain()", "p.close()"),
+    "accept": ("client.accept()", "client.close()"),
+    "service": ("server.recv()", "(server.outstanding, server.close())"),
+    "answer": ("client.recv()", "(client.outstanding, client.close())"),
+}
+
+
+@pytest.mark.parametrize("wait", ["adaptive", "spin"])
+@pytest.mark.parametrize("what", CLOSES)
+def test_a_handler_may_use_and_close_what_is_waited_in(ring, what, wait):
+    waits, uses = CLOSES[what]
+    process = ring.run(f"""
+p = forebay.Producer(NAME, directory=DIRECTORY, slots=2, slot_bytes=4096, when_full="block", wait={wait!r})
+c = forebay.Consumer(NAME, directory=DIRECTORY, wait={wait!r})
+if {what == "set"}:
+    s = forebay.ConsumerSet([c])
+client = forebay.ServiceClient(NAME + "-s", directory=DIRECTORY, wait={wait!r})
+if {what in ("service", "answer")}:
+    server = forebay.ServiceServer(NAME + "-s", directory=DIRECTORY, wait={wait!r})
+    client.accept()
+signal.signal(signal.SIGUSR1, lambda *_: {uses})
+try:
+    print("ready")
+    {waits}
+except forebay.HandleClosed:
+    print("closed")
+client.close()
+p.close()
+forebay.Producer(NAME, directory=DIRECTORY, fresh=True, slots=1, slot_bytes=64).discard()
+""")
+    assert process.stdout.readline() == "ready\n"
+    if wait != "spin":
+        while not sleeping(process.pid):
+            pass
+    process.send_signal(signal.SIGUSR1)
+    assert finish(process) == "closed\n"

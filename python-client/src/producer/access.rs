@@ -123,10 +123,12 @@ impl PyProducer {
         f: impl FnOnce(&mut forebay::Producer) -> R + Send,
     ) -> PyResult<R> {
         self.check(py)?;
-        if let Some(mut guard) = self.shared.inner.try_lock() {
-            return guard.as_mut().map(f).ok_or_else(|| self.closed(py));
-        }
-        py.detach(|| self.shared.lock().as_mut().map(f)).ok_or_else(|| self.closed(py))
+        let found = match self.shared.inner.try_lock() {
+            Some(mut guard) => guard.as_mut().map(f),
+            None => py.detach(|| self.shared.lock().as_mut().map(f)),
+        };
+        // Errors are made when nobody has it: that may run the collector, and so any code.
+        found.ok_or_else(|| self.closed(py))
     }
 
     /// Calls `f`, which may wait, detached, with the time that is left and a question that says when to let go: others may
@@ -188,13 +190,15 @@ impl PyProducer {
     ) -> PyResult<(B, DetachedLoan)> {
         self.check(py)?;
         // What is there at once needs no detaching.
-        if let Some(mut guard) = self.shared.inner.try_lock() {
-            let Some(producer) = guard.as_mut() else { return Err(self.closed(py)) };
-            match producer.try_loan(specs) {
-                Ok(loan) => return Ok((begin(), loan.detach())),
-                Err(LoanError::Full { .. }) if timeout != Some(Duration::ZERO) => {}
-                Err(e) => return Err(errors::loan(py, e)),
-            }
+        let at_once = self.shared.inner.try_lock().map(|mut guard| {
+            let found = guard.as_mut().map(|producer| producer.try_loan(specs).map(|loan| (begin(), loan.detach())));
+            found.ok_or(())
+        });
+        match at_once {
+            None => {}
+            Some(Err(())) => return Err(self.closed(py)),
+            Some(Ok(Err(LoanError::Full { .. }))) if timeout != Some(Duration::ZERO) => {}
+            Some(Ok(found)) => return found.map_err(|e| errors::loan(py, e)),
         }
         let start = Instant::now();
         let answer = self.wait(py, timeout, |producer, left, stop| {

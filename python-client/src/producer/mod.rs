@@ -91,7 +91,10 @@ impl PyProducer {
             return Ok(None);
         }
         let Some(mut guard) = self.shared.inner.try_lock() else { return Ok(None) };
-        let Some(producer) = guard.as_mut() else { return Err(self.closed(py)) };
+        let Some(producer) = guard.as_mut() else {
+            drop(guard);
+            return Err(self.closed(py));
+        };
         let schema = self.schema.as_deref();
         let mut loan = match producer.try_loan(specs) {
             Ok(loan) => loan,

@@ -100,10 +100,12 @@ impl<T: Send + 'static> Held<T> {
     fn with<R: Send>(&self, py: Python<'_>, f: impl FnOnce(&mut T) -> R + Send) -> PyResult<R> {
         self.check(py)?;
         let f = |inner: &mut Inner<T>| f(&mut inner.end);
-        if let Some(mut guard) = self.inner.try_lock() {
-            return guard.as_mut().map(f).ok_or_else(|| self.closed(py));
-        }
-        py.detach(|| self.lock().as_mut().map(f)).ok_or_else(|| self.closed(py))
+        let found = match self.inner.try_lock() {
+            Some(mut guard) => guard.as_mut().map(f),
+            None => py.detach(|| self.lock().as_mut().map(f)),
+        };
+        // Errors are made when nobody has it: that may run the collector, and so any code.
+        found.ok_or_else(|| self.closed(py))
     }
 
     /// As [`with`](Self::with), for what may fail.
@@ -151,11 +153,18 @@ impl<T: Send + 'static> Held<T> {
         self.check(py)?;
         let mut left = timeout;
         if let Some(mut guard) = self.inner.try_lock() {
-            let Some(inner) = guard.as_mut() else { return Err(self.closed(py)) };
+            // Errors are made when nobody has it.
+            let Some(inner) = guard.as_mut() else {
+                drop(guard);
+                return Err(self.closed(py));
+            };
             match look(&mut inner.end) {
                 Ok(Some(found)) => return Ok(found),
                 Err(ServiceError::Recv(RecvError::Quota { .. })) => {}
-                Err(e) => return Err(errors::service(py, e)),
+                Err(e) => {
+                    drop(guard);
+                    return Err(errors::service(py, e));
+                }
                 Ok(None) if timeout == Some(Duration::ZERO) => {}
                 Ok(None) => {
                     if let Some(keep) = inner.patience.next() {
@@ -168,7 +177,10 @@ impl<T: Send + 'static> Held<T> {
                             Ok(None) | Err(ServiceError::Recv(RecvError::Timeout { .. } | RecvError::Quota { .. })) => {
                                 left = timeout.map(|timeout| timeout.saturating_sub(keep));
                             }
-                            Err(e) => return Err(errors::service(py, e)),
+                            Err(e) => {
+                                drop(guard);
+                                return Err(errors::service(py, e));
+                            }
                         }
                     }
                 }

@@ -1,12 +1,20 @@
 //! `ServiceServer`: the end that answers.
 
-use std::{os::fd::RawFd, path::PathBuf, sync::Arc};
+use std::{
+    os::fd::RawFd,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
 use forebay::{
-    RecvError, WaitPolicy,
+    LoanError, RecvError, WaitPolicy,
     service::{DEFAULT_MAX_ITEMS, DetachedAnswer, ItemStatus, PartItem, Server, ServiceError, Timings},
 };
 use pyo3::{
+    exceptions::PyIndexError,
     prelude::*,
     types::{PyDict, PyTuple},
 };
@@ -48,28 +56,77 @@ pub(crate) struct PyServiceServer {
     held: Arc<Held<Server>>,
     rank: u32,
     ranks: u32,
+    /// Slots on loan that answers are copied into. Raised while `held` is locked, so whoever finds a slot on loan there
+    /// finds it counted, too.
+    copying: AtomicU32,
+}
+
+/// Counts a slot in `copying` while it lives: until that is published, or given back.
+struct Copying<'a>(&'a AtomicU32);
+
+impl<'a> Copying<'a> {
+    fn begin(copying: &'a AtomicU32) -> Self {
+        // ORDER none, Relaxed: who raises it and who asks hold the mutex.
+        copying.fetch_add(1, Ordering::Relaxed);
+        Self(copying)
+    }
+}
+
+impl Drop for Copying<'_> {
+    fn drop(&mut self) {
+        // ORDER Release, with the Acquire of who asks: the slot was published or given back before.
+        self.0.fetch_sub(1, Ordering::Release);
+    }
+}
+
+const fn is_own_loans<R>(found: &Result<R, ServiceError>) -> bool {
+    matches!(found, Err(ServiceError::Loan(LoanError::OwnLoans { .. })))
 }
 
 impl PyServiceServer {
-    /// A slot of the answers' ring: at once if there is one, else detached, until the client let go of enough.
+    /// Waits, detached, for what takes a slot of the answers' ring, until the client let go of enough. What other threads
+    /// copy into is published soon, too.
+    fn wait_for_slot<R: Send>(
+        &self,
+        py: Python<'_>,
+        make: impl Fn(&mut Server, &mut dyn FnMut() -> bool) -> Result<R, ServiceError> + Send + Sync,
+    ) -> PyResult<R> {
+        self.held.wait(py, None, |server, _, stop| {
+            let mut made = make(server, stop);
+            if is_own_loans(&made) {
+                // ORDER Acquire, with Copying's Release: of a slot whose copying ended, it is seen below that it is free.
+                if self.copying.load(Ordering::Acquire) > 0 {
+                    return Ok(None);
+                }
+                made = make(server, stop);
+            }
+            match made {
+                Ok(made) => Ok(Some(made)),
+                Err(ServiceError::Interrupted { .. }) => Ok(None),
+                Err(e) => Err(e),
+            }
+        })
+    }
+
+    /// A slot of the answers' ring: at once if there is one, else waited for.
     fn loan(
         &self,
         py: Python<'_>,
         make: impl Fn(&mut Server, &mut dyn FnMut() -> bool) -> Result<DetachedAnswer, ServiceError> + Send + Sync,
-    ) -> PyResult<DetachedAnswer> {
+    ) -> PyResult<(Copying<'_>, DetachedAnswer)> {
         self.held.check(py)?;
-        if let Some(mut guard) = self.held.inner.try_lock() {
-            let Some(inner) = guard.as_mut() else { return Err(self.held.closed(py)) };
-            match make(&mut inner.end, &mut || true) {
-                Err(ServiceError::Interrupted { .. }) => {}
-                made => return made.map_err(|e| errors::service(py, e)),
-            }
+        let make = |server: &mut Server, stop: &mut dyn FnMut() -> bool| {
+            make(server, stop).map(|answer| (Copying::begin(&self.copying), answer))
+        };
+        let at_once =
+            self.held.inner.try_lock().map(|mut guard| guard.as_mut().map(|inner| make(&mut inner.end, &mut || true)));
+        match at_once {
+            None | Some(Some(Err(ServiceError::Interrupted { .. }))) => {}
+            Some(Some(found)) if is_own_loans(&found) => {}
+            Some(Some(found)) => return found.map_err(|e| errors::service(py, e)),
+            Some(None) => return Err(self.held.closed(py)),
         }
-        self.held.wait(py, None, |server, _, stop| match make(server, stop) {
-            Ok(answer) => Ok(Some(answer)),
-            Err(ServiceError::Interrupted { .. }) => Ok(None),
-            Err(e) => Err(e),
-        })
+        self.wait_for_slot(py, make)
     }
 
     fn send(
@@ -85,7 +142,8 @@ impl PyServiceServer {
         + Send
         + Sync,
     ) -> PyResult<()> {
-        let answer = self.loan(py, |server, stop| {
+        // In this order: the answer ends first.
+        let (_copying, answer) = self.loan(py, |server, stop| {
             let mut loan = begin(server, stop)?;
             loan.set_timings(timings);
             for (index, status, text) in statuses {
@@ -148,7 +206,7 @@ impl PyServiceServer {
         };
         let ranks = server.ranks();
         let held = Held::new(service, "server", server, Patience::new(wait));
-        Ok(Self { held, rank, ranks })
+        Ok(Self { held, rank, ranks, copying: AtomicU32::new(0) })
     }
 
     /// Tells the client that this server is warmed up.
@@ -157,7 +215,7 @@ impl PyServiceServer {
     ///     text: a short text for people, such as the framework's name and version.
     #[pyo3(signature = (text = ""))]
     fn ready(&self, py: Python<'_>, text: &str) -> PyResult<()> {
-        self.held.call(py, |server| server.ready(text))
+        self.wait_for_slot(py, |server, stop| server.ready_within(text, stop))
     }
 
     /// Waits for the next request.
@@ -242,6 +300,7 @@ impl PyServiceServer {
     ///     started_ns, ended_ns: as in answer.
     /// Raises:
     ///     ServiceError: an item is not open.
+    ///     IndexError: `errors` or `cancelled` name a place that is not in `items`. Nothing is sent.
     ///     As answer.
     #[pyo3(signature = (items, fields, *, errors = None, cancelled = None, started_ns = 0, ended_ns = 0))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of a Python method")]
@@ -264,6 +323,10 @@ impl PyServiceServer {
             statuses.push((index.extract::<usize>()?, ItemStatus::Error, format!("{kind}: {text}")));
         }
         statuses.extend(cancelled.unwrap_or_default().into_iter().map(|i| (i, ItemStatus::Cancelled, String::new())));
+        // Perhaps an item's id in the place of its place: it would go out as if all were well.
+        if let Some((index, ..)) = statuses.iter().find(|(index, ..)| *index >= items.len()) {
+            return Err(PyIndexError::new_err(format!("there is no item {index}, {} are given", items.len())));
+        }
         let timings = Timings { start_ns: started_ns, end_ns: ended_ns };
         self.send(py, &fields, timings, &statuses, |server, stop| server.part_within(&items, &specs, stop))
     }
@@ -276,13 +339,7 @@ impl PyServiceServer {
         let batch = batch.get();
         let (kind, text) = describe(error)?;
         if batch.is_whole() {
-            return self.held.wait(py, None, |server, _, stop| {
-                match server.fail_within(&batch.request, &kind, &text, stop) {
-                    Ok(()) => Ok(Some(())),
-                    Err(ServiceError::Interrupted { .. }) => Ok(None),
-                    Err(e) => Err(e),
-                }
-            });
+            return self.wait_for_slot(py, |server, stop| server.fail_within(&batch.request, &kind, &text, stop));
         }
         let text = format!("{kind}: {text}");
         let statuses: Vec<_> = (0..batch.len()).map(|index| (index, ItemStatus::Error, text.clone())).collect();
