@@ -1,13 +1,13 @@
 //! The log: lines on standard error, for people or as JSON, written by a thread of its own.
 //!
-//! A request never waits for whoever reads the log. Lines go into a bounded queue; when that is full they are dropped,
-//! and how many is said as soon as there is room.
+//! A request never waits for whoever reads the log. Lines go into a queue that is bounded in lines and in bytes; when it is
+//! full they are dropped, and how many is said as soon as there is room.
 
 use std::{
     io::{self, Write},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread,
@@ -21,6 +21,9 @@ use crate::config::{LogConfig, LogFormat};
 
 /// Lines that wait to be written, at most.
 const QUEUED: usize = 8192;
+/// Bytes of lines that wait, at most. Most have 200; one of a worker may have 16 KiB, and several times that where they
+/// are no text.
+const QUEUED_BYTES: usize = 8 << 20;
 /// Bytes that are written at once, about.
 const AT_ONCE: usize = 64 << 10;
 
@@ -56,9 +59,9 @@ pub fn init(config: &LogConfig) -> io::Result<Guard> {
 /// A writer whose lines go to `out`, and what ends it.
 fn to(out: impl Write + Send + 'static) -> io::Result<(Lines, Guard)> {
     let (send, receive) = sync_channel(QUEUED);
-    let lines = Lines { send, dropped: Arc::default() };
-    let dropped = Arc::clone(&lines.dropped);
-    let write = move || write_all(&receive, &dropped, out);
+    let lines = Lines { send, counts: Arc::default() };
+    let counts = Arc::clone(&lines.counts);
+    let write = move || write_all(&receive, &counts, out);
     let thread = thread::Builder::new().name("forebay-log".into()).spawn(write)?;
     Ok((lines.clone(), Guard { lines, thread: Some(thread) }))
 }
@@ -69,7 +72,30 @@ type Line = Option<Vec<u8>>;
 #[derive(Debug, Clone)]
 struct Lines {
     send: SyncSender<Line>,
-    dropped: Arc<AtomicU64>,
+    counts: Arc<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    /// Lines, since it was said last.
+    dropped: AtomicU64,
+    /// Bytes of the lines that wait.
+    queued: AtomicUsize,
+}
+
+impl Lines {
+    /// Whether there was room for it.
+    fn queue(&self, line: Vec<u8>) -> bool {
+        let bytes = line.capacity();
+        // ORDER none, Relaxed: a count; nothing else is read on the strength of it.
+        let before = self.counts.queued.fetch_add(bytes, Relaxed);
+        let fits = before.saturating_add(bytes) <= QUEUED_BYTES && self.send.try_send(Some(line)).is_ok();
+        if !fits {
+            // ORDER none, Relaxed: as above.
+            self.counts.queued.fetch_sub(bytes, Relaxed);
+        }
+        fits
+    }
 }
 
 impl Drop for Guard {
@@ -82,20 +108,24 @@ impl Drop for Guard {
     }
 }
 
-fn write_all(lines: &Receiver<Line>, dropped: &AtomicU64, mut out: impl Write) {
+fn write_all(lines: &Receiver<Line>, counts: &Counts, mut out: impl Write) {
     let mut together = Vec::with_capacity(AT_ONCE);
     while let Ok(first) = lines.recv() {
         let mut next = Some(first);
         let mut ended = false;
         while let Some(line) = next {
             match line {
-                Some(line) => together.extend_from_slice(&line),
+                Some(line) => {
+                    // ORDER none, Relaxed: a count.
+                    counts.queued.fetch_sub(line.capacity(), Relaxed);
+                    together.extend_from_slice(&line);
+                }
                 None => ended = true,
             }
             next = if together.len() < AT_ONCE && !ended { lines.try_recv().ok() } else { None };
         }
         // ORDER none, Relaxed: a count.
-        let lost = dropped.swap(0, Relaxed);
+        let lost = counts.dropped.swap(0, Relaxed);
         if lost > 0 {
             together
                 .extend_from_slice(format!("{lost} lines of the log were dropped: it is read too slowly\n").as_bytes());
@@ -130,9 +160,9 @@ impl Write for OneLine<'_> {
 impl Drop for OneLine<'_> {
     fn drop(&mut self) {
         let line = std::mem::take(&mut self.line);
-        if !line.is_empty() && self.lines.send.try_send(Some(line)).is_err() {
+        if !line.is_empty() && !self.lines.queue(line) {
             // ORDER none, Relaxed: a count.
-            self.lines.dropped.fetch_add(1, Relaxed);
+            self.lines.counts.dropped.fetch_add(1, Relaxed);
         }
     }
 }
@@ -166,24 +196,41 @@ mod tests {
         }
     }
 
-    #[test]
-    fn lines_that_nobody_takes_are_dropped_and_counted_and_never_waited_for() {
+    /// What is written in the end of `all` lines with `tail` after their numbers, which nobody took meanwhile; how many
+    /// of them are there, and how many were lost.
+    fn written_late(all: usize, tail: &str) -> (String, usize, usize) {
         let slow = Slow::default();
         let (lines, guard) = to(slow.clone()).expect("a thread");
         let held = slow.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let all = 4 * QUEUED;
         for i in 0..all {
-            lines.make_writer().write_all(format!("line {i}\n").as_bytes()).expect("a line");
+            lines.make_writer().write_all(format!("line {i}{tail}\n").as_bytes()).expect("a line");
         }
         drop(held);
         drop(guard);
+        assert_eq!(lines.counts.queued.load(Relaxed), 0);
         let text = String::from_utf8(std::mem::take(&mut slow.0.lock().unwrap_or_else(PoisonError::into_inner)));
         let text = text.expect("UTF-8");
         let written = text.lines().filter(|line| line.starts_with("line ")).count();
         let lost =
             text.lines().filter_map(|line| line.strip_suffix(" lines of the log were dropped: it is read too slowly"));
         let lost: usize = lost.map(|count| count.parse::<usize>().expect("a count")).sum();
+        (text, written, lost)
+    }
+
+    #[test]
+    fn lines_that_nobody_takes_are_dropped_and_counted_and_never_waited_for() {
+        let all = 4 * QUEUED;
+        let (text, written, lost) = written_late(all, "");
         assert!(lost > 0 && text.starts_with("line 0\nline 1\n"));
         assert_eq!(written + lost, all);
+    }
+
+    #[test]
+    fn long_lines_that_nobody_takes_are_bounded_by_their_bytes() {
+        let (all, long) = (QUEUED / 4, "x".repeat(64 << 10));
+        let (text, written, lost) = written_late(all, &long);
+        assert_eq!(written + lost, all);
+        // Those that the writer had in its hands are not in the queue.
+        assert!(written > 100 && text.len() < QUEUED_BYTES + 2 * AT_ONCE + (64 << 10) + 1000, "{written}");
     }
 }

@@ -1,4 +1,4 @@
-//! Sockets: accepting, one task a connection, time limits on slow clients, and the way down.
+//! Connections of HTTP: one task each, time limits on slow clients, and the way down.
 //!
 //! ```text
 //!   accept ──▶ connection task ──▶ hyper (HTTP/1.1) ──▶ front::answer ──▶ router
@@ -11,7 +11,6 @@
 use std::{
     convert::Infallible,
     future::Future,
-    io,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -23,27 +22,25 @@ use axum::{Router, body::Body, extract::Request};
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     sync::watch,
     task::JoinSet,
     time::{self, Instant},
 };
 
-use super::{App, front, socket::Socket};
+use super::{App, accept::Accepting, front, socket::Socket};
 
 /// How long connections have to write what is answered, after the drain; those whose client reads slowly, until drain_s is
 /// over.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How often the drain looks whether anything is under way.
 const LOOK: Duration = Duration::from_millis(5);
-/// A pause when the system has no descriptors or memory for one more connection.
-const NO_ROOM: Duration = Duration::from_millis(50);
 
-/// Serves `listener` until `shutdown` and the drain after it. Returns until when others may write their answers.
+/// Serves what comes until `shutdown` and the drain after it. Returns until when others may write their answers.
 pub(super) async fn run(
     app: Arc<App>,
     router: Router,
-    listener: TcpListener,
+    mut accepting: Accepting,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Instant {
     let (closing, closed) = watch::channel(false);
@@ -54,17 +51,10 @@ pub(super) async fn run(
     let mut drained: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(std::future::pending());
     loop {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
-                    let (app, router, closed) = (Arc::clone(&app), router.clone(), closed.clone());
-                    connections.spawn(connection(app, router, stream, Arc::clone(&unsent), closed));
-                }
-                Err(error) if is_of_the_connection(&error) => {}
-                Err(error) => {
-                    tracing::warn!(%error, "a connection cannot be accepted");
-                    time::sleep(NO_ROOM).await;
-                }
-            },
+            stream = accepting.next() => {
+                let (app, router, closed) = (Arc::clone(&app), router.clone(), closed.clone());
+                connections.spawn(connection(app, router, stream, Arc::clone(&unsent), closed));
+            }
             Some(_) = connections.join_next() => {}
             () = &mut shutdown, if !app.draining() => {
                 // ORDER none, Relaxed: the flag is the whole message.
@@ -75,7 +65,7 @@ pub(super) async fn run(
             () = &mut drained => break,
         }
     }
-    drop(listener);
+    drop(accepting);
     closing.send_replace(true);
     let mut look = Instant::now() + LAST_WORDS;
     loop {
@@ -117,12 +107,6 @@ async fn nothing_under_way(app: Arc<App>, until: Instant) {
     }
 }
 
-/// Whether only this one connection failed.
-fn is_of_the_connection(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
-}
-
 /// Counts an open connection.
 struct Open(Arc<App>);
 
@@ -149,9 +133,6 @@ async fn connection(
     mut closed: watch::Receiver<bool>,
 ) {
     let _open = Open::new(&app);
-    // A small response must not wait for the acknowledgement of the one before.
-    let _ = stream.set_nodelay(true);
-    give_up_on_the_stuck(&stream, app.body_timeout);
     let service = service_fn({
         let app = Arc::clone(&app);
         move |request: hyper::Request<hyper::body::Incoming>| {
@@ -170,11 +151,4 @@ async fn connection(
         _ = closed.wait_for(|closed| *closed) => serving.as_mut().graceful_shutdown(),
     }
     let _ = serving.await;
-}
-
-/// A client that takes nothing of what it is sent for `timeout` loses its connection.
-fn give_up_on_the_stuck(stream: &TcpStream, timeout: Duration) {
-    let ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
-    // Where the system has no such thing, TCP's own patience counts.
-    let _ = rustix::net::sockopt::set_tcp_user_timeout(stream, ms);
 }

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::HeaderMap;
 use serde_json::{Map, Value};
 use tokio::time;
 
@@ -115,7 +115,7 @@ impl Context {
 }
 
 fn header_problem(name: &'static str, text: &str) -> Problem {
-    Problem { field: Some(name.to_owned()), ..Problem::new(StatusCode::BAD_REQUEST, "malformed", text) }
+    Problem::malformed(text).at(name)
 }
 
 /// 16 digits, on the stack of the caller.

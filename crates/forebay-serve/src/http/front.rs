@@ -1,7 +1,10 @@
 //! What every request goes through: its context, admission, the router, then the response's headers, the count, the
 //! log line and the span.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    borrow::Cow,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use axum::{
     Router,
@@ -15,7 +18,7 @@ use super::{
     App,
     admission::{self, Place},
     context::{Context, REQUEST_ID},
-    problem::Problem,
+    problem::{self, Problem},
 };
 use crate::{
     metrics::Route,
@@ -77,14 +80,16 @@ fn classify(path: &str) -> (Route, Guard) {
 pub(super) struct Live<'a> {
     app: &'a App,
     context: &'a Context,
-    method: &'a Method,
-    path: &'a str,
+    /// Both as long as the client likes, and in the log: cut.
+    method: Cow<'a, str>,
+    path: Cow<'a, str>,
     route: Route,
     done: bool,
 }
 
 impl<'a> Live<'a> {
     pub(super) fn new(app: &'a App, context: &'a Context, method: &'a Method, path: &'a str, route: Route) -> Self {
+        let (method, path) = (problem::cut(method.as_str()), problem::cut(path));
         Self { app, context, method, path, route, done: false }
     }
 
@@ -103,17 +108,17 @@ impl<'a> Live<'a> {
         if app.log_requests {
             let id = &*context.request_id;
             let ms = (seconds * 1e6).round() / 1e3;
-            let method = self.method;
+            let (method, path) = (&*self.method, &*self.path);
             match problem {
                 // Asked for every few seconds by machines.
                 _ if matches!(self.route, Route::Health | Route::Metrics | Route::Status) => {
-                    tracing::debug!(id, %method, path = self.path, status, ms, "request");
+                    tracing::debug!(id, %method, path, status, ms, "request");
                 }
                 Some(problem) => {
-                    let (why, text) = (problem.kind, &problem.message);
-                    tracing::info!(id, %method, path = self.path, status, ms, why, text, "request");
+                    let (why, text) = (problem.kind, problem.message());
+                    tracing::info!(id, %method, path, status, ms, why, text, "request");
                 }
-                None => tracing::info!(id, %method, path = self.path, status, ms, "request"),
+                None => tracing::info!(id, %method, path, status, ms, "request"),
             }
         }
         self.span(status, problem);
@@ -130,13 +135,13 @@ impl<'a> Live<'a> {
             start,
             end: start + self.context.started.elapsed(),
             attributes: vec![
-                ("http.request.method", text(self.method.as_str())),
-                ("url.path", text(self.path)),
+                ("http.request.method", text(&self.method)),
+                ("url.path", text(&self.path)),
                 ("http.response.status_code", Attribute::Int(i64::from(status))),
                 ("forebay.request_id", text(&self.context.request_id)),
             ],
             links: Vec::new(),
-            error: problem.filter(|_| status >= 500).map(|problem| problem.message.clone()),
+            error: problem.filter(|_| status >= 500).map(|problem| problem.message().to_owned()),
         });
     }
 }

@@ -92,7 +92,8 @@ pub(super) fn texts(raw: &RawValue, max_items: usize) -> Result<Items, Problem> 
     Ok(Items { input: Input::Texts(items), single: false })
 }
 
-fn alone(text: Text<'_>) -> TextItem {
+/// A text that is no pair.
+pub(super) fn alone(text: Text<'_>) -> TextItem {
     TextItem { text: text.0.into_owned(), pair: None }
 }
 

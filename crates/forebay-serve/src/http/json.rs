@@ -1,14 +1,20 @@
 //! JSON of requests: parsed once into borrowed pieces; looked at a second time only to say which field is wrong.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
 
 use axum::body::Body;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, MapAccess, Visitor},
+};
 use serde_json::{Map, Value, error::Category, value::RawValue};
 
 use super::problem::Problem;
+
+/// Parameters that a request may have: more than a model can, whose tensors they are. Protocols have some of their own.
+pub(super) const MAX_PARAMETERS: usize = 2 * forebay::MAX_FIELDS;
 
 /// What `bytes` say.
 pub(super) fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Problem> {
@@ -56,7 +62,76 @@ fn explain<'a, T: Deserialize<'a>>(bytes: &'a [u8], within: &str, error: &serde_
 pub(super) fn parameters(raw: Option<&RawValue>) -> Result<Map<String, Value>, Problem> {
     match raw {
         None => Ok(Map::new()),
-        Some(raw) => parse_raw::<Option<Map<String, Value>>>(raw, "parameters").map(Option::unwrap_or_default),
+        Some(raw) => parse_raw::<Option<Parameters>>(raw, "parameters").map(|all| all.unwrap_or_default().0),
+    }
+}
+
+/// Values by name, no lists or objects: as values these take up to a hundred times the bytes of their text.
+#[derive(Default)]
+pub(super) struct Parameters(pub(super) Map<String, Value>);
+
+impl<'de> Deserialize<'de> for Parameters {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Visit;
+        impl<'de> Visitor<'de> for Visit {
+            type Value = Parameters;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Parameters, A::Error> {
+                let mut all = Map::new();
+                while let Some((name, value)) = entries.next_entry::<String, Scalar>()? {
+                    all.insert(name, value.0);
+                    if all.len() > MAX_PARAMETERS {
+                        return Err(A::Error::custom(format_args!("more than {MAX_PARAMETERS}")));
+                    }
+                }
+                Ok(Parameters(all))
+            }
+        }
+        from.deserialize_map(Visit)
+    }
+}
+
+struct Scalar(Value);
+
+impl<'de> Deserialize<'de> for Scalar {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Visit;
+        impl Visitor<'_> for Visit {
+            type Value = Scalar;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number, a text, true or false")
+            }
+
+            fn visit_unit<E: Error>(self) -> Result<Scalar, E> {
+                Ok(Scalar(Value::Null))
+            }
+
+            fn visit_bool<E: Error>(self, value: bool) -> Result<Scalar, E> {
+                Ok(Scalar(value.into()))
+            }
+
+            fn visit_i64<E: Error>(self, value: i64) -> Result<Scalar, E> {
+                Ok(Scalar(value.into()))
+            }
+
+            fn visit_u64<E: Error>(self, value: u64) -> Result<Scalar, E> {
+                Ok(Scalar(value.into()))
+            }
+
+            fn visit_f64<E: Error>(self, value: f64) -> Result<Scalar, E> {
+                Ok(Scalar(value.into()))
+            }
+
+            fn visit_str<E: Error>(self, value: &str) -> Result<Scalar, E> {
+                Ok(Scalar(value.into()))
+            }
+        }
+        from.deserialize_any(Visit)
     }
 }
 

@@ -1,7 +1,8 @@
 //! HTTP: what clients speak, in front of a [`Backend`].
 //!
 //! ```text
-//!   connection.rs   accepting, slow clients, draining        socket.rs  an end that can be heard
+//!   accept.rs       connections that come                    connection.rs slow clients, draining
+//!   socket.rs       an end that can be heard
 //!   front.rs        context → admission → route → id, count, log line, span
 //!   admission.rs    key, rate, places, length: before a byte of the body is read
 //!   body.rs         the body, in time and not too long
@@ -17,6 +18,7 @@
 //! to end a stream at its deadline, and to reload workers.
 //! A client that leaves drops the future, and with it the backend's, the place it held and the items it asked for.
 
+mod accept;
 mod admission;
 mod body;
 mod connection;
@@ -58,6 +60,7 @@ use axum::{
 use tokio::net::TcpListener;
 
 use self::{
+    accept::Accepting,
     admission::{Keys, Rates},
     problem::Problem,
 };
@@ -84,6 +87,9 @@ struct App {
     drain: Duration,
     log_requests: bool,
     draining: AtomicBool,
+    /// Says that the drain is over: calls of gRPC that are still under way end.
+    #[cfg(feature = "grpc")]
+    over: tokio::sync::watch::Sender<bool>,
 }
 
 impl App {
@@ -178,19 +184,22 @@ pub async fn serve_on(
         drain: seconds(config.server.drain_s),
         log_requests: config.log.requests,
         draining: AtomicBool::new(false),
+        #[cfg(feature = "grpc")]
+        over: tokio::sync::watch::Sender::new(false),
         backend,
         metrics,
         tracer,
     });
     let router = router(&app);
     let tracer = app.tracer.clone();
+    let accepting = Accepting::new(listeners.http, app.body_timeout);
     #[cfg(feature = "grpc")]
     if let Some(grpc) = listeners.grpc {
-        let done = both(app, router, listeners.http, grpc, shutdown).await;
+        let done = both(app, router, accepting, grpc, shutdown).await;
         tracer.flush().await;
         return done;
     }
-    connection::run(app, router, listeners.http, shutdown).await;
+    connection::run(app, router, accepting, shutdown).await;
     tracer.flush().await;
     Ok(())
 }
@@ -200,7 +209,7 @@ pub async fn serve_on(
 async fn both(
     app: Arc<App>,
     router: Router,
-    listener: TcpListener,
+    accepting: Accepting,
     other: TcpListener,
     shutdown: impl Future<Output = ()> + Send,
 ) -> io::Result<()> {
@@ -209,7 +218,9 @@ async fn both(
     let grpc = grpc::serve(Arc::clone(&app), other, async { drop(end.await) });
     // Calls hold places as requests do: the drain waits for both, then gRPC is told, and finishes what it is writing.
     let http = async {
-        let until = connection::run(app, router, listener, shutdown).await;
+        let until = connection::run(Arc::clone(&app), router, accepting, shutdown).await;
+        // Each connection is a task of tonic's, which nobody here can end: calls that outlast the drain do it themselves.
+        app.over.send_replace(true);
         drop(ended);
         until
     };
@@ -257,7 +268,7 @@ fn router(app: &Arc<App>) -> Router {
 
 async fn refused_method(allowed: &'static str) -> Problem {
     let text = format!("the path takes {allowed}");
-    Problem { allow: Some(allowed), ..Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method", text) }
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method", text).allowing(allowed)
 }
 
 async fn no_such_path(uri: axum::http::Uri) -> Problem {

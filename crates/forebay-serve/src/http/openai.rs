@@ -21,7 +21,7 @@ use super::{
     json as text, numbers, predict,
     problem::{self, Problem},
 };
-use crate::backend::{Answer, ModelInfo, Row, Takes};
+use crate::backend::{Answer, Input, ModelInfo, Row, Takes};
 
 #[derive(Debug, Deserialize)]
 struct Asked<'a> {
@@ -60,8 +60,7 @@ fn read(model: &ModelInfo, body: &[u8]) -> Result<(Items, bool, Option<u64>), Pr
     let asked: Asked<'_> = text::parse(body)?;
     if let Some(name) = asked.model.filter(|name| name.0 != model.name) {
         let text = format!("there is no model {}; there is {}", name.0, model.name);
-        let problem = Problem::new(StatusCode::NOT_FOUND, "unknown_model", text);
-        return Err(Problem { field: Some("model".to_owned()), ..problem });
+        return Err(Problem::new(StatusCode::NOT_FOUND, "unknown_model", text).at("model"));
     }
     let base64 = match asked.encoding_format.as_ref().map(|format| &*format.0) {
         None | Some("float") => false,
@@ -75,17 +74,13 @@ fn read(model: &ModelInfo, body: &[u8]) -> Result<(Items, bool, Option<u64>), Pr
     if inner.starts_with(|c: char| c.is_ascii_digit() || c == '-') {
         return Err(Problem::field("input", "tokens are not taken; send texts"));
     }
-    let rename = |problem: Problem| Problem {
-        field: problem.field.map(|field| field.replacen("inputs", "input", 1)),
-        ..problem
-    };
-    if asked.input.get().contains("[[") || asked.input.get().starts_with('{') {
-        // Pairs have no place in this API; a text may have brackets in it.
-        let strings: Result<Vec<text::Text<'_>>, _> = text::parse_raw(asked.input, "input");
-        strings?;
-    }
-    let items = input::texts(asked.input, model.max_items).map_err(rename)?;
-    Ok((items, base64, asked.dimensions))
+    // Texts alone: the pairs of /predict have no place in this API.
+    let single = !asked.input.get().starts_with('[');
+    let texts: Vec<text::Text<'_>> =
+        if single { vec![text::parse_raw(asked.input, "input")?] } else { text::parse_raw(asked.input, "input")? };
+    input::count(texts.len(), model.max_items).map_err(|problem| problem.called("input"))?;
+    let input = Input::Texts(texts.into_iter().map(input::alone).collect());
+    Ok((Items { input, single }, base64, asked.dimensions))
 }
 
 /// Which tensor is the embedding: the one called so, else the first that is one vector of floats an item.
@@ -110,10 +105,8 @@ fn write(
     out.extend_from_slice(b"{\"object\":\"list\",\"data\":[");
     for (i, item) in answer.items.iter().enumerate() {
         let row = item.as_ref().map_err(|error| {
-            let problem = problem::of_item(error, i, single);
-            let field =
-                problem.field.is_some().then(|| if single { "input".to_owned() } else { format!("input[{i}]") });
-            Problem { field, ..problem }
+            let field = if single { "input".to_owned() } else { format!("input[{i}]") };
+            problem::of_item(error, i, single).called(field)
         })?;
         let tensor = embedding_of(row).ok_or_else(|| {
             let text = "the model gives no embedding: no vector of floats an item";

@@ -123,7 +123,7 @@ async fn form(app: &App, headers: &HeaderMap, body: Bytes) -> Result<(Items, Map
             text.map_err(|_| Problem::field(&name, "not UTF-8"))
         };
         match (name.as_str(), model.takes) {
-            ("parameters", _) => parameters = json::parse(&data)?,
+            ("parameters", _) => parameters = json::parse::<json::Parameters>(&data)?.0,
             (_, Takes::Images) if file => images.push(data),
             ("inputs", Takes::Texts) => texts.push(TextItem { text: text(&data)?, pair: None }),
             (_, Takes::Images | Takes::Texts) => {
@@ -188,6 +188,6 @@ fn write_error(error: &ItemError, out: &mut Vec<u8>) {
     out.extend_from_slice(b"{\"error\":{\"type\":");
     json::write_text(problem::kind_of(error), out);
     out.extend_from_slice(b",\"message\":");
-    json::write_text(&error.message, out);
+    json::write_text(&problem::cut(&error.message), out);
     out.extend_from_slice(b"}}");
 }

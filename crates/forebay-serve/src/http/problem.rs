@@ -1,6 +1,6 @@
 //! What went wrong, as a status code and one shape of JSON; the protocol v2 has its own.
 
-use std::fmt::Write as _;
+use std::{borrow::Cow, fmt::Write as _};
 
 use axum::{
     body::Body,
@@ -11,6 +11,28 @@ use serde_json::{Map, Value, json};
 
 use crate::backend::{ItemError, ItemErrorKind, Refusal};
 
+/// Bytes of a message and of a field, about. Both repeat what clients and workers said, which has any length, and go into the
+/// answer, the log, a span, and over gRPC into a header: a byte may be three there, and clients take 8 KiB of headers.
+const SAID: usize = 1 << 10;
+
+/// `text`, cut if it is longer than what is shown of anything.
+pub(crate) fn cut(text: &str) -> Cow<'_, str> {
+    if text.len() <= SAID {
+        return Cow::Borrowed(text);
+    }
+    let end = (0..=SAID).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    Cow::Owned(format!("{}…", &text[..end]))
+}
+
+/// The same of a text that is not needed any more.
+fn short(text: impl Into<String>) -> String {
+    let text = text.into();
+    match cut(&text) {
+        Cow::Owned(short) => short,
+        Cow::Borrowed(_) => text,
+    }
+}
+
 /// Why a request is not answered as asked. Travels to the front inside a response's extensions, where the request's id
 /// is put in.
 #[derive(Debug, Clone)]
@@ -18,8 +40,9 @@ pub(crate) struct Problem {
     pub(crate) status: StatusCode,
     /// The word in `error.type`, which is the reason in the metrics as well.
     pub(crate) kind: &'static str,
-    pub(crate) message: String,
-    pub(crate) field: Option<String>,
+    /// Not to be set but through here, where it is cut; nor is the field.
+    message: String,
+    field: Option<String>,
     pub(crate) item: Option<usize>,
     pub(crate) retry_after_s: Option<u64>,
     /// Methods that there are, with 405.
@@ -30,14 +53,13 @@ pub(crate) struct Problem {
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
-        let message = message.into();
+        let message = short(message);
         Self { status, kind, message, field: None, item: None, retry_after_s: None, allow: None, close: false }
     }
 
     /// 422 with the field that is to blame.
     pub(crate) fn field(field: impl Into<String>, message: impl Into<String>) -> Self {
-        let problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", message);
-        Self { field: Some(field.into()), ..problem }
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", message).at(field)
     }
 
     /// 400: what was sent is not in the format that it says it is in.
@@ -60,6 +82,20 @@ impl Problem {
         Self::from(Refusal::Deadline)
     }
 
+    /// The field that is to blame.
+    pub(crate) fn at(self, field: impl Into<String>) -> Self {
+        Self { field: Some(short(field)), ..self }
+    }
+
+    /// Another name of the field, where one is to blame.
+    pub(crate) fn called(self, field: impl Into<String>) -> Self {
+        if self.field.is_some() { self.at(field) } else { self }
+    }
+
+    pub(crate) fn allowing(self, methods: &'static str) -> Self {
+        Self { allow: Some(methods), ..self }
+    }
+
     pub(crate) fn item(self, item: usize) -> Self {
         Self { item: Some(item), ..self }
     }
@@ -72,6 +108,16 @@ impl Problem {
         Self { close: true, ..self }
     }
 
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Field and message as one text.
+    pub(crate) fn text(&self) -> String {
+        let field = self.field.as_ref().map_or_else(String::new, |field| format!("{field}: "));
+        format!("{field}{}", self.message)
+    }
+
     /// The body: `{"error": {"type", "message", "field"?, "item"?, "request_id"}}`.
     pub(crate) fn json(&self, request_id: &str) -> Value {
         json!({ "error": self.parts("message", self.message.clone(), request_id) })
@@ -80,8 +126,7 @@ impl Problem {
     /// The same for the Open Inference Protocol, whose `error` is a text: `{"error", "type", "field"?, "item"?,
     /// "request_id"}`. Its clients show nothing but that text, so the field is in it.
     fn flat_json(&self, request_id: &str) -> Value {
-        let field = self.field.as_ref().map_or_else(String::new, |field| format!("{field}: "));
-        Value::Object(self.parts("error", format!("{field}{}", self.message), request_id))
+        Value::Object(self.parts("error", self.text(), request_id))
     }
 
     fn parts(&self, text: &str, message: String, request_id: &str) -> Map<String, Value> {
@@ -169,4 +214,38 @@ pub(crate) fn of_item(error: &ItemError, item: usize, single: bool) -> Problem {
         ItemErrorKind::Model => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "model_failed", error.message.clone()),
     };
     if single { problem } else { problem.item(item) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_long_is_cut_between_two_characters() {
+        let whole = "x".repeat(SAID);
+        assert_eq!(cut(&whole), whole);
+        assert_eq!(cut(&format!("{whole}y")), format!("{whole}…"));
+        // The third byte of the last character would be one too many.
+        let cut = cut(&format!("{}{}", &whole[2..], "€".repeat(1 << 20))).into_owned();
+        assert_eq!(cut, format!("{}…", &whole[2..]));
+    }
+
+    #[test]
+    fn a_problem_is_short_however_it_is_made() {
+        let long = "€".repeat(1 << 20);
+        let refused = Refusal::Invalid { field: long.clone(), item: None, message: long.clone() };
+        let raised = Refusal::Worker { kind: long.clone(), message: long.clone() };
+        let of = |kind| of_item(&ItemError { kind, message: long.clone() }, 0, true);
+        for problem in [
+            Problem::from(refused),
+            Problem::from(raised),
+            Problem::malformed(long.as_str()).at(long.as_str()),
+            Problem::field("x", long.as_str()).called(long.as_str()),
+            of(ItemErrorKind::Invalid),
+            of(ItemErrorKind::Model),
+        ] {
+            assert!(problem.text().len() < 2 * SAID + 16, "{}", problem.text().len());
+            assert!(problem.message().ends_with('…'));
+        }
+    }
 }

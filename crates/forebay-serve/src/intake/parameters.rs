@@ -129,7 +129,13 @@ fn encode(own: &ParameterInfo, value: &Value) -> Result<[u8; 8], String> {
         DType::I16 => put(&whole(i16::MIN.into()..=i16::MAX.into())?[..2]),
         DType::I32 => put(&whole(i32::MIN.into()..=i32::MAX.into())?[..4]),
         DType::I64 => put(&whole(i64::MIN.into()..=i64::MAX.into())?[..8]),
-        DType::F32 => put(&(number as f32).to_le_bytes()),
+        DType::F32 => {
+            let single = number as f32;
+            if !single.is_finite() {
+                return Err(format!("{value}, expected a number that {} has", own.dtype));
+            }
+            put(&single.to_le_bytes());
+        }
         DType::F64 => put(&number.to_le_bytes()),
         other => return Err(format!("a parameter of {other}; expected an integer, float32, float64 or bool")),
     }

@@ -255,6 +255,10 @@ fn parameters_become_a_tensor_each() {
         name = "greedy"
         dtype = "bool"
         default = 1
+        [[model.parameters]]
+        name = "bias"
+        dtype = "float32"
+        default = -3.4e38
     "#;
     let intake = intake(&text_model(more)).unwrap();
     let given = json!({ "max_new_tokens": 5, "seed": u64::MAX, "greedy": false });
@@ -265,12 +269,15 @@ fn parameters_become_a_tensor_each() {
     assert_eq!(fields[2].1, [5, 0, 0, 0, 20, 0, 0, 0]);
     assert_eq!(fields[3].1, [&[255; 8][..], &[0; 8]].concat());
     assert_eq!(fields[4].1, [0, 1]);
+    assert_eq!(fields[5].1, [(-3.4e38f32).to_le_bytes(); 2].concat());
     let cases = [
         (json!({ "max_new_tokens": 0 }), "max_new_tokens", "at least 1 and at most 100"),
         (json!({ "max_new_tokens": 1.5 }), "max_new_tokens", "a whole number"),
         (json!({ "max_new_tokens": "5" }), "max_new_tokens", "a text, expected a number"),
         (json!({ "seed": -1 }), "seed", "whole number that uint64 has"),
-        (json!({ "temperature": 1 }), "temperature", "expected: max_new_tokens, seed, greedy"),
+        (json!({ "bias": 1e300 }), "bias", "1e+300, expected a number that float32 has"),
+        (json!({ "bias": -1e39 }), "bias", "-1e+39, expected a number that float32 has"),
+        (json!({ "temperature": 1 }), "temperature", "expected: max_new_tokens, seed, greedy, bias"),
     ];
     for (given, field, text) in cases {
         match intake.prepare(texts(&["a"]), given.as_object().unwrap()) {

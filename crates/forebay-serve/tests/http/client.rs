@@ -1,8 +1,10 @@
 //! A server in this process, and clients that can misbehave: what they write are bytes on a socket.
 
 use std::{
+    env, fs,
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
+    process::{Command, Output},
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -110,6 +112,33 @@ impl Drop for Server {
             self.join();
         }
     }
+}
+
+/// Set in a process that runs one test alone.
+const ALONE: &str = "FOREBAY_TEST_ALONE";
+
+/// Whether this is a process that runs one test alone.
+pub(crate) fn is_alone() -> bool {
+    env::var_os(ALONE).is_some()
+}
+
+/// Runs `test` in a process of its own, where its log, its memory and its descriptors are nobody else's.
+pub(crate) fn run_alone(test: &str) -> Output {
+    let output = Command::new(env::current_exe().unwrap()).args(["--exact", test]).env(ALONE, "1").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && said.contains("1 passed"),
+        "{said}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+/// Bytes of memory that this process had at most.
+pub(crate) fn peak_bytes() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
 
 /// Waits until `done`, which must happen.

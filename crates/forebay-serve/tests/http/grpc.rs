@@ -3,11 +3,14 @@
 use std::{
     collections::HashMap,
     convert::Infallible,
+    fs,
+    io::{Read as _, Seek as _, Write as _},
     net::SocketAddr,
     pin::Pin,
     sync::atomic::Ordering::SeqCst,
     task::{Context, Poll},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -24,7 +27,7 @@ use prost::Message;
 use tokio::{net::TcpStream, runtime::Runtime, sync::mpsc};
 
 use crate::{
-    client::{Server, wait_for},
+    client::{Connection, Server, is_alone, peak_bytes, run_alone, wait_for},
     fake::model,
 };
 
@@ -264,7 +267,7 @@ fn texts_are_bytes_and_refusals_have_codes() {
         assert_eq!(answer.code, code, "{word}: {}", answer.text);
         assert!(answer.headers.contains_key("x-request-id"), "{word}");
     }
-    let late = ask::<Infer>(to, "ModelInfer", &[("grpc-timeout", "50m")], &text("hang"));
+    let late = ask::<Infer>(to, "ModelInfer", &[("grpc-timeout", "500m")], &text("hang"));
     assert_eq!(late.code, 4);
     wait_for("the call is dropped", || server.seen.dropped.load(SeqCst) == 1);
     let other = Infer { model_name: "other".to_owned(), ..text("x") };
@@ -368,4 +371,156 @@ fn a_message_that_stalls_times_out() {
         let metrics = server.get("/metrics");
         assert!(metrics.text().contains("forebay_requests_total{route=\"grpc\",code=\"408\"} 1"), "{}", metrics.text());
     }
+}
+
+/// A field of a message that has a length.
+fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+    let mut out = BytesMut::new();
+    out.put_u8(number << 3 | 2);
+    prost::encode_length_delimiter(bytes.len(), &mut out).unwrap();
+    out.put_slice(bytes);
+    out.to_vec()
+}
+
+/// What the process of the next test does.
+#[test]
+fn a_server_that_is_sent_entries_of_two_bytes() {
+    if !is_alone() {
+        return;
+    }
+    let (server, to) = start(model(Takes::Texts), &[]);
+    let (many, name) = ((10 << 20) / 2 - 100, field(1, b"fake"));
+    let nothing = |number: u8| [number << 3 | 2, 0].repeat(many);
+    let of_a_tensor = |bytes: Vec<u8>| field(5, &bytes);
+    for (entries, code, said) in [
+        (nothing(4), 3, "parameters: more than 64, which no request needs"),
+        (nothing(5), 3, "inputs: more than 64, which no request needs"),
+        (nothing(6), 3, "outputs: more than 64, which no request needs"),
+        (nothing(7), 3, "raw_input_contents: more than 64, which no request needs"),
+        (of_a_tensor(field(3, &vec![0; 2 * many])), 3, "inputs[0].shape: 10485560 dims"),
+        // Each is an item.
+        (of_a_tensor(field(5, &nothing(8))), 8, "more than 8 items in one request (limits.items)"),
+        // Of some length that leads out of its tensor, to where nobody counted.
+        (of_a_tensor(vec![0x2a, 0x80, 0x80, 0x80, 4]).into_iter().chain(nothing(8)).collect(), 3, "the message is no"),
+    ] {
+        let message = [name.as_slice(), &entries].concat();
+        let (before, start) = (peak_bytes(), Instant::now());
+        let answer = ask_with::<Infer>(to, "ModelInfer", &[], &message, Body::from);
+        let text = answer.text.replace("%20", " ");
+        assert!(answer.code == code && text.starts_with(said), "{said}: {} {text}", answer.code);
+        // The message itself is in this process more than once.
+        let more = peak_bytes() - before;
+        assert!(more < 160 << 20, "{said}: {more} bytes");
+        assert!(start.elapsed() < Duration::from_secs(5), "{said}: {:?}", start.elapsed());
+    }
+    let text = Contents { bytes: vec![Bytes::from_static(b"abc"); 8], ..Contents::default() };
+    let request = infer(vec![tensor("text", "BYTES", &[8], Some(text))], vec![]);
+    assert_eq!(ask::<Infer>(to, "ModelInfer", &[], &request).code, 0);
+    assert!(server.get("/metrics").text().contains("forebay_rejections_total{reason=\"too_large\"} 1"));
+}
+
+#[test]
+fn a_message_takes_memory_by_its_bytes_and_not_by_its_entries() {
+    run_alone("grpc::a_server_that_is_sent_entries_of_two_bytes");
+}
+
+#[test]
+fn what_clients_say_at_length_comes_back_cut() {
+    let (_server, to) = start(model(Takes::Texts), &[]);
+    // Three bytes each, which are nine in a header.
+    let long = "\u{20ac}".repeat(1 << 20);
+    let answer = ask::<Infer>(to, "ModelInfer", &[], &Infer { model_name: long.clone(), ..Infer::default() });
+    assert!(answer.code == 5 && answer.text.len() < 4096, "{}: {}", answer.code, answer.text.len());
+    let mut request = infer(vec![], vec![]);
+    request.tensors.push(tensor("text", &long, &[1], None));
+    let answer = ask::<Infer>(to, "ModelInfer", &[], &request);
+    assert!(answer.code == 3 && answer.text.len() < 4096, "{}: {}", answer.code, answer.text.len());
+}
+
+#[test]
+fn the_drain_ends_a_call_that_hangs() {
+    let (mut server, to) = start(model(Takes::Texts), &[("server.drain_s", "0.1")]);
+    let text = Contents { bytes: vec![Bytes::from_static(b"hang")], ..Contents::default() };
+    let request = infer(vec![tensor("text", "BYTES", &[1], Some(text))], vec![]);
+    let waiting = thread::spawn(move || ask::<Infer>(to, "ModelInfer", &[], &request));
+    wait_for("it is under way", || server.seen.calls.load(SeqCst) == 1);
+    let start = Instant::now();
+    server.stop();
+    let answer = waiting.join().unwrap();
+    assert_eq!((answer.code, answer.text.as_str()), (14, "the%20server%20is%20shutting%20down"));
+    assert_eq!(server.seen.dropped.load(SeqCst), 1);
+    server.join();
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_connection_that_does_not_begin_is_closed_and_one_that_has_is_kept() {
+    let (_server, to) = start(model(Takes::Texts), &[("server.header_timeout_s", "0.3")]);
+    let hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let start = Instant::now();
+    let mut nothing = Connection::open(to);
+    let mut half = Connection::open(to);
+    half.send(&hello[..10]);
+    let mut trickle = Connection::open(to);
+    let mut whole = Connection::open(to);
+    // And settings, of which there are none.
+    whole.send(&[&hello[..], &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat());
+    for byte in &hello[..20] {
+        // It may be closed already, where this takes long.
+        let _ = trickle.stream.get_mut().write_all(&[*byte]);
+        thread::sleep(Duration::from_millis(10));
+    }
+    for silent in [&mut nothing, &mut half, &mut trickle] {
+        // What the server says of itself comes first.
+        wait_for("it is closed", || silent.closed());
+    }
+    assert!(start.elapsed() >= Duration::from_millis(300));
+    // Later than it would have been closed, a ping is answered.
+    thread::sleep(Duration::from_millis(100));
+    whole.send(&[0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
+    let mut said = Vec::new();
+    wait_for("it is answered", || {
+        let mut byte = [0];
+        whole.stream.read_exact(&mut byte).unwrap();
+        said.push(byte[0]);
+        said.ends_with(&[1, 2, 3, 4, 5, 6, 7, 8])
+    });
+}
+
+/// What the process of the next test does.
+#[test]
+fn a_server_without_descriptors() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    if !is_alone() {
+        return;
+    }
+    let (_server, to) = start(model(Takes::Texts), &[]);
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = Some(100);
+    setrlimit(Resource::Nofile, limit).unwrap();
+    let mut clock = fs::File::open("/proc/self/stat").unwrap();
+    // User and system time of this process, in hundredths of a second.
+    let mut used = || {
+        let mut text = String::new();
+        clock.rewind().unwrap();
+        clock.read_to_string(&mut text).unwrap();
+        let after = text.rsplit(')').next().unwrap().split_whitespace();
+        after.skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum::<u64>()
+    };
+    let mut all: Vec<_> = std::iter::from_fn(|| fs::File::open("/dev/null").ok()).collect();
+    // One for the client, none for the server.
+    drop(all.pop());
+    let mut client = Connection::open(to);
+    let before = used();
+    thread::sleep(Duration::from_millis(600));
+    let ticks = used() - before;
+    assert!(ticks < 30, "{ticks} hundredths of a second in 60");
+    drop(all);
+    client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0");
+    client.stream.read_exact(&mut [0; 9]).unwrap();
+}
+
+#[test]
+fn a_server_without_descriptors_waits_for_some_without_working() {
+    run_alone("grpc::a_server_without_descriptors");
 }

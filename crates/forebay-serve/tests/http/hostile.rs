@@ -10,7 +10,7 @@ use std::{
 use forebay_serve::backend::Takes;
 
 use crate::{
-    client::{Server, wait_for},
+    client::{Server, is_alone, peak_bytes, run_alone, wait_for},
     fake::model,
 };
 
@@ -85,6 +85,57 @@ fn json_that_is_nested_without_end_is_refused() {
         }
     }
     still_well(&server);
+}
+
+#[test]
+fn parameters_are_no_lists_or_objects_and_not_many() {
+    let server = Server::start(Takes::Texts);
+    let body = |parameters: &str| format!("{{\"inputs\": \"a\", \"parameters\": {parameters}}}");
+    let named = |count: usize| {
+        let all: Vec<String> = (0..count).map(|i| format!("\"k{i}\": 1")).collect();
+        format!("{{{}}}", all.join(", "))
+    };
+    for (parameters, field, said) in [
+        (
+            r#"{"k": [1]}"#.to_owned(),
+            "parameters.k",
+            "invalid type: sequence, expected a number, a text, true or false",
+        ),
+        (r#"{"k": {}}"#.to_owned(), "parameters.k", "invalid type: map, expected a number, a text, true or false"),
+        (named(65), "parameters", "more than 64"),
+    ] {
+        let problem = server.post("/predict", &body(&parameters)).problem();
+        assert_eq!(problem, (422, "invalid".to_owned(), field.to_owned(), said.to_owned()));
+    }
+    let all = r#"{"a": 1, "b": -1, "c": 0.5, "d": 18446744073709551615, "e": "x", "f": true, "g": null}"#;
+    for parameters in [all, &named(64), "null", "{}"] {
+        assert_eq!(server.post("/predict", &body(parameters)).status, 200, "{parameters}");
+    }
+    server.post("/predict", &body(all));
+    assert_eq!(*server.seen.parameters.lock().unwrap(), all.replace(' ', ""));
+}
+
+/// What the process of the next test does.
+#[test]
+fn a_server_whose_parameters_are_lists() {
+    if !is_alone() {
+        return;
+    }
+    let server = Server::start(Takes::Texts);
+    for entry in ["{\"\":0},", "[0],", "0,"] {
+        let list = entry.repeat((10 << 20) / entry.len() - 100);
+        let body = format!("{{\"inputs\": \"a\", \"parameters\": {{\"k\": [{list}0]}}}}");
+        let before = peak_bytes();
+        let problem = server.post("/predict", &body).problem();
+        assert_eq!((problem.0, problem.2.as_str()), (422, "parameters.k"));
+        let more = peak_bytes() - before;
+        assert!(more < 64 << 20, "{entry}: {more} bytes");
+    }
+}
+
+#[test]
+fn parameters_take_no_more_memory_than_a_body() {
+    run_alone("hostile::a_server_whose_parameters_are_lists");
 }
 
 #[test]

@@ -21,12 +21,32 @@ fn embeddings_come_as_numbers_or_base64_with_usage() {
 }
 
 #[test]
+fn a_text_may_have_brackets_in_it() {
+    let server = Server::start(Takes::Texts);
+    for body in [
+        r#"{"input": "see [[wiki]] link"}"#,
+        r#"{"input": "[[1, 2]]"}"#,
+        r#"{"input": "{}"}"#,
+        r#"{"input": ["[[1", "[\"a\", \"b\"]"]}"#,
+    ] {
+        let answer = server.post("/v1/embeddings", body);
+        assert_eq!(answer.status, 200, "{body}: {answer:?}");
+    }
+}
+
+#[test]
 fn what_is_not_taken_is_named() {
     let server = Server::start(Takes::Texts);
     for (body, status, field) in [
         (r#"{"input": [1, 2]}"#, 422, "input"),
         (r#"{"input": [[1, 2]]}"#, 422, "input"),
+        (r#"{"input": [ [1, 2] ]}"#, 422, "input"),
+        (r#"{"input": ["a", [1, 2]]}"#, 422, "input[1]"),
+        (r#"{"input": 3}"#, 422, "input"),
         (r#"{"input": [["a", "b"]]}"#, 422, "input[0]"),
+        (r#"{"input": [ ["a", "b"]]}"#, 422, "input[0]"),
+        (r#"{"input": ["x", ["a", "b"]]}"#, 422, "input[1]"),
+        (r#"{"input": [["a"]]}"#, 422, "input[0]"),
         (r#"{"input": ["a", 3]}"#, 422, "input[1]"),
         (r#"{"input": []}"#, 422, "input"),
         (r#"{"input": {}}"#, 422, "input"),
@@ -40,6 +60,10 @@ fn what_is_not_taken_is_named() {
         let problem = server.post("/v1/embeddings", body).problem();
         assert_eq!((problem.0, problem.2.as_str()), (status, field), "{body}: {problem:?}");
     }
+    let nine = server.post("/v1/embeddings", &format!("{{\"input\": {:?}}}", ["x"; 9])).problem();
+    assert_eq!((nine.0, nine.1.as_str()), (413, "too_large"));
+    let tokens = server.post("/v1/embeddings", r#"{"input": [[1, 2]]}"#).problem();
+    assert_eq!(tokens.3, "tokens are not taken; send texts");
     assert_eq!(server.post("/v1/embeddings", r#"{"input": "a", "dimensions": 4}"#).status, 200);
     assert_eq!(server.get("/v1/models").json()["data"][0]["id"], json!("fake"));
     let images = Server::start(Takes::Images).post("/v1/embeddings", r#"{"input": "a"}"#).problem();

@@ -1,10 +1,8 @@
 //! What can be seen from outside: metrics, status, traces.
 
 use std::{
-    env,
     io::{BufRead, BufReader, Read, Write},
     net::TcpListener,
-    process::Command,
     sync::mpsc,
     thread,
 };
@@ -18,7 +16,7 @@ use forebay_serve::{
 use serde_json::{Value, json};
 
 use crate::{
-    client::{Server, WATCHDOG},
+    client::{Server, WATCHDOG, is_alone, run_alone},
     fake::model,
 };
 
@@ -71,16 +69,24 @@ fn metrics_have_help_units_and_what_happened() {
     assert!(names("# UNIT ").contains(&"forebay_request_seconds".to_owned()));
 }
 
-/// Set in the second process of the test of the log.
-const LOGGING: &str = "FOREBAY_TEST_LOGGING";
+fn logs() -> logs::Guard {
+    logs::init(&LogConfig { format: LogFormat::Json, ..LogConfig::default() }).unwrap()
+}
 
-/// What that process does; in the first one, nothing.
+/// The lines of requests, of a test that runs in a process of its own; each with its length.
+fn logged(test: &str) -> Vec<(Value, usize)> {
+    let text = String::from_utf8(run_alone(test).stderr).unwrap();
+    let lines = text.lines().map(|line| (serde_json::from_str::<Value>(line).unwrap(), line.len()));
+    lines.filter(|(line, _)| line["message"] == "request").collect()
+}
+
+/// What the process of the next test does.
 #[test]
 fn a_server_that_logs() {
-    if env::var_os(LOGGING).is_none() {
+    if !is_alone() {
         return;
     }
-    let _guard = logs::init(&LogConfig { format: LogFormat::Json, ..LogConfig::default() }).unwrap();
+    let _guard = logs();
     let server = Server::with(model(Takes::Texts), &[("log.requests", "true")]);
     let mut connection = server.open();
     for (id, text) in [("good", "x"), ("bad", "boom")] {
@@ -92,25 +98,57 @@ fn a_server_that_logs() {
 
 #[test]
 fn the_line_of_a_request_has_its_id_its_status_and_why() {
-    let mut command = Command::new(env::current_exe().unwrap());
-    let output = command.args(["--exact", "seen::a_server_that_logs"]).env(LOGGING, "1").output().unwrap();
-    assert!(output.status.success(), "{output:?}");
-    let text = String::from_utf8(output.stderr).unwrap();
-    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let requests: Vec<_> = lines.iter().filter(|line| line["message"] == "request").collect();
+    let text = logged("seen::a_server_that_logs");
     // Probes are asked for too often to have one.
-    let [good, bad] = requests[..] else { panic!("{text}") };
+    let [(good, _), (bad, _)] = &text[..] else { panic!("{text:?}") };
     let shown = |line: &Value| ["id", "method", "path", "status", "why", "text"].map(|key| line[key].clone());
     let null = Value::Null;
-    assert_eq!(
-        shown(good),
-        [json!("good"), json!("POST"), json!("/predict"), json!(200), null.clone(), null],
-        "{text}"
-    );
+    assert_eq!(shown(good), [json!("good"), json!("POST"), json!("/predict"), json!(200), null.clone(), null]);
     let why = [json!("model_failed"), json!("the model failed: ValueError: no")];
-    assert_eq!(shown(bad)[..4], [json!("bad"), json!("POST"), json!("/predict"), json!(500)], "{text}");
-    assert_eq!(shown(bad)[4..], why, "{text}");
-    assert!(good["ms"].as_f64().is_some_and(|ms| ms > 0.0), "{text}");
+    assert_eq!(shown(bad)[..4], [json!("bad"), json!("POST"), json!("/predict"), json!(500)]);
+    assert_eq!(shown(bad)[4..], why);
+    assert!(good["ms"].as_f64().is_some_and(|ms| ms > 0.0), "{text:?}");
+}
+
+/// What the process of the next test does.
+#[test]
+fn a_server_that_is_told_much() {
+    if !is_alone() {
+        return;
+    }
+    let _guard = logs();
+    let server = Server::with(model(Takes::Texts), &[("log.requests", "true")]);
+    let long = "x\u{20ac}".repeat(1 << 18);
+    let tensor = |name: &str| json!({"inputs": [{"name": name, "shape": [1], "datatype": "BYTES", "data": ["x"]}]});
+    for (path, body, status) in [
+        ("/v1/embeddings", json!({"input": "x", "model": long}), 404),
+        ("/v1/embeddings", json!({"input": "x", "encoding_format": long}), 422),
+        ("/predict", json!({"inputs": "x", &long: 1}), 422),
+        ("/predict", json!({"inputs": "x", "parameters": long}), 422),
+        ("/tokenize", json!({"inputs": "x", "special_tokens": long}), 422),
+        ("/v2/models/fake/infer", tensor(&long), 422),
+    ] {
+        let answer = server.post(path, &body.to_string());
+        assert_eq!(answer.status, status, "{path}");
+        assert!(answer.body.len() < 4096, "{path}: {}", answer.body.len());
+        answer.problem();
+    }
+    let long = "X".repeat(60_000);
+    let there_is_none = server.get(&format!("/{long}"));
+    assert!(there_is_none.status == 404 && there_is_none.body.len() < 4096);
+    assert_eq!(server.open().ask(&long, "/predict", &[], b"").status, 405);
+}
+
+#[test]
+fn what_clients_say_at_length_is_cut_in_answers_and_lines() {
+    let lines = logged("seen::a_server_that_is_told_much");
+    assert_eq!(lines.len(), 8);
+    for (line, length) in &lines {
+        assert!(*length < 4096, "{length}: {line}");
+    }
+    assert!(lines[0].0["text"].as_str().unwrap().ends_with('…'), "{lines:?}");
+    assert!(lines[6].0["path"].as_str().unwrap().ends_with('…'), "{lines:?}");
+    assert!(lines[7].0["method"].as_str().unwrap().ends_with('…'), "{lines:?}");
 }
 
 #[test]
@@ -211,6 +249,15 @@ fn a_request_s_span_continues_the_client_s_trace_and_reaches_the_collector() {
         sent["resourceSpans"][0]["resource"]["attributes"][0]["value"]["stringValue"],
         json!("forebay-serve:fake")
     );
+}
+
+#[test]
+fn what_clients_say_at_length_is_cut_in_spans() {
+    let (address, told) = collector();
+    let server = Server::with(model(Takes::Texts), &[("trace.otlp", &address), ("trace.sample", "1")]);
+    assert_eq!(server.open().ask(&"X".repeat(9000), &format!("/{}", "x".repeat(9000)), &[], b"").status, 404);
+    let sent = told.recv_timeout(WATCHDOG).unwrap().to_string();
+    assert!(sent.contains("XXXX") && sent.contains("/xxxx") && sent.len() < 4096, "{sent}");
 }
 
 #[test]

@@ -2,13 +2,16 @@
 //!
 //! The same admission, limits, counting and errors as over HTTP; a status code becomes the gRPC code nearest to it.
 
+mod bounds;
 mod convert;
+mod incoming;
 mod messages;
 
 use std::{
     convert::Infallible,
     future::Future,
     io,
+    marker::PhantomData,
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -19,20 +22,35 @@ use std::{
 };
 
 use axum::http::{Request, Response, StatusCode};
+use bytes::{Buf as _, Bytes};
 use tokio::net::TcpListener;
-use tonic::{Code, Status, body::Body, metadata::MetadataValue, server::UnaryService};
-use tonic_prost::ProstCodec;
+use tonic::{
+    Code, Status,
+    body::Body,
+    codec::{BufferSettings, Codec, DecodeBuf, Decoder},
+    metadata::MetadataValue,
+    server::UnaryService,
+};
+use tonic_prost::ProstEncoder;
 use tower_service::Service;
 
-use self::messages::{Empty, Flag, InferRequest, InferResponse, ModelMetadata, Named, ServerMetadata};
+use self::{
+    incoming::Incoming,
+    messages::{Empty, Flag, InferRequest, InferResponse, ModelMetadata, Named, ServerMetadata},
+};
 use super::{
-    App, admission, body,
+    App,
+    accept::Accepting,
+    admission, body,
     context::{Context, REQUEST_ID, parsed, responded},
     front::{self, Guard, Live},
     problem::Problem,
     v2,
 };
-use crate::{backend::Health, metrics::Route};
+use crate::{
+    backend::{Health, Refusal},
+    metrics::Route,
+};
 
 const PREFIX: &str = "/inference.GRPCInferenceService/";
 /// Bytes of a message that asks for no work: it holds a name at most.
@@ -44,7 +62,7 @@ pub(super) async fn serve(
     listener: TcpListener,
     shutdown: impl Future<Output = ()> + Send,
 ) -> io::Result<()> {
-    let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = Incoming::new(Accepting::new(listener, app.body_timeout), app.header_timeout);
     tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .max_concurrent_streams(u32::try_from(app.limits.in_flight).unwrap_or(u32::MAX))
@@ -141,6 +159,39 @@ async fn dispatch(
     }
 }
 
+/// Encodes answers. Calls stay the bytes that they are: what they would become is looked at first, see [`bounds`].
+struct Bare<Say>(PhantomData<Say>);
+
+impl<Say: prost::Message + 'static> Codec for Bare<Say> {
+    type Encode = Say;
+    type Decode = Bytes;
+    type Encoder = ProstEncoder<Say>;
+    type Decoder = Whole;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        ProstEncoder::new(BufferSettings::default())
+    }
+
+    fn decoder(&mut self) -> Whole {
+        Whole
+    }
+}
+
+struct Whole;
+
+impl Decoder for Whole {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, message: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(message.copy_to_bytes(message.remaining())))
+    }
+}
+
+fn decode<Ask: prost::Message + Default>(message: Bytes) -> Result<Ask, Problem> {
+    Ask::decode(message).map_err(|error| Problem::malformed(error.to_string()))
+}
+
 /// What calls have in common.
 struct Calls<'a> {
     app: &'a Arc<App>,
@@ -151,23 +202,34 @@ struct Calls<'a> {
 }
 
 impl Calls<'_> {
-    async fn unary<Ask, Say, Fut>(
+    async fn unary<Say, Fut>(
         &self,
         request: Request<Body>,
-        handler: fn(Arc<App>, Context, Ask) -> Fut,
+        handler: fn(Arc<App>, Context, Bytes) -> Fut,
     ) -> Response<Body>
     where
-        Ask: prost::Message + Default + 'static,
-        Say: prost::Message + Default + 'static,
+        Say: prost::Message + 'static,
         Fut: Future<Output = Result<Say, Problem>> + Send + 'static,
     {
         let limit = usize::try_from(self.limit).unwrap_or(usize::MAX);
-        let codec = ProstCodec::<Say, Ask>::default();
-        let mut grpc = tonic::server::Grpc::new(codec).max_decoding_message_size(limit);
+        let mut grpc = tonic::server::Grpc::new(Bare(PhantomData)).max_decoding_message_size(limit);
         let (app, context, failed) = (Arc::clone(self.app), self.context.clone(), Arc::clone(self.failed));
         let read = Arc::new(AtomicBool::new(false));
         let handler = Handler { app, context, failed, read: Arc::clone(&read), handler };
-        let answer = grpc.unary(handler, request);
+        let answer = self.in_time(grpc.unary(handler, request), &read);
+        let mut over = self.app.over.subscribe();
+        tokio::select! {
+            // An answer that is there is given.
+            biased;
+            response = answer => response,
+            _ = over.wait_for(|over| *over) => {
+                refuse(self.failed, Refusal::Draining.into(), self.context).into_http()
+            }
+        }
+    }
+
+    /// The answer, if message and answer come in their times. `read`: whether the message is here.
+    async fn in_time(&self, answer: impl Future<Output = Response<Body>>, read: &AtomicBool) -> Response<Body> {
         tokio::pin!(answer);
         // A client that sends its message slowly has as long as one over HTTP.
         let (until, deadline) = (Instant::now() + self.app.body_timeout, self.context.deadline);
@@ -201,16 +263,16 @@ struct Handler<H> {
     handler: H,
 }
 
-impl<H, Ask, Say, Fut> UnaryService<Ask> for Handler<H>
+impl<H, Say, Fut> UnaryService<Bytes> for Handler<H>
 where
-    H: Fn(Arc<App>, Context, Ask) -> Fut,
+    H: Fn(Arc<App>, Context, Bytes) -> Fut,
     Fut: Future<Output = Result<Say, Problem>> + Send + 'static,
     Say: 'static,
 {
     type Response = Say;
     type Future = Pin<Box<dyn Future<Output = Result<tonic::Response<Say>, Status>> + Send>>;
 
-    fn call(&mut self, request: tonic::Request<Ask>) -> Self::Future {
+    fn call(&mut self, request: tonic::Request<Bytes>) -> Self::Future {
         self.read.store(true, Ordering::Relaxed);
         let (context, failed) = (self.context.clone(), Arc::clone(&self.failed));
         let done = (self.handler)(Arc::clone(&self.app), context.clone(), request.into_inner());
@@ -220,15 +282,18 @@ where
     }
 }
 
-async fn server_live(_app: Arc<App>, _context: Context, _message: Empty) -> Result<Flag, Problem> {
+async fn server_live(_app: Arc<App>, _context: Context, message: Bytes) -> Result<Flag, Problem> {
+    let Empty {} = decode(message)?;
     Ok(Flag { yes: true })
 }
 
-async fn server_ready(app: Arc<App>, _context: Context, _message: Empty) -> Result<Flag, Problem> {
+async fn server_ready(app: Arc<App>, _context: Context, message: Bytes) -> Result<Flag, Problem> {
+    let Empty {} = decode(message)?;
     Ok(Flag { yes: app.health() == Health::Ready })
 }
 
-async fn server_metadata(_app: Arc<App>, _context: Context, _message: Empty) -> Result<ServerMetadata, Problem> {
+async fn server_metadata(_app: Arc<App>, _context: Context, message: Bytes) -> Result<ServerMetadata, Problem> {
+    let Empty {} = decode(message)?;
     let version = env!("CARGO_PKG_VERSION").to_owned();
     Ok(ServerMetadata { name: "forebay".to_owned(), version, extensions: Vec::new() })
 }
@@ -238,20 +303,27 @@ fn known(app: &App, name: &str, version: &str) -> Result<(), Problem> {
     v2::known(app.backend.model(), name, Some(version).filter(|version| !version.is_empty()))
 }
 
-async fn model_ready(app: Arc<App>, _context: Context, message: Named) -> Result<Flag, Problem> {
+async fn model_ready(app: Arc<App>, _context: Context, message: Bytes) -> Result<Flag, Problem> {
+    let message: Named = decode(message)?;
     known(&app, &message.name, &message.version)?;
     Ok(Flag { yes: app.health() == Health::Ready })
 }
 
-async fn model_metadata(app: Arc<App>, _context: Context, message: Named) -> Result<ModelMetadata, Problem> {
+async fn model_metadata(app: Arc<App>, _context: Context, message: Bytes) -> Result<ModelMetadata, Problem> {
+    let message: Named = decode(message)?;
     known(&app, &message.name, &message.version)?;
     Ok(convert::metadata(app.backend.model()))
 }
 
-async fn infer(app: Arc<App>, context: Context, mut message: InferRequest) -> Result<InferResponse, Problem> {
-    known(&app, &message.model_name, &message.model_version)?;
+async fn infer(app: Arc<App>, context: Context, message: Bytes) -> Result<InferResponse, Problem> {
     let model = app.backend.model();
-    let (input, parameters) = parsed(&app, || convert::call(model, &mut message))?;
+    let (message, input, parameters) = parsed(&app, || {
+        bounds::check(&message, model)?;
+        let mut message: InferRequest = decode(message)?;
+        known(&app, &message.model_name, &message.model_version)?;
+        let (input, parameters) = convert::call(model, &mut message)?;
+        Ok((message, input, parameters))
+    })?;
     let answer = context.infer(&app, input, parameters).await?;
     responded(&app, || convert::response(model, message, &answer))
 }
@@ -273,9 +345,8 @@ fn refuse(failed: &Failed, problem: Problem, context: &Context) -> Status {
         504 | 408 => Code::DeadlineExceeded,
         _ => Code::Internal,
     };
-    let field = problem.field.as_ref().map_or_else(String::new, |field| format!("{field}: "));
     let item = problem.item.map_or_else(String::new, |item| format!(" (item {item})"));
-    let mut status = Status::new(code, format!("{field}{}{item}", problem.message));
+    let mut status = Status::new(code, format!("{}{item}", problem.text()));
     if let Ok(id) = MetadataValue::try_from(&*context.request_id) {
         status.metadata_mut().insert(REQUEST_ID, id);
     }

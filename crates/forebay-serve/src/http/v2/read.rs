@@ -80,7 +80,7 @@ struct WantedParameters {
 pub(super) fn header_length(headers: &HeaderMap) -> Result<Option<usize>, Problem> {
     let Some(value) = headers.get(HEADER_LENGTH) else { return Ok(None) };
     let length = value.to_str().ok().and_then(|text| text.parse().ok());
-    let bad = || Problem { field: Some(HEADER_LENGTH.to_owned()), ..Problem::malformed("expected a number of bytes") };
+    let bad = || Problem::malformed("expected a number of bytes").at(HEADER_LENGTH);
     length.map(Some).ok_or_else(bad)
 }
 
@@ -89,7 +89,7 @@ pub(super) fn request(model: &ModelInfo, body: &Bytes, header_length: Option<usi
     let length = header_length.unwrap_or(body.len());
     if length > body.len() {
         let text = format!("the header says {length} bytes of JSON, the body has {}", body.len());
-        return Err(Problem { field: Some(HEADER_LENGTH.to_owned()), ..Problem::malformed(text) });
+        return Err(Problem::malformed(text).at(HEADER_LENGTH));
     }
     let request: Request<'_> = json::parse(&body[..length])?;
     let mut parameters = json::parameters(request.parameters)?;
