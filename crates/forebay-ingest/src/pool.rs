@@ -3,11 +3,13 @@
 //! The caller works, it does not wait: handed over to two threads while it sleeps, work of a few milliseconds was seen to
 //! run on one core for all of its life, since the kernel had put both where there was a core for each thread but not yet for
 //! the caller's. rayon's threads are those that help; its global pool is never used: a process that embeds us decides how
-//! many threads there are. A [`Pool`] that a fork carried into a child, where its threads do not exist, makes new ones at
-//! the first use there instead of waiting for the missing ones without end.
+//! many threads there are. Only helpers that are idle are called: what waits in rayon's queue behind another call's work would
+//! be waited for at the end, by a caller who has long done everything alone. A [`Pool`] that a fork carried into a child, where
+//! its threads do not exist, makes new ones at the first use there instead of waiting for the missing ones without end.
 
 use std::cell::RefCell;
 use std::num::NonZero;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use std::{mem, process};
@@ -39,7 +41,8 @@ pub enum PoolError {
 
 /// A number of threads for work on batches: the caller's, and others that help.
 ///
-/// Shared between threads freely: each caller works, and they take turns at the same helpers. Dropping it ends those.
+/// Shared between threads freely: each caller works, and they share the helpers: one that works for somebody else is not
+/// waited for, and is called when it is free if there is work left then. Dropping the pool ends them.
 ///
 /// # Costs
 /// Calling helpers takes some 10 µs, more when they sleep: work that is shorter is better done alone.
@@ -56,8 +59,45 @@ pub struct Pool {
 struct Life {
     process: u32,
     /// `None` where the caller is the only thread, and while being dropped: a child must not wake what it does not have.
-    helpers: Option<Arc<ThreadPool>>,
+    helpers: Option<Arc<Helpers>>,
     child: OnceLock<Box<Life>>,
+}
+
+/// The threads that help.
+#[derive(Debug)]
+struct Helpers {
+    threads: ThreadPool,
+    /// How many of them nobody has called.
+    idle: AtomicUsize,
+}
+
+impl Helpers {
+    /// Calls one that is idle, if there is one: it is the caller's until what is given here is dropped.
+    fn call(&self) -> Option<Called<'_>> {
+        // Without a write, as it is asked between jobs. ORDER: Relaxed, nothing is read that another thread has written; who
+        // sees an old number calls a helper one job later, or finds in the next line that there is none.
+        let mut idle = self.idle.load(Ordering::Relaxed);
+        while let Some(less) = idle.checked_sub(1) {
+            // ORDER: Acquire, pairs with the Release in `drop`: who gets a helper comes after the last job that this did for
+            // somebody else, so its closure does not wait for that. A failure hands nothing over: Relaxed.
+            match self.idle.compare_exchange_weak(idle, less, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => return Some(Called(self)),
+                Err(found) => idle = found,
+            }
+        }
+        None
+    }
+}
+
+/// A helper that was called; idle again once this is dropped, on a panic too.
+#[derive(Debug)]
+struct Called<'a>(&'a Helpers);
+
+impl Drop for Called<'_> {
+    fn drop(&mut self) {
+        // ORDER: Release, see `call`.
+        self.0.idle.fetch_add(1, Ordering::Release);
+    }
 }
 
 impl Life {
@@ -65,12 +105,12 @@ impl Life {
         let helpers = match threads - 1 {
             0 => None,
             others => {
-                let started = ThreadPoolBuilder::new()
+                let threads = ThreadPoolBuilder::new()
                     .num_threads(others)
                     .thread_name(|index| format!("forebay-{index}"))
                     .build()
                     .map_err(|e| PoolError::Start { threads: others, why: e.to_string() })?;
-                Some(Arc::new(started))
+                Some(Arc::new(Helpers { threads, idle: AtomicUsize::new(others) }))
             }
         };
         Ok(Self { process: process::id(), helpers, child: OnceLock::new() })
@@ -128,7 +168,7 @@ impl Pool {
     }
 
     /// The helpers in this process.
-    fn helpers(&self) -> Option<Arc<ThreadPool>> {
+    fn helpers(&self) -> Option<Arc<Helpers>> {
         let here = process::id();
         let mut life = &self.life;
         while life.process != here {
@@ -146,11 +186,11 @@ impl Pool {
 
 thread_local! {
     /// Those of the pool that this thread is within.
-    static HELPERS: RefCell<Option<Arc<ThreadPool>>> = const { RefCell::new(None) };
+    static HELPERS: RefCell<Option<Arc<Helpers>>> = const { RefCell::new(None) };
 }
 
 /// Puts back what was there before, on a panic too.
-struct Entered(Option<Arc<ThreadPool>>);
+struct Entered(Option<Arc<Helpers>>);
 
 impl Drop for Entered {
     fn drop(&mut self) {
@@ -163,8 +203,8 @@ pub(crate) fn is_helped() -> bool {
     HELPERS.with_borrow(Option::is_some)
 }
 
-/// Does every job, this thread and the helpers of the pool that it is within each taking the next; the results come in the
-/// order of the jobs.
+/// Does every job, this thread and the idle helpers of the pool that it is within each taking the next; the results come in
+/// the order of the jobs.
 pub(crate) fn each<J: Send, R: Send>(
     jobs: impl ExactSizeIterator<Item = J> + Send,
     does: impl Fn(J) -> R + Sync,
@@ -236,8 +276,13 @@ pub(crate) fn each_while<J: Send, S, R: Send>(
         next.as_mut()?.next()
     };
     let done = Mutex::new(Vec::with_capacity(count));
-    // Whether it was told to stop.
-    let take_part = |stop: Option<&dyn Fn() -> bool>| {
+    // Calls for help before each job, saying how many are left besides it. Gives whether it was told to stop.
+    let take_part = |stop: Option<&dyn Fn() -> bool>, call: &mut dyn FnMut(usize)| {
+        let mut take = |give_up: bool| {
+            let (index, job) = take(give_up)?;
+            call(count - 1 - index);
+            Some((index, job))
+        };
         let Some(first) = take(false) else { return false };
         let (mut held, mut mine, mut job) = (makes(), Vec::new(), Some(first));
         let mut questions = stop.map(Questions::new);
@@ -251,15 +296,22 @@ pub(crate) fn each_while<J: Send, S, R: Send>(
         stopped
     };
     let stopped = match HELPERS.with_borrow(Clone::clone) {
-        Some(helpers) if count > 1 => helpers.in_place_scope(|scope| {
-            for _ in 0..helpers.current_num_threads().min(count - 1) {
-                scope.spawn(|_| {
-                    take_part(None);
-                });
-            }
-            take_part(stop)
+        Some(helpers) if count > 1 => helpers.threads.in_place_scope(|scope| {
+            // As many in all as there are jobs besides the first: who helps does so until no job is left. Those that worked
+            // for somebody else at first are called later.
+            let mut wanted = count - 1;
+            take_part(stop, &mut |left| {
+                for _ in 0..left.min(wanted) {
+                    let Some(called) = helpers.call() else { break };
+                    wanted -= 1;
+                    scope.spawn(|_| {
+                        let _called = called;
+                        take_part(None, &mut |_| {});
+                    });
+                }
+            })
         }),
-        _ => take_part(stop),
+        _ => take_part(stop, &mut |_| {}),
     };
     // Also where helpers did the last jobs while it was asked: what has been told to stop does not go on.
     if stopped {
@@ -274,8 +326,33 @@ pub(crate) fn each_while<J: Send, S, R: Send>(
 mod tests {
     use super::*;
     use std::collections::HashSet;
-    use std::sync::Barrier;
+    use std::sync::{Barrier, Condvar, mpsc};
     use std::thread;
+
+    /// After this time a test has failed.
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    /// Where threads wait for each other, with an end.
+    #[derive(Default)]
+    struct Meeting {
+        here: Mutex<usize>,
+        came: Condvar,
+    }
+
+    impl Meeting {
+        /// Whether `count` threads have come.
+        fn of(&self, count: usize) -> bool {
+            let mut here = self.here.lock().unwrap();
+            *here += 1;
+            self.came.notify_all();
+            let (_here, waited) = self.came.wait_timeout_while(here, LIMIT, |here| *here < count).unwrap();
+            !waited.timed_out()
+        }
+    }
+
+    fn idle(pool: &Pool) -> usize {
+        pool.helpers().unwrap().idle.load(Ordering::Relaxed)
+    }
 
     #[test]
     fn the_caller_and_the_helpers_work_and_nobody_else() {
@@ -343,6 +420,67 @@ mod tests {
             assert!(!is_helped());
         }
         assert_eq!(pool.run(|| each(0..3, |job| job)), [0, 1, 2]);
+        // The helper as well.
+        let both = Meeting::default();
+        assert_eq!(pool.run(|| each(0..2, |_| both.of(2))), [true, true]);
+        assert_eq!(idle(&pool), 1);
+    }
+
+    #[test]
+    fn a_call_does_not_wait_for_helpers_that_work_for_another() {
+        let pool = Pool::new(3).unwrap();
+        let (held, released) = (Barrier::new(4), Barrier::new(4));
+        let (say, said) = mpsc::channel();
+        thread::scope(|scope| {
+            // On this thread and both helpers.
+            scope.spawn(|| {
+                pool.run(|| {
+                    each(0..3, |_| {
+                        held.wait();
+                        released.wait();
+                    })
+                })
+            });
+            held.wait();
+            let short = scope.spawn(|| say.send(pool.run(|| each(0..9, |_| thread::current().id()))));
+            let by = said.recv_timeout(LIMIT);
+            released.wait();
+            assert_eq!(by, Ok(vec![short.thread().id(); 9]));
+        });
+        assert_eq!(idle(&pool), 2);
+    }
+
+    #[test]
+    fn a_call_that_began_alone_is_helped_when_the_helpers_are_idle() {
+        let pool = Pool::new(3).unwrap();
+        let (held, released, together) = (Barrier::new(4), Barrier::new(4), Meeting::default());
+        let by = thread::scope(|scope| {
+            let other = scope.spawn(|| {
+                pool.run(|| {
+                    each(0..3, |_| {
+                        held.wait();
+                        released.wait();
+                    })
+                })
+            });
+            held.wait();
+            let other = Mutex::new(Some(other));
+            pool.run(|| {
+                each(0..4, |job| {
+                    if job == 0 {
+                        // Until the other call is over, and with it the work of both helpers.
+                        released.wait();
+                        other.lock().unwrap().take().unwrap().join().unwrap();
+                    } else {
+                        assert!(together.of(3), "nobody helps");
+                    }
+                    thread::current().id()
+                })
+            })
+        });
+        assert_eq!(by[0], thread::current().id());
+        assert_eq!(by[1..].iter().collect::<HashSet<_>>().len(), 3);
+        assert_eq!(idle(&pool), 2);
     }
 
     #[test]

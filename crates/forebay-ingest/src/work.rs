@@ -80,6 +80,14 @@ impl<'a> Work<'a> {
         }
     }
 
+    /// Asks whether to stop, between two [`map`](Self::map)s that may each be over without a question.
+    pub(crate) fn go_on(&self) -> Result<(), WorkError> {
+        match self.stop {
+            Some(stop) if stop() => Err(WorkError::Stopped),
+            _ => Ok(()),
+        }
+    }
+
     /// Does every job; the results come in the order of the jobs.
     pub(crate) fn map<J: Send, R: Send>(
         &self,

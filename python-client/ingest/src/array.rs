@@ -97,7 +97,8 @@ impl Array {
     /// Its elements.
     ///
     /// Python code may write to them from another thread meanwhile, as it may during any call of NumPy that lets go of the
-    /// interpreter: the values are then unspecified, and nothing here steers by a value that was read before.
+    /// interpreter: the values are then unspecified, and may be others when they are read again. Numbers are computed with as
+    /// they come. Whoever relies on what it found in them copies them first, as images and lines of tables are.
     pub(crate) fn elements<T: Element>(&self) -> PyResult<&[T]> {
         self.check::<T>()?;
         if self.len() == 0 {

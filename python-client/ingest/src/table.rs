@@ -144,7 +144,8 @@ impl PyTableEncoder {
             released(py, threads, |work| encoder.encode(&split_lines(bytes), work))?
         } else if let Ok(buffer) = Array::of(lines, "lines") {
             let bytes = buffer.elements::<u8>()?;
-            released(py, threads, |work| encoder.encode(&split_lines(bytes), work))?
+            // Others may write to it meanwhile, and no line is to change between the check that it is UTF-8 and the parser.
+            released(py, threads, |work| encoder.encode_copied(&split_lines(bytes), work))?
         } else {
             let items: Vec<Bound<'_, PyAny>> = lines.try_iter()?.collect::<PyResult<_>>()?;
             let (lines, none) = lines_of(&items);

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import random
+import struct
 import threading
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 import torch
 import transformers
 from interrupted import after_ctrl_c
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 import forebay_ingest
 from forebay_ingest import ImageFailure, ImageProcessor, IngestError
@@ -142,6 +144,26 @@ def test_transparency_is_laid_over_white_as_transformers_does() -> None:
         bytes_ = (DATA / name).read_bytes()
         expected = reference(config, "Pil")(Image.open(io.BytesIO(bytes_)), return_tensors="np")["pixel_values"]
         np.testing.assert_allclose(ImageProcessor.from_config(config)([bytes_]), expected, rtol=3e-7, atol=3e-7)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("before", [b"IDAT", b"IEND"])
+def test_exif_turns_a_png_wherever_it_stands(orientation: int, before: bytes) -> None:
+    image = Image.fromarray(np.random.default_rng(7).integers(0, 256, (5, 9, 3), np.uint8))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    content = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
+    plain = png(image)
+    at = plain.index(before) - 4
+    file = plain[:at] + chunk + plain[at:]
+    with Image.open(io.BytesIO(file)) as stored:
+        # Pillow comes to what is behind the pixels when it has read them.
+        stored.load()
+        expected = np.asarray(ImageOps.exif_transpose(stored))
+    config = VIT | {"do_resize": False, "do_rescale": False, "do_normalize": False}
+    processor = ImageProcessor.from_config(config, dtype="uint8", layout="channels_last")
+    np.testing.assert_array_equal(processor([file])[0], expected)
 
 
 def test_resizes_of_any_size_are_pillows() -> None:

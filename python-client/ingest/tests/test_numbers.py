@@ -214,6 +214,16 @@ def test_nearest_rows_are_those_of_a_full_sort(metric: str, shape: tuple[int, in
     assert np.array_equal(alone[1], found[0])
 
 
+@pytest.mark.parametrize("metric", ["dot", "cosine"])
+def test_queries_are_answered_alike_alone_and_among_many(metric: str) -> None:
+    matrix, queries = (RNG.normal(size=(rows, 64)).astype(np.float32) for rows in (10_000, 700))
+    indices, found = top_k(matrix, queries, 20, metric)
+    for query in (0, 255, 256, 511, 512, 699):
+        alone = top_k(matrix, queries[query], 20, metric, threads=1)
+        assert np.array_equal(alone[0], indices[query])
+        assert np.array_equal(alone[1], found[query])
+
+
 def test_equal_scores_are_in_the_order_of_the_rows_and_nan_comes_last() -> None:
     matrix = np.repeat(np.arange(4, dtype=np.float32), 1000)[:, None]
     matrix[5] = np.nan

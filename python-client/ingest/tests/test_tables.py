@@ -290,3 +290,33 @@ def test_threads_share_one_encoder() -> None:
     for thread in threads:
         thread.join()
     assert right == [True] * 4
+
+
+def test_lines_that_another_thread_writes_to_are_parsed_as_they_were_checked() -> None:
+    column = {"type": "one_hot", "path": "c", "vocabulary": ["y"], "unknown": "error"}
+    encoder = TableEncoder.from_config({"tensors": [{"name": "x", "columns": [column]}]})
+    # The parser has a long way to the letters that change.
+    line = b'{"a": "' + b"x" * 500_000 + b'", "c": "' + b"x" * 20 + b'"}\n'
+    count = 16
+    text = bytearray(line * count)
+    letters = np.frombuffer(text, np.uint8).reshape(count, len(line))[:, -10]
+    [(_, unknown)] = encoder.encode(line, on_error="skip").errors
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            # No UTF-8, and some again.
+            letters[:] = 0xFF
+            letters[:] = ord("x")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(20):
+            for given in (text, memoryview(text)):
+                errors = encoder.encode(given, on_error="skip", threads=1).errors
+                assert len(errors) == count
+                assert all(reason == unknown or reason.startswith("not UTF-8: byte 0xff") for _, reason in errors)
+    finally:
+        stop.set()
+        writer.join()

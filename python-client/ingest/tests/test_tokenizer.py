@@ -3,6 +3,8 @@
 import base64
 import gc
 import pathlib
+import subprocess
+import sys
 import threading
 from collections.abc import Mapping
 
@@ -241,6 +243,30 @@ def test_a_tiktoken_file_that_is_none_is_told(tmp_path) -> None:
     assert ours.encode_batch(["abcab <end>"])["input_ids"].tolist() == [[257, 256, 32, 300]]
     with pytest.raises(ValueError, match="pattern cannot be used"):
         forebay_ingest.Tokenizer.from_tiktoken(path, pattern="(")
+
+
+# How many MiB more a pair takes at its most than one that is short.
+MEMORY = """
+import resource, sys
+import forebay_ingest
+tokenizer = forebay_ingest.Tokenizer.from_file(sys.argv[1])
+def rows(first, second, **options):
+    batch = tokenizer.encode_batch([first], [second], max_length=128, threads=1, **options)
+    return batch["input_ids"].tolist()
+rows("a b", "c d", offsets=True)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+long = "a b " * 2_000, "c d " * 2_000
+assert rows(*long, offsets=True) == rows(*long)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def test_offsets_of_a_long_pair_take_memory_for_its_texts_only() -> None:
+    command = [sys.executable, "-c", MEMORY, str(DATA)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=55, check=False)
+    assert done.returncode == 0, done.stderr
+    # By the product of both lengths it was 366.
+    assert int(done.stdout) < 100
 
 
 # Words that never come twice, as a known one is found too fast: 96 MiB take half a minute on one core.

@@ -1,11 +1,12 @@
 //! The rows of an embedding matrix nearest to a query.
 //!
 //! ```text
+//!   queries ── groups, one after the other
 //!   matrix ── jobs of rows (any thread) ── blocks of rows: scores of each query, then its heap of k
 //!   heaps of all jobs ── sorted, cut at k
 //! ```
 //!
-//! No array of all scores is made: a job holds at most 1,024 scores and k candidates a query.
+//! No array of all scores is made: a job holds at most 1,024 scores and k candidates a query of its group.
 
 use std::cmp::Ordering;
 
@@ -133,12 +134,31 @@ const _: () = assert!(LONG_BLOCK_ROWS >= BLOCK_ROWS * TILE_QUERIES, "scores of e
 /// Least elements of the matrix in a job, and the most jobs.
 const JOB_ELEMENTS: usize = 1 << 18;
 const MOST_JOBS: usize = 1024;
+/// Most memory for the candidates of a group of queries, and most queries in it: more would only make jobs longer, and within
+/// a job nobody is asked whether to stop.
+const GROUP_BYTES: usize = 64 << 20;
+const GROUP_QUERIES: usize = 256;
+
+/// Rows in a job. Jobs are larger when there is more to find, so that candidates stay few beside rows.
+fn job_rows(rows: usize, dim: usize, k: usize) -> usize {
+    let most_jobs = MOST_JOBS.min(rows.div_ceil(k.saturating_mul(8)));
+    (JOB_ELEMENTS / dim).max(rows.div_ceil(most_jobs)).next_multiple_of(BLOCK_ROWS)
+}
+
+/// Queries that are searched for together, in so many jobs: as many as have room in `bytes`, but never less than are
+/// multiplied together. By the number of jobs these have 4 bytes a row, and 32 for each of the `k`.
+fn group_queries(jobs: usize, k: usize, bytes: usize) -> usize {
+    let query_bytes = jobs.saturating_mul(k).saturating_mul(size_of::<Candidate>());
+    let fit = (bytes / query_bytes.max(1)).min(GROUP_QUERIES);
+    (fit - fit % TILE_QUERIES).max(TILE_QUERIES)
+}
 
 /// Finds the `k` rows of `matrix` nearest to each query, exactly.
 ///
 /// `matrix` and `queries` are rows of `dim` elements. Equal scores are in the order of the rows; a score that is NaN comes
 /// after all others. With fewer than `k` rows all of them come back, see [`Neighbors::k`]. The score of a row does not
-/// depend on the other queries or on the threads. Extra memory: k candidates for each query and job (at most 1024).
+/// depend on the other queries or on the threads. Extra memory: some 64 MiB at most, or if that is more 6 bytes for each row
+/// and 48 for each of the `k`.
 ///
 /// # Errors
 /// [`NumericError`] if matrix or queries are not whole rows of `dim`, or the work was stopped.
@@ -149,6 +169,19 @@ pub fn top_k(
     k: usize,
     metric: Metric,
     work: &Work<'_>,
+) -> Result<Neighbors, NumericError> {
+    grouped(matrix, queries, dim, k, metric, work, GROUP_BYTES)
+}
+
+/// As [`top_k`], with so many bytes for candidates.
+fn grouped(
+    matrix: &[f32],
+    queries: &[f32],
+    dim: usize,
+    k: usize,
+    metric: Metric,
+    work: &Work<'_>,
+    bytes: usize,
 ) -> Result<Neighbors, NumericError> {
     let rows = error::rows("the matrix", matrix.len(), dim)?;
     let count = error::rows("the queries", queries.len(), dim)?;
@@ -161,24 +194,30 @@ pub fn top_k(
         dot::with_itself(queries, dim, &mut lengths);
         lengths.iter_mut().for_each(|length| *length = length.sqrt());
     }
-    // Jobs are larger when there is more to find, so that candidates stay few beside rows.
-    let most_jobs = MOST_JOBS.min(rows.div_ceil(k.saturating_mul(8)));
-    let job_rows = (JOB_ELEMENTS / dim).max(rows.div_ceil(most_jobs)).next_multiple_of(BLOCK_ROWS);
-    let search = Search { queries, dim, lengths: &lengths, k, metric };
-    let jobs = matrix.chunks(job_rows.saturating_mul(dim)).enumerate();
-    let parts = work.map(jobs, |(job, part)| search.job(job * job_rows, part))?;
+    let job_rows = job_rows(rows, dim, k);
+    let group = group_queries(rows.div_ceil(job_rows), k, bytes);
     let (mut indices, mut scores) = (Vec::with_capacity(count * k), Vec::with_capacity(count * k));
     let mut all = Vec::new();
-    for query in 0..count {
-        all.clear();
-        parts.iter().for_each(|part| all.extend_from_slice(&part[query].heap));
-        all.sort_unstable_by(Candidate::compare);
-        indices.extend(all[..k].iter().map(|found| found.row as i64));
-        scores.extend(all[..k].iter().map(|found| found.score));
+    for (queries, lengths) in queries.chunks(group.saturating_mul(dim)).zip(lengths.chunks(group)) {
+        if !indices.is_empty() {
+            // A group may be a single job, within which nobody is asked.
+            work.go_on()?;
+        }
+        let search = Search { queries, dim, lengths, k, metric };
+        let jobs = matrix.chunks(job_rows.saturating_mul(dim)).enumerate();
+        let parts = work.map(jobs, |(job, part)| search.job(job * job_rows, part))?;
+        for query in 0..lengths.len() {
+            all.clear();
+            parts.iter().for_each(|part| all.extend_from_slice(&part[query].heap));
+            all.sort_unstable_by(Candidate::compare);
+            indices.extend(all[..k].iter().map(|found| found.row as i64));
+            scores.extend(all[..k].iter().map(|found| found.score));
+        }
     }
     Ok(Neighbors { k, indices, scores })
 }
 
+/// A group of queries.
 struct Search<'a> {
     queries: &'a [f32],
     dim: usize,
@@ -234,5 +273,75 @@ impl Search<'_> {
                 *score = if both == 0.0 { 0.0 } else { *score / both };
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::pool::Pool;
+
+    #[test]
+    fn candidates_of_a_group_have_room_in_what_is_said() {
+        for rows in [1, 100, 10_000, 1_000_000, 100_000_000, 1 << 40] {
+            for dim in [1, 8, 384, 4096] {
+                for k in [1, 2, 10, 100, 10_000, 1_000_000].map(|k: usize| k.min(rows)) {
+                    let jobs = rows.div_ceil(job_rows(rows, dim, k));
+                    let group = group_queries(jobs, k, GROUP_BYTES);
+                    let held = group * jobs * k * size_of::<Candidate>();
+                    assert!(held <= GROUP_BYTES.max(4 * rows + 32 * k), "{rows} × {dim}, {k}: {held}");
+                    assert!((TILE_QUERIES..=GROUP_QUERIES).contains(&group) && group.is_multiple_of(TILE_QUERIES));
+                }
+            }
+        }
+        // A million rows and 10,000 queries, which kept 15 GB.
+        assert_eq!(group_queries(1_000_000usize.div_ceil(job_rows(1_000_000, 384, 100)), 100, GROUP_BYTES), 42);
+        assert_eq!(group_queries(usize::MAX, usize::MAX, GROUP_BYTES), TILE_QUERIES);
+    }
+
+    #[test]
+    fn groups_change_nothing() {
+        let k = 5;
+        let number = |at: usize| (at * 7919 % 1009) as f32 / 64.0 - 8.0;
+        let pool = Pool::new(2).unwrap();
+        // Several jobs; and more queries than a group may have.
+        for (rows, dim, count) in [(600, 1024, 7), (70, 3, 2 * GROUP_QUERIES + 5)] {
+            let matrix: Vec<f32> = (0..rows * dim).map(number).collect();
+            let queries: Vec<f32> = (0..count * dim).map(|at| number(at * at + 3)).collect();
+            let jobs = rows.div_ceil(job_rows(rows, dim, k));
+            assert_eq!(jobs > 1, count == 7);
+            for metric in [Metric::Dot, Metric::Cosine] {
+                let find = |queries: &[f32], work: Work<'_>, bytes| {
+                    grouped(&matrix, queries, dim, k, metric, &work, bytes).unwrap()
+                };
+                let alone: Vec<_> = queries.chunks(dim).map(|query| find(query, Work::here(), GROUP_BYTES)).collect();
+                // As many as may be, four, two.
+                for bytes in [GROUP_BYTES, 4 * jobs * k * size_of::<Candidate>(), 0] {
+                    for work in [Work::here(), Work::on(&pool)] {
+                        let found = find(&queries, work, bytes);
+                        assert!(found.indices.iter().eq(alone.iter().flat_map(|one| &one.indices)), "{bytes} bytes");
+                        assert!(found.scores.iter().eq(alone.iter().flat_map(|one| &one.scores)), "{bytes} bytes");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn it_stops_between_groups_of_a_single_job() {
+        let asked = Cell::new(0);
+        let stop = || {
+            asked.set(asked.get() + 1);
+            asked.get() == 2
+        };
+        let work = Work::here().stop_when(&stop);
+        let queries = vec![1.0; 4 * GROUP_QUERIES];
+        assert!(top_k(&[1.0; 9], &queries, 1, 3, Metric::Dot, &work).is_err());
+        assert_eq!(asked.get(), 2);
+        // One group is over without a question.
+        assert!(top_k(&[1.0; 9], &queries[..GROUP_QUERIES], 1, 3, Metric::Dot, &work).is_ok());
+        assert_eq!(asked.get(), 2);
     }
 }

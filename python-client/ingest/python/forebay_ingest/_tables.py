@@ -206,7 +206,8 @@ class TableEncoder:
         """Encode lines with the interpreter released.
 
         Args:
-            lines: one buffer (bytes, a memory map) that is cut at its line ends, or lines without them.
+            lines: one buffer (bytes, a memory map) that is cut at its line ends, or lines without them. What is written
+                into a buffer meanwhile may or may not count.
             on_error: ``"raise"`` for the first line that cannot be encoded, ``"skip"`` leaves such lines out and lists
                 them in `TableBatch.errors`.
             threads: how many threads; None for one a core, 1 for the calling thread.

@@ -359,9 +359,7 @@ fn rows_with_tables(
     let added = engine.templates.added(second.is_some(), options.add_special_tokens);
     let (first, second) = match options.limit() {
         None => (first, second),
-        Some(limit) => {
-            truncate_encodings(first, second, &params(limit.saturating_sub(added), options)).map_err(failed)?
-        }
+        Some(limit) => truncated(first, second, limit.saturating_sub(added), options)?,
     };
     let encoding = engine.inner.post_process(first, second, options.add_special_tokens).map_err(failed)?;
     let further = if options.overflow.is_some() { encoding.get_overflowing().as_slice() } else { &[] };
@@ -373,6 +371,24 @@ fn rows_with_tables(
         append(encoding, tokens.start_further_row());
     }
     Ok(())
+}
+
+/// Both texts cut to `room` tokens, with the parts that were cut off where those become rows.
+fn truncated(
+    first: Encoding,
+    second: Option<Encoding>,
+    room: usize,
+    options: &RowOptions,
+) -> Result<(Encoding, Option<Encoding>), ItemError> {
+    let (mut first, mut second) =
+        truncate_encodings(first, second, &params(room, options)).map_err(|error| refused(&error.to_string()))?;
+    if options.overflow.is_none() {
+        // The crate would join every part of the first text with every part of the second.
+        for encoding in std::iter::once(&mut first).chain(&mut second) {
+            drop(encoding.take_overflowing());
+        }
+    }
+    Ok((first, second))
 }
 
 fn append(encoding: &Encoding, mut row: Row<'_>) {

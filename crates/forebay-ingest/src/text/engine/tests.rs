@@ -99,3 +99,34 @@ proptest! {
         });
     }
 }
+
+#[test]
+fn a_pair_with_offsets_costs_no_more_than_its_texts() {
+    let engine = engine(KINDS[1].0);
+    // Some 64 parts each at this length, which as pairs of parts would be some 4,000 rows.
+    let (first, second) = ("a b ".repeat(2_000), "c d ".repeat(2_000));
+    let encode = |text: &str, type_id| {
+        split(&engine, text, None).unwrap().into_encoding(None, type_id, OffsetType::Byte).unwrap()
+    };
+    let mut encoder = Encoder::default();
+    for truncate in [Truncate::LongestFirst, Truncate::OnlyFirst, Truncate::OnlySecond] {
+        for (first, second) in [(&*first, &*second), (&*first, "c"), ("a", &*second)] {
+            let options = RowOptions { max_length: Some(128), truncate, ..options() };
+            let with_tables = RowOptions { offsets: Some(OffsetUnit::Bytes), ..options.clone() };
+            let text = Text::Pair(first, second);
+            let ours = made(&mut encoder, &engine, text, &options);
+            let theirs = made(&mut encoder, &engine, text, &with_tables);
+            assert_eq!(ours.ok().map(|row| row.ids().to_vec()), theirs.ok().map(|row| row.ids().to_vec()));
+
+            let Ok((first, second)) = truncated(encode(first, 0), Some(encode(second, 1)), 128, &with_tables) else {
+                continue;
+            };
+            assert!(first.get_overflowing().is_empty() && second.unwrap().get_overflowing().is_empty());
+        }
+    }
+    // Where they become rows, nothing of them is lost.
+    let windows = RowOptions { overflow: Some(0), ..options() };
+    let (cut, _) = truncated(encode(&first, 0), None, 128, &windows).unwrap();
+    let kept = cut.len() + cut.get_overflowing().iter().map(Encoding::len).sum::<usize>();
+    assert_eq!(kept, encode(&first, 0).len());
+}
