@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     convert::Infallible,
     fs,
-    io::{Read as _, Seek as _, Write as _},
+    io::{ErrorKind, Read as _, Seek as _, Write as _},
     net::SocketAddr,
     pin::Pin,
     sync::atomic::Ordering::SeqCst,
@@ -348,6 +348,73 @@ fn an_answer_that_is_being_read_is_sent_to_its_end() {
         tokio::time::sleep(Duration::from_millis(1500)).await;
         assert!(response.into_body().collect().await.unwrap().to_bytes().len() > 24 << 20);
     });
+    server.join();
+}
+
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u32, bytes: &[u8]) -> Vec<u8> {
+    let mut frame = u32::try_from(bytes.len()).unwrap().to_be_bytes()[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend_from_slice(bytes);
+    frame
+}
+
+/// Kind, flags and content of the next one; None at the end of the connection.
+fn next_frame(client: &mut Connection) -> Option<(u8, u8, Vec<u8>)> {
+    let mut head = [0; 9];
+    match client.stream.read_exact(&mut head) {
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => return None,
+        read => read.unwrap(),
+    }
+    let mut bytes = vec![0; usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2])];
+    client.stream.read_exact(&mut bytes).unwrap();
+    Some((head[3], head[4], bytes))
+}
+
+#[test]
+fn a_client_that_talks_while_it_reads_the_last_answer_gets_all_of_it() {
+    let (mut server, to) = start(model(Takes::Texts), &[]);
+    let mut client = Connection::open(to);
+    // What is on its way waits at the server's end.
+    rustix::net::sockopt::set_socket_recv_buffer_size(client.stream.get_ref(), 64 << 10).unwrap();
+    let text = Contents { bytes: vec![Bytes::from_static(b"huge")], ..Contents::default() };
+    let message = infer(vec![tensor("text", "BYTES", &[1], Some(text))], vec![]).encode_to_vec();
+    let headers = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", "/inference.GRPCInferenceService/ModelInfer"),
+        (":authority", "test"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    ];
+    let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    let headers = headers.map(|(name, value)| [&[0], &text(name)[..], &text(value)].concat()).concat();
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    // The server may write all of the answer at once.
+    client.send(&frame(4, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff]));
+    client.send(&frame(8, 0, 0, &[0x7f, 0, 0, 0]));
+    client.send(&frame(1, 4, 1, &headers));
+    client.send(&frame(0, 1, 1, &[&[0], &length[..], &message].concat()));
+    let mut answer = 0;
+    while let Some((kind, flags, bytes)) = next_frame(&mut client) {
+        match kind {
+            0 if answer == 0 => server.stop(),
+            // All of it is on its way now. What is said meanwhile nobody reads.
+            0 if answer / (1 << 20) < 23 && (answer + bytes.len()) / (1 << 20) == 23 => {
+                for _ in 0..10 {
+                    thread::sleep(Duration::from_millis(10));
+                    client.send(&frame(6, 1, 0, &[0; 8]));
+                }
+            }
+            // The server ends when its own is answered.
+            6 if flags == 0 => client.send(&frame(6, 1, 0, &bytes)),
+            _ => {}
+        }
+        answer += if kind == 0 { bytes.len() } else { 0 };
+    }
+    assert!(answer > 24 << 20, "{answer}");
     server.join();
 }
 

@@ -44,7 +44,7 @@ impl Stream for Incoming {
         let patience = self.patience;
         self.accepting.poll_next(waker).map(|stream| {
             let hello = Hello { until: Box::pin(sleep(patience)), left: HELLO };
-            // Who still reads is waited for by tonic.
+            // Who still reads need not be counted: tonic waits for its connections.
             Some(Ok(Connection { stream: Socket::new(stream, Arc::default()), hello: Some(hello) }))
         })
     }
