@@ -173,6 +173,11 @@ impl Life {
         }
     }
 
+    /// Whether all of its answers were read, to the end of its rings.
+    pub(super) fn is_read(&self) -> bool {
+        self.rings.borrow().is_some()
+    }
+
     /// Waits until its rings have ended; how and when, if it is known.
     async fn rings_ended(&self) -> Option<(String, Instant)> {
         let mut rings = self.rings.clone();
@@ -186,7 +191,7 @@ impl Life {
         core.close_link(&self.link);
         let patience = seconds(core.config.worker.batch_timeout_s);
         let started = Instant::now();
-        while self.rings.borrow().is_none() {
+        while !self.is_read() {
             let now = Instant::now();
             // Batches that were assigned may still be on their way to its ring.
             let assigned = core.schedule().load_of(self.link.key).1;

@@ -280,6 +280,10 @@ impl Watch {
     /// Answers for what a dead worker had. From the first answer on it does not count as ready.
     fn bury(&self, core: &Arc<Core>, life: &Life) {
         core.board.change(self.index, |slot| slot.gone(State::BackingOff));
+        if !life.is_read() {
+            // Whoever reads its answers had no processor in time. What it answered before it died is in its ring all the same.
+            let _ = core.read_answers(&life.link);
+        }
         core.remove_link(&life.link);
     }
 
