@@ -445,7 +445,7 @@ server.close()
     assert out == "['result'] (1, 'torch')\n"
 
 
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning", "ignore:.*fork.*:RuntimeWarning")
 def test_the_texts_of_answers_are_there_in_a_forked_child(ends):
     client, server = ends()
     server.ready("torch 2")
