@@ -24,6 +24,7 @@ compile_error!("forebay runs on Linux only: it needs memfd, futex and open-file-
 mod array_api;
 mod buffer;
 mod consumer;
+mod copying;
 mod device;
 mod dlpack;
 mod dtype;

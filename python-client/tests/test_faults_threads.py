@@ -341,3 +341,19 @@ except forebay.RingClosed:
 """,
     )
     assert out == "[0]\n"
+
+
+@pytest.mark.parametrize("use", ["p.send({'x': bytes(1 << 17)})", "p.loan({'x': ('uint8', 1 << 17)})"])
+def test_what_runs_while_an_error_is_made_may_use_the_producer(ring, use):
+    out = run(
+        ring,
+        f"""
+forebay.MessageTooLarge.__init__ = lambda *_: seen.append(p.stats.published)
+seen = []
+try:
+    {use}
+except forebay.MessageTooLarge:
+    print(seen)
+""",
+    )
+    assert out == "[0]\n"

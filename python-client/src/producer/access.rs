@@ -6,7 +6,7 @@
 use std::{
     sync::{
         MutexGuard,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -16,6 +16,7 @@ use pyo3::prelude::*;
 
 use super::PyProducer;
 use crate::{
+    copying::Copies,
     errors,
     lifecycle::{Birth, Close, Signals},
     turns::Turns,
@@ -29,27 +30,8 @@ pub(super) struct Shared {
     pub(super) inner: Turns<Option<forebay::Producer>>,
     /// Asks who waits to let go.
     closing: AtomicBool,
-    /// Slots on loan that `send` copies into. Raised while `inner` is locked, so whoever finds a slot on loan there finds
-    /// it counted, too.
-    copying: AtomicU32,
-}
-
-/// Counts a slot in `Shared::copying` while it lives: until that is published, or given back.
-pub(super) struct Copying<'a>(&'a AtomicU32);
-
-impl<'a> Copying<'a> {
-    pub(super) fn begin(shared: &'a Shared) -> Self {
-        // ORDER none, Relaxed: who raises it and who asks hold the mutex.
-        shared.copying.fetch_add(1, Ordering::Relaxed);
-        Self(&shared.copying)
-    }
-}
-
-impl Drop for Copying<'_> {
-    fn drop(&mut self) {
-        // ORDER Release, with the Acquire of who asks: the slot was published or given back before.
-        self.0.fetch_sub(1, Ordering::Release);
-    }
+    /// Slots that `send` copies into.
+    pub(super) copies: Copies,
 }
 
 /// Whether a loan was refused without waiting, because all slots are loans and letters of this producer: what other
@@ -71,7 +53,7 @@ impl Shared {
             birth: Birth::here(),
             inner: Turns::new(Some(producer)),
             closing: AtomicBool::new(false),
-            copying: AtomicU32::new(0),
+            copies: Copies::default(),
         }
     }
 
@@ -204,8 +186,7 @@ impl PyProducer {
         let answer = self.wait(py, timeout, |producer, left, stop| {
             let mut found = producer.loan_within(specs, left, stop).map(|loan| (begin(), loan.detach()));
             if left != Some(Duration::ZERO) && found.as_ref().is_err_and(|e| is_in_vain(producer, e)) {
-                // ORDER Acquire, with Copying's Release: of a slot whose copying ended, it is seen below that it is free.
-                if self.shared.copying.load(Ordering::Acquire) > 0 {
+                if self.shared.copies.under_way() {
                     return Ok(None);
                 }
                 if let Ok(loan) = producer.try_loan(specs) {

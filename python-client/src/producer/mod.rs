@@ -5,13 +5,13 @@ mod records;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use forebay::{DetachedLoan, FieldSpec, LoanError, SlotClass};
+use forebay::{DetachedLoan, FieldSpec, LoanError, PublishError, SlotClass};
 use pyo3::{
     prelude::*,
     types::{PyDict, PyString, PyTuple},
 };
 
-use self::access::{Copying, Shared};
+use self::access::Shared;
 pub(crate) use self::records::{DeadLetter, ProducerStats, Takeover};
 use crate::{
     consumer::value_error,
@@ -24,6 +24,14 @@ use crate::{
 
 /// What is copied with the interpreter held, in bytes: more is long enough to let other threads run meanwhile.
 const LITTLE: usize = 1 << 18;
+
+/// Why nothing was sent at once.
+enum Unsent {
+    Loan(LoanError),
+    Publish(PublishError),
+    /// The field at this place is not what the loan has.
+    Differs(usize),
+}
 
 fn does_not_fit(name: &str, bytes: &[u8]) -> PyErr {
     value_error(format!("field {name:?} has {} bytes, not what its shape says", bytes.len()))
@@ -90,32 +98,37 @@ impl PyProducer {
         if read.iter().map(|(_, incoming)| incoming.bytes().len()).sum::<usize>() > LITTLE {
             return Ok(None);
         }
-        let Some(mut guard) = self.shared.inner.try_lock() else { return Ok(None) };
-        let Some(producer) = guard.as_mut() else {
-            drop(guard);
-            return Err(self.closed(py));
-        };
         let schema = self.schema.as_deref();
-        let mut loan = match producer.try_loan(specs) {
-            Ok(loan) => loan,
-            // Whether that is to be waited for, and what to say if not, is known elsewhere.
-            Err(LoanError::Full { .. }) => return Ok(None),
-            Err(e) => return Err(errors::loan(py, e)),
-        };
-        loan.set_correlation_id(correlation_id);
-        if let Some(user) = user {
-            loan.set_user(user).map_err(|e| errors::publish(py, e))?;
-        }
-        for (place, (spec, (_, incoming))) in specs.iter().zip(read).enumerate() {
-            // The fields of a loan are in the schema's order, or as they were asked for.
-            let index = schema.map_or(Some(place), |schema| schema.index_of(spec.name));
-            let bytes = incoming.bytes();
-            match index.and_then(|index| loan.bytes_mut(index)) {
-                Some(to) if to.len() == bytes.len() => to.copy_from_slice(bytes),
-                _ => return Err(does_not_fit(spec.name, bytes)),
+        let send = |producer: &mut forebay::Producer| {
+            let mut loan = producer.try_loan(specs).map_err(Unsent::Loan)?;
+            loan.set_correlation_id(correlation_id);
+            if let Some(user) = user {
+                loan.set_user(user).map_err(Unsent::Publish)?;
             }
+            for (place, (spec, (_, incoming))) in specs.iter().zip(read).enumerate() {
+                // The fields of a loan are in the schema's order, or as they were asked for.
+                let index = schema.map_or(Some(place), |schema| schema.index_of(spec.name));
+                let bytes = incoming.bytes();
+                match index.and_then(|index| loan.bytes_mut(index)) {
+                    Some(to) if to.len() == bytes.len() => to.copy_from_slice(bytes),
+                    _ => return Err(Unsent::Differs(place)),
+                }
+            }
+            loan.publish().map_err(Unsent::Publish)
+        };
+        let Some(mut guard) = self.shared.inner.try_lock() else { return Ok(None) };
+        let sent = guard.as_mut().map(send);
+        // Errors are made when nobody has it: that may run the collector, and so any code.
+        drop(guard);
+        match sent {
+            Some(Ok(sequence)) => Ok(Some(sequence)),
+            // Whether that is to be waited for, and what to say if not, is known elsewhere.
+            Some(Err(Unsent::Loan(LoanError::Full { .. }))) => Ok(None),
+            Some(Err(Unsent::Loan(e))) => Err(errors::loan(py, e)),
+            Some(Err(Unsent::Publish(e))) => Err(errors::publish(py, e)),
+            Some(Err(Unsent::Differs(place))) => Err(does_not_fit(specs[place].name, read[place].1.bytes())),
+            None => Err(self.closed(py)),
         }
-        loan.publish().map(Some).map_err(|e| errors::publish(py, e))
     }
 
     pub(crate) fn publish_loan(&self, py: Python<'_>, loan: DetachedLoan) -> PyResult<u64> {
@@ -316,7 +329,7 @@ impl PyProducer {
             return Ok(sent);
         }
         // In this order: the loan ends first.
-        let (_copying, mut loan) = self.detached_loan(py, &specs, timeout, || Copying::begin(&self.shared))?;
+        let (_copying, mut loan) = self.detached_loan(py, &specs, timeout, || self.shared.copies.begin())?;
         loan.set_correlation_id(correlation_id);
         if let Some(user) = user {
             loan.set_user(user).map_err(|e| errors::publish(py, e))?;

@@ -1,13 +1,6 @@
 //! `ServiceServer`: the end that answers.
 
-use std::{
-    os::fd::RawFd,
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-};
+use std::{os::fd::RawFd, path::PathBuf, sync::Arc};
 
 use forebay::{
     LoanError, RecvError, WaitPolicy,
@@ -26,6 +19,7 @@ use super::{
     value_error,
 };
 use crate::{
+    copying::{Copies, Copying},
     errors,
     lifecycle::{Close, Signals, seconds},
     patience::Patience,
@@ -56,27 +50,8 @@ pub(crate) struct PyServiceServer {
     held: Arc<Held<Server>>,
     rank: u32,
     ranks: u32,
-    /// Slots on loan that answers are copied into. Raised while `held` is locked, so whoever finds a slot on loan there
-    /// finds it counted, too.
-    copying: AtomicU32,
-}
-
-/// Counts a slot in `copying` while it lives: until that is published, or given back.
-struct Copying<'a>(&'a AtomicU32);
-
-impl<'a> Copying<'a> {
-    fn begin(copying: &'a AtomicU32) -> Self {
-        // ORDER none, Relaxed: who raises it and who asks hold the mutex.
-        copying.fetch_add(1, Ordering::Relaxed);
-        Self(copying)
-    }
-}
-
-impl Drop for Copying<'_> {
-    fn drop(&mut self) {
-        // ORDER Release, with the Acquire of who asks: the slot was published or given back before.
-        self.0.fetch_sub(1, Ordering::Release);
-    }
+    /// Slots that answers are copied into.
+    copies: Copies,
 }
 
 const fn is_own_loans<R>(found: &Result<R, ServiceError>) -> bool {
@@ -94,8 +69,7 @@ impl PyServiceServer {
         self.held.wait(py, None, |server, _, stop| {
             let mut made = make(server, stop);
             if is_own_loans(&made) {
-                // ORDER Acquire, with Copying's Release: of a slot whose copying ended, it is seen below that it is free.
-                if self.copying.load(Ordering::Acquire) > 0 {
+                if self.copies.under_way() {
                     return Ok(None);
                 }
                 made = make(server, stop);
@@ -116,7 +90,7 @@ impl PyServiceServer {
     ) -> PyResult<(Copying<'_>, DetachedAnswer)> {
         self.held.check(py)?;
         let make = |server: &mut Server, stop: &mut dyn FnMut() -> bool| {
-            make(server, stop).map(|answer| (Copying::begin(&self.copying), answer))
+            make(server, stop).map(|answer| (self.copies.begin(), answer))
         };
         let at_once =
             self.held.inner.try_lock().map(|mut guard| guard.as_mut().map(|inner| make(&mut inner.end, &mut || true)));
@@ -206,7 +180,7 @@ impl PyServiceServer {
         };
         let ranks = server.ranks();
         let held = Held::new(service, "server", server, Patience::new(wait));
-        Ok(Self { held, rank, ranks, copying: AtomicU32::new(0) })
+        Ok(Self { held, rank, ranks, copies: Copies::default() })
     }
 
     /// Tells the client that this server is warmed up.
