@@ -263,6 +263,7 @@ impl Core {
 
     /// Reads what a worker answered; how its life ended, once it has.
     pub(crate) fn read_answers(self: &Arc<Self>, link: &Link) -> Result<Reading, ServiceError> {
+        let _only = link.reading();
         loop {
             let (given, done) = {
                 let mut line = link.lock();
@@ -284,6 +285,13 @@ impl Core {
             self.took(link, &given, &done);
             self.deliver(&given, done);
         }
+    }
+
+    /// Reads what is left of the answers of a worker that is gone, and gives it nothing new meanwhile.
+    pub(crate) fn read_last_answers(self: &Arc<Self>, link: &Link) {
+        self.close_link(link);
+        // How it ended is known. Where all is held that may be, all slots are, and nothing lies in them unread.
+        let _ = self.read_answers(link);
     }
 
     /// What an answer says of each item.

@@ -69,7 +69,7 @@ impl Line {
     }
 }
 
-/// One life of a worker. Locked for moments only, never across a wait.
+/// One life of a worker. Locked for moments only, never across an await.
 #[derive(Debug)]
 pub(crate) struct Link {
     /// Its number, never used again.
@@ -77,6 +77,8 @@ pub(crate) struct Link {
     /// Which worker it is a life of.
     pub(crate) worker: usize,
     line: Mutex<Line>,
+    /// Locked by whoever reads answers, until they are delivered: parts of a stream keep their order. Before `line`.
+    reading: Mutex<()>,
     /// Answers that somebody may still read, oldest first.
     held: Mutex<VecDeque<(Weak<Given>, Instant)>>,
 }
@@ -84,12 +86,17 @@ pub(crate) struct Link {
 impl Link {
     pub(crate) fn new(key: u64, worker: usize, client: Client) -> Arc<Self> {
         let line = Line { client, flights: HashMap::new(), dead: false, progress: Instant::now(), leaking: None };
-        Arc::new(Self { key, worker, line: Mutex::new(line), held: Mutex::default() })
+        Arc::new(Self { key, worker, line: Mutex::new(line), reading: Mutex::default(), held: Mutex::default() })
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Line> {
         // Nothing is left half done by a panic.
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The right to read its answers.
+    pub(super) fn reading(&self) -> MutexGuard<'_, ()> {
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether it has items that somebody waits for.

@@ -2,6 +2,11 @@
 
 use std::sync::mpsc as channel;
 
+use forebay::{
+    FieldSpec,
+    service::{Client, Server},
+};
+
 use super::*;
 use crate::backend::{NamedTensor, Priority};
 
@@ -21,6 +26,8 @@ fn engine_of(folder: &tempfile::TempDir, input: &str, cpu_threads: usize) -> Eng
         {input}
         [server]
         cpu_threads = {cpu_threads}
+        [batch]
+        prefetch = 0
         [worker]
         command = ["sleep", "60"]
         "#,
@@ -164,5 +171,80 @@ fn images_that_are_ready_are_not_held_up_by_work_that_came_later() {
             matches!(&refused, Err(Refusal::Invalid { field, .. }) if field == "parameters.no_such"),
             "{refused:?}"
         );
+    });
+}
+
+/// A worker that is ready, and whose answers nobody reads.
+async fn unread(engine: &Engine, folder: &tempfile::TempDir) -> (Arc<Link>, Server) {
+    let (dir, intake) = (folder.path().join("rings"), &engine.core.intake);
+    let options = Client::options("unread").dir(&dir).schema(intake.schema().clone()).slot_bytes(intake.slot_bytes());
+    let mut client = options.create().unwrap();
+    let attach = || {
+        let mut server = Server::options("unread").dir(dir).attach().unwrap();
+        server.ready("").unwrap();
+        server
+    };
+    let attached = tokio::task::spawn_blocking(attach);
+    let accepted = tokio::task::spawn_blocking(move || client.accept_within(&mut || false).map(|_| client));
+    let link = Link::new(1 << 20, 0, accepted.await.unwrap().unwrap());
+    engine.core.add_link(Arc::clone(&link));
+    (link, attached.await.unwrap())
+}
+
+#[test]
+fn what_a_worker_answered_before_it_died_is_delivered_and_nothing_new_given_to_it() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = engine(&folder);
+        let (link, mut server) = unread(&engine, &folder).await;
+        let answered = tokio::spawn(engine.infer(call(LONG)));
+        let mut server = tokio::task::spawn_blocking(move || {
+            let request = server.recv().unwrap();
+            let mut loan = server.answer(&request, &[FieldSpec::new("y", DType::F32, &[1])]).unwrap();
+            loan.tensor_mut::<f32>("y").unwrap()[0] = 7.0;
+            loan.publish().unwrap();
+            server
+        })
+        .await
+        .unwrap();
+        let waiting = tokio::spawn(engine.infer(call(LONG)));
+        while engine.status().queued_items == 0 {
+            tokio::task::yield_now().await;
+        }
+        engine.core.read_last_answers(&link);
+        let answer = answered.await.unwrap().unwrap();
+        let row = answer.items[0].as_ref().unwrap();
+        assert_eq!(row.tensors().next().unwrap().3, 7_f32.to_le_bytes());
+        // It would be what the worker died of.
+        assert!(server.try_recv().unwrap().is_none());
+        engine.core.remove_link(&link);
+        assert_eq!((engine.status().queued_items, waiting.is_finished()), (1, false));
+        waiting.abort();
+    });
+}
+
+#[test]
+fn who_reads_answers_reads_them_alone() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = engine(&folder);
+        let (link, mut server) = unread(&engine, &folder).await;
+        let answered = tokio::spawn(engine.infer(call(LONG)));
+        let request = tokio::task::spawn_blocking(move || {
+            let request = server.recv().unwrap();
+            server.answer(&request, &[FieldSpec::new("y", DType::F32, &[1])]).unwrap().publish().unwrap();
+            (server, request)
+        });
+        let _worker = request.await.unwrap();
+        let reading = link.reading();
+        let other = tokio::task::spawn_blocking({
+            let (core, link) = (Arc::clone(&engine.core), Arc::clone(&link));
+            move || core.read_answers(&link)
+        });
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(!answered.is_finished());
+        drop(reading);
+        assert_eq!(other.await.unwrap().unwrap(), Reading::All);
+        assert!(answered.await.unwrap().is_ok());
     });
 }

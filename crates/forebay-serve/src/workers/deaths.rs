@@ -54,6 +54,11 @@ impl Deaths {
         pause
     }
 
+    /// It is another one from now on, and ready: what its predecessors died of says nothing of it.
+    pub(super) fn forget(&mut self) {
+        *self = Self::new(self.crash_loop, self.first_pause);
+    }
+
     /// Whether it died too often for anybody to wait for it.
     pub(super) fn failed(&self) -> bool {
         self.failed

@@ -158,7 +158,8 @@ impl Life {
         let until = |ended: Option<Instant>| ended.map_or_else(Instant::now, |at| at + LAST_ANSWERS).into();
         tokio::select! {
             end = self.rings_ended() => {
-                // The system may be a little later with how the process ended.
+                // The system may be a little later with how the process ended. A worker in Python passes over the signal and
+                // leaves by itself; others may need to be told.
                 self.group.signal(Signal::TERM);
                 let (how, at) = end.unzip();
                 let _ = tokio::time::timeout_at(until(at), self.group.one_ended()).await;

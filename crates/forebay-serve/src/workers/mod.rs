@@ -12,8 +12,8 @@
 //!
 //! Each worker has a task here. A death is seen by the rings (the control socket hangs up) and by the end of the process,
 //! whichever is first; what it had answered until then is delivered, what it had not is answered with its death. After
-//! `crash_loop` deaths within a minute a worker counts as failed until a life of a minute; it is still tried again, every
-//! 30 s.
+//! `crash_loop` deaths within a minute a worker counts as failed until a life of a minute, or a reload that it is ready
+//! after; it is still tried again, every 30 s.
 
 mod board;
 mod deaths;
@@ -171,8 +171,11 @@ impl Watch {
                     began.ready = Some(Instant::now());
                     core.board.ready(self.index, &life.link, &life.group.pids());
                     core.add_link(Arc::clone(&life.link));
+                    if !self.asked.is_empty() {
+                        self.deaths.forget();
+                    }
                     self.answer(&Ok(()));
-                    self.serve(&core, life).await
+                    self.serve(&core, life, &mut began).await
                 }
                 Some(Err(why)) => {
                     self.answer(&Err(why.clone()));
@@ -236,8 +239,8 @@ impl Watch {
         }
     }
 
-    /// Watches over a worker until it ends.
-    async fn serve(&mut self, core: &Arc<Core>, mut life: Life) -> Ended {
+    /// Watches over a worker until it ends. A reload makes it another one, and `began` that one's.
+    async fn serve(&mut self, core: &Arc<Core>, mut life: Life, began: &mut Began) -> Ended {
         let limit = batch_timeout(core);
         let tick = (limit / 4).clamp(Duration::from_millis(20), Duration::from_millis(250));
         let mut look = tokio::time::interval(tick);
@@ -256,7 +259,12 @@ impl Watch {
                 }
                 order = self.orders.recv() => match order {
                     Some(Order::Reload(done)) => {
+                        let started = Instant::now();
                         let (next, result) = self.replace(core, life).await;
+                        if result.is_ok() {
+                            *began = Began { started, ready: Some(Instant::now()) };
+                            self.deaths.forget();
+                        }
                         let why = result.as_ref().err().cloned().unwrap_or_default();
                         // Who asked may have left.
                         let _ = done.send(result);
@@ -282,7 +290,7 @@ impl Watch {
         core.board.change(self.index, |slot| slot.gone(State::BackingOff));
         if !life.is_read() {
             // Whoever reads its answers had no processor in time. What it answered before it died is in its ring all the same.
-            let _ = core.read_answers(&life.link);
+            core.read_last_answers(&life.link);
         }
         core.remove_link(&life.link);
     }
