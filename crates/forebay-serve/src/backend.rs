@@ -193,6 +193,13 @@ pub struct Answer {
     pub timings: Timings,
 }
 
+impl Answer {
+    /// The items that failed, and why.
+    pub fn errors(&self) -> impl Iterator<Item = (usize, &ItemError)> {
+        self.items.iter().enumerate().filter_map(|(i, item)| Some((i, item.as_ref().err()?)))
+    }
+}
+
 /// Rows of tensors that items' answers lie in: a slot of a ring, or memory of a test.
 pub trait Rows: Send + Sync + fmt::Debug {
     /// The number of tensors.

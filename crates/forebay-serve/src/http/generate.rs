@@ -80,6 +80,15 @@ struct Whole {
     finish: Option<Finish>,
 }
 
+impl Whole {
+    fn error(&self) -> Option<&ItemError> {
+        match &self.finish {
+            Some(Finish::Error(why)) => Some(why),
+            _ => None,
+        }
+    }
+}
+
 pub(super) async fn whole(
     State(app): State<Arc<App>>,
     Extension(context): Extension<Context>,
@@ -102,10 +111,9 @@ pub(super) async fn whole(
         Ok(done) => done?,
         Err(_) => return Err(Problem::deadline()),
     }
-    let has_failed = |item: &Whole| matches!(item.finish, Some(Finish::Error(_)));
-    if let Some(Whole { finish: Some(Finish::Error(why)), .. }) = items.first().filter(|_| items.iter().all(has_failed))
-    {
-        return Err(problem::of_item(why, 0, single));
+    if items.iter().all(|item| item.error().is_some()) {
+        let errors = items.iter().enumerate().filter_map(|(i, item)| Some((i, item.error()?)));
+        problem::of_items(errors, single).map_or(Ok(()), Err)?;
     }
     let mut outputs: Vec<Value> = items.into_iter().map(shown).collect();
     let outputs = if single && outputs.len() == 1 { outputs.remove(0) } else { Value::Array(outputs) };

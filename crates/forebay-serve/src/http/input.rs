@@ -26,7 +26,7 @@ pub(super) fn read(model: &ModelInfo, raw: &RawValue, body: &Bytes) -> Result<It
     match model.takes {
         Takes::Texts => texts(raw, model.max_items),
         Takes::Images if list => {
-            let all: Vec<Text<'_>> = list_of(raw, model.max_items)?;
+            let all: Vec<Text<'_>> = list_of(raw, "inputs", model.max_items)?;
             let images = all.iter().enumerate().map(|(i, text)| image(&text.0, &format!("inputs[{i}]")));
             Ok(Items { input: Input::Images(images.collect::<Result<_, _>>()?), single: false })
         }
@@ -35,7 +35,7 @@ pub(super) fn read(model: &ModelInfo, raw: &RawValue, body: &Bytes) -> Result<It
             Ok(Items { input: Input::Images(vec![image(&text.0, "inputs")?]), single: true })
         }
         Takes::Rows => {
-            let all: Vec<&RawValue> = if list { list_of(raw, model.max_items)? } else { vec![raw] };
+            let all: Vec<&RawValue> = if list { list_of(raw, "inputs", model.max_items)? } else { vec![raw] };
             if let Some(i) = all.iter().position(|row| !row.get().starts_with('{')) {
                 let field = if list { format!("inputs[{i}]") } else { "inputs".to_owned() };
                 return Err(Problem::field(field, "expected an object"));
@@ -47,11 +47,15 @@ pub(super) fn read(model: &ModelInfo, raw: &RawValue, body: &Bytes) -> Result<It
     }
 }
 
-/// A list with at least one entry and not too many.
-fn list_of<'a, T: serde::Deserialize<'a>>(raw: &'a RawValue, max_items: usize) -> Result<Vec<T>, Problem> {
-    let all: Vec<T> = json::parse_raw(raw, "inputs")?;
-    count(all.len(), max_items)?;
-    Ok(all)
+/// The list `raw`, found in `field`, with at least one entry and not too many.
+pub(super) fn list_of<'a, T: serde::Deserialize<'a>>(
+    raw: &'a RawValue,
+    field: &str,
+    max_items: usize,
+) -> Result<Vec<T>, Problem> {
+    let (items, found) = json::list(raw, field, max_items)?;
+    count(found, max_items).map_err(|problem| problem.called(field))?;
+    Ok(items)
 }
 
 /// Whether a request may have this many items.
@@ -72,11 +76,11 @@ pub(super) fn texts(raw: &RawValue, max_items: usize) -> Result<Items, Problem> 
         return Ok(Items { input: Input::Texts(vec![alone(text)]), single: true });
     }
     // Nearly always texts alone; a second look where not.
-    if let Ok(all) = serde_json::from_str::<Vec<Text<'_>>>(raw.get()) {
-        count(all.len(), max_items)?;
+    if let Ok((all, found)) = json::first_of::<Text<'_>>(raw, max_items) {
+        count(found, max_items)?;
         return Ok(Items { input: Input::Texts(all.into_iter().map(alone).collect()), single: false });
     }
-    let all: Vec<&RawValue> = list_of(raw, max_items)?;
+    let all: Vec<&RawValue> = list_of(raw, "inputs", max_items)?;
     let one = |(i, raw): (usize, &&RawValue)| {
         let field = format!("inputs[{i}]");
         if !raw.get().starts_with('[') {

@@ -1,13 +1,13 @@
 //! JSON of requests: parsed once into borrowed pieces; looked at a second time only to say which field is wrong.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, marker::PhantomData};
 
 use axum::body::Body;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use serde::{
     Deserialize, Deserializer,
-    de::{Error, MapAccess, Visitor},
+    de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::{Map, Value, error::Category, value::RawValue};
 
@@ -24,6 +24,59 @@ pub(super) fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Proble
 /// What the piece `raw`, found in `field`, says.
 pub(super) fn parse_raw<'a, T: Deserialize<'a>>(raw: &'a RawValue, field: &str) -> Result<T, Problem> {
     serde_json::from_str(raw.get()).map_err(|error| explain::<T>(raw.get().as_bytes(), field, &error))
+}
+
+/// The first entries of the list `raw`, found in `field`, `most` of them, and how many it has: one of two bytes takes up to a
+/// dozen times that in memory.
+pub(super) fn list<'a, T: Deserialize<'a>>(
+    raw: &'a RawValue,
+    field: &str,
+    most: usize,
+) -> Result<(Vec<T>, usize), Problem> {
+    first_of(raw, most).map_err(|error| explain::<Vec<T>>(raw.get().as_bytes(), field, &error))
+}
+
+/// As [`list`], without words for what is wrong.
+pub(super) fn first_of<'a, T: Deserialize<'a>>(
+    raw: &'a RawValue,
+    most: usize,
+) -> Result<(Vec<T>, usize), serde_json::Error> {
+    // A raw value is one value: nothing comes behind it.
+    FirstOf(most, PhantomData).deserialize(&mut serde_json::Deserializer::from_str(raw.get()))
+}
+
+struct FirstOf<T>(usize, PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> DeserializeSeed<'de> for FirstOf<T> {
+    type Value = (Vec<T>, usize);
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
+        from.deserialize_seq(self)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for FirstOf<T> {
+    type Value = (Vec<T>, usize);
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a sequence")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+        let mut first = Vec::new();
+        while first.len() < self.0 {
+            let Some(entry) = entries.next_element()? else {
+                let count = first.len();
+                return Ok((first, count));
+            };
+            first.push(entry);
+        }
+        let mut count = first.len();
+        while entries.next_element::<IgnoredAny>()?.is_some() {
+            count += 1;
+        }
+        Ok((first, count))
+    }
 }
 
 /// 400 for what is no JSON, 422 with the field for what is, but not what is expected.

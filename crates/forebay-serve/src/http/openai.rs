@@ -76,9 +76,11 @@ fn read(model: &ModelInfo, body: &[u8]) -> Result<(Items, bool, Option<u64>), Pr
     }
     // Texts alone: the pairs of /predict have no place in this API.
     let single = !asked.input.get().starts_with('[');
-    let texts: Vec<text::Text<'_>> =
-        if single { vec![text::parse_raw(asked.input, "input")?] } else { text::parse_raw(asked.input, "input")? };
-    input::count(texts.len(), model.max_items).map_err(|problem| problem.called("input"))?;
+    let texts: Vec<text::Text<'_>> = if single {
+        vec![text::parse_raw(asked.input, "input")?]
+    } else {
+        input::list_of(asked.input, "input", model.max_items)?
+    };
     let input = Input::Texts(texts.into_iter().map(input::alone).collect());
     Ok((Items { input, single }, base64, asked.dimensions))
 }
@@ -101,13 +103,13 @@ fn write(
     base64: bool,
     dimensions: Option<u64>,
 ) -> Result<Vec<u8>, Problem> {
+    if let Some(problem) = problem::of_items(answer.errors(), single) {
+        let field = problem.item.map_or_else(|| "input".to_owned(), |i| format!("input[{i}]"));
+        return Err(problem.called(field));
+    }
     let mut out = Vec::with_capacity(512);
     out.extend_from_slice(b"{\"object\":\"list\",\"data\":[");
-    for (i, item) in answer.items.iter().enumerate() {
-        let row = item.as_ref().map_err(|error| {
-            let field = if single { "input".to_owned() } else { format!("input[{i}]") };
-            problem::of_item(error, i, single).called(field)
-        })?;
+    for (i, row) in answer.items.iter().flatten().enumerate() {
         let tensor = embedding_of(row).ok_or_else(|| {
             let text = "the model gives no embedding: no vector of floats an item";
             Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "unsupported", text)

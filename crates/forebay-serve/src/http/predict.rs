@@ -147,8 +147,8 @@ async fn form(app: &App, headers: &HeaderMap, body: Bytes) -> Result<(Items, Map
 /// `{"outputs": …}`: one object or a list of them, as the inputs were. An item that failed has `error` in its place; a
 /// request none of whose items was answered fails.
 fn write(answer: &Answer, single: bool) -> Result<Vec<u8>, Problem> {
-    if let Some(Err(first)) = answer.items.first().filter(|_| answer.items.iter().all(Result::is_err)) {
-        return Err(problem::of_item(first, 0, single));
+    if answer.items.iter().all(Result::is_err) {
+        problem::of_items(answer.errors(), single).map_or(Ok(()), Err)?;
     }
     let mut out = Vec::with_capacity(256);
     out.extend_from_slice(b"{\"outputs\":");

@@ -207,8 +207,17 @@ pub(crate) fn kind_of(error: &ItemError) -> &'static str {
     }
 }
 
+/// The problem that a request is which fails because items did: what the model did wrong comes before what the client did,
+/// wherever it stands. `None` without errors.
+pub(crate) fn of_items<'a>(errors: impl Iterator<Item = (usize, &'a ItemError)>, single: bool) -> Option<Problem> {
+    let mut errors = errors.peekable();
+    let first = errors.peek().copied();
+    let (item, error) = errors.find(|(_, error)| error.kind == ItemErrorKind::Model).or(first)?;
+    Some(of_item(error, item, single))
+}
+
 /// The problem that one failed item is when it fails the whole request.
-pub(crate) fn of_item(error: &ItemError, item: usize, single: bool) -> Problem {
+fn of_item(error: &ItemError, item: usize, single: bool) -> Problem {
     let problem = match error.kind {
         ItemErrorKind::Invalid => Problem::field("inputs", error.message.clone()),
         ItemErrorKind::Model => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "model_failed", error.message.clone()),

@@ -32,6 +32,13 @@ fn a_bad_item_leaves_its_neighbours_their_answers() {
     let alone = server.post("/predict", r#"{"inputs": "bad"}"#).problem();
     assert_eq!((alone.0, alone.2.as_str()), (422, "inputs"));
     assert_eq!(server.post("/predict", r#"{"inputs": ["raises", "raises"]}"#).status, 500);
+    // It is the model's fault wherever that stands: asking again may help.
+    for mixed in [r#"["bad", "raises"]"#, r#"["raises", "bad"]"#] {
+        let problem = server.post("/predict", &format!("{{\"inputs\": {mixed}}}")).problem();
+        assert_eq!((problem.0, problem.1.as_str(), problem.3.as_str()), (500, "model_failed", "ValueError: no"));
+    }
+    let both = server.post("/predict", r#"{"inputs": ["bad", "bad"]}"#);
+    assert_eq!((both.status, &both.json()["error"]["item"]), (422, &json!(0)));
 }
 
 #[test]

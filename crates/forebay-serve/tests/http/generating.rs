@@ -38,6 +38,8 @@ fn the_whole_text_comes_at_once() {
     assert_eq!(server.post("/generate", r#"{"inputs": "breaks"}"#).problem().0, 500);
     let (status, kind, field, _) = server.post("/generate", r#"{"inputs": "unusable"}"#).problem();
     assert_eq!((status, kind.as_str(), field.as_str()), (422, "invalid", "inputs"));
+    let mixed = server.post("/generate", r#"{"inputs": ["unusable", "breaks"]}"#);
+    assert_eq!((mixed.status, &mixed.json()["error"]["item"]), (500, &json!(1)));
     assert_eq!(server.post("/generate", r#"{"inputs": "so dies"}"#).problem().0, 502);
     assert_eq!(server.post("/generate", r#"{"inputs": "full"}"#).problem().0, 429);
 }

@@ -27,7 +27,7 @@ use prost::Message;
 use tokio::{net::TcpStream, runtime::Runtime, sync::mpsc};
 
 use crate::{
-    client::{Connection, Server, is_alone, peak_bytes, run_alone, wait_for},
+    client::{Connection, Server, WATCHDOG, is_alone, peak_bytes, run_alone, wait_for},
     fake::model,
 };
 
@@ -459,6 +459,9 @@ fn a_server_that_is_sent_entries_of_two_bytes() {
     let (many, name) = ((10 << 20) / 2 - 100, field(1, b"fake"));
     let nothing = |number: u8| [number << 3 | 2, 0].repeat(many);
     let of_a_tensor = |bytes: Vec<u8>| field(5, &bytes);
+    // Four bytes of length and nothing behind them, one item after the other.
+    let texts = tensor("text", "BYTES", &[many as i64 / 2], None).encode_to_vec();
+    let raw = [of_a_tensor(texts), field(7, &vec![0; 2 * many - 100])].concat();
     for (entries, code, said) in [
         (nothing(4), 3, "parameters: more than 64, which no request needs"),
         (nothing(5), 3, "inputs: more than 64, which no request needs"),
@@ -467,23 +470,23 @@ fn a_server_that_is_sent_entries_of_two_bytes() {
         (of_a_tensor(field(3, &vec![0; 2 * many])), 3, "inputs[0].shape: 10485560 dims"),
         // Each is an item.
         (of_a_tensor(field(5, &nothing(8))), 8, "more than 8 items in one request (limits.items)"),
+        (raw, 8, "more than 8 items in one request (limits.items)"),
         // Of some length that leads out of its tensor, to where nobody counted.
         (of_a_tensor(vec![0x2a, 0x80, 0x80, 0x80, 4]).into_iter().chain(nothing(8)).collect(), 3, "the message is no"),
     ] {
         let message = [name.as_slice(), &entries].concat();
-        let (before, start) = (peak_bytes(), Instant::now());
+        let before = peak_bytes();
         let answer = ask_with::<Infer>(to, "ModelInfer", &[], &message, Body::from);
         let text = answer.text.replace("%20", " ");
         assert!(answer.code == code && text.starts_with(said), "{said}: {} {text}", answer.code);
         // The message itself is in this process more than once.
         let more = peak_bytes() - before;
         assert!(more < 160 << 20, "{said}: {more} bytes");
-        assert!(start.elapsed() < Duration::from_secs(5), "{said}: {:?}", start.elapsed());
     }
     let text = Contents { bytes: vec![Bytes::from_static(b"abc"); 8], ..Contents::default() };
     let request = infer(vec![tensor("text", "BYTES", &[8], Some(text))], vec![]);
     assert_eq!(ask::<Infer>(to, "ModelInfer", &[], &request).code, 0);
-    assert!(server.get("/metrics").text().contains("forebay_rejections_total{reason=\"too_large\"} 1"));
+    assert!(server.get("/metrics").text().contains("forebay_rejections_total{reason=\"too_large\"} 2"));
 }
 
 #[test]
@@ -517,12 +520,12 @@ fn the_drain_ends_a_call_that_hangs() {
     assert_eq!((answer.code, answer.text.as_str()), (14, "the%20server%20is%20shutting%20down"));
     assert_eq!(server.seen.dropped.load(SeqCst), 1);
     server.join();
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(start.elapsed() < WATCHDOG, "{:?}", start.elapsed());
 }
 
 #[test]
 fn a_connection_that_does_not_begin_is_closed_and_one_that_has_is_kept() {
-    let (_server, to) = start(model(Takes::Texts), &[("server.header_timeout_s", "0.3")]);
+    let (_server, to) = start(model(Takes::Texts), &[("server.header_timeout_s", "1")]);
     let hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let start = Instant::now();
     let mut nothing = Connection::open(to);
@@ -535,13 +538,13 @@ fn a_connection_that_does_not_begin_is_closed_and_one_that_has_is_kept() {
     for byte in &hello[..20] {
         // It may be closed already, where this takes long.
         let _ = trickle.stream.get_mut().write_all(&[*byte]);
-        thread::sleep(Duration::from_millis(10));
+        thread::sleep(Duration::from_millis(30));
     }
     for silent in [&mut nothing, &mut half, &mut trickle] {
         // What the server says of itself comes first.
         wait_for("it is closed", || silent.closed());
     }
-    assert!(start.elapsed() >= Duration::from_millis(300));
+    assert!(start.elapsed() >= Duration::from_secs(1));
     // Later than it would have been closed, a ping is answered.
     thread::sleep(Duration::from_millis(100));
     whole.send(&[0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);

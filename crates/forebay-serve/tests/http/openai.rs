@@ -56,6 +56,8 @@ fn what_is_not_taken_is_named() {
         (r#"{"input": "a", "encoding_format": "hex"}"#, 422, "encoding_format"),
         (r#"{"input": "a", "dimensions": 3}"#, 422, "dimensions"),
         (r#"{"input": ["a", "bad"]}"#, 422, "input[1]"),
+        (r#"{"input": "bad"}"#, 422, "input"),
+        (r#"{"input": ["bad", "raises"]}"#, 500, ""),
     ] {
         let problem = server.post("/v1/embeddings", body).problem();
         assert_eq!((problem.0, problem.2.as_str()), (status, field), "{body}: {problem:?}");

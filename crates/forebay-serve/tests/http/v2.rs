@@ -144,6 +144,13 @@ fn texts_images_and_rows_are_bytes() {
     let failed = json!({"inputs": [{"name": "text", "shape": [2], "datatype": "BYTES", "data": ["abc", "bad"]}]});
     let failed = server.post(INFER, &failed.to_string());
     assert_eq!((failed.status, &failed.json()["item"]), (422, &json!(1)));
+    let failed = json!({"inputs": [{"name": "text", "shape": [2], "datatype": "BYTES", "data": ["bad", "raises"]}]});
+    let failed = server.post(INFER, &failed.to_string());
+    assert_eq!((failed.status, &failed.json()["item"]), (500, &json!(1)));
+    let many = json!({"inputs": [{"name": "text", "shape": [9], "datatype": "BYTES", "data": vec!["x"; 9]}]});
+    assert_eq!(server.post(INFER, &many.to_string()).problem().0, 413);
+    let many = json!({"inputs": [{"name": "text", "shape": [9], "datatype": "BYTES", "parameters": {"binary_data_size": 36}}]});
+    assert_eq!(ask_binary(&mut server.open(), &many, &[0; 36]).problem().0, 413);
 
     let server = Server::start(Takes::Images);
     let images = json!({"inputs": [{"name": "image", "shape": [1], "datatype": "BYTES", "data": ["MTIz"]}]});

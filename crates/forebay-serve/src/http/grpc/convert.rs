@@ -120,7 +120,7 @@ fn bytes_items(model: &ModelInfo, name: &str, inputs: &[Tensor], pieces: Vec<Pie
     };
     read::check_bytes(name, &tensor.name, &tensor.datatype, &shape(tensor, "inputs[0]")?)?;
     let items = match pieces.into_iter().next() {
-        Some(Piece::Raw(raw)) => read::pieces(&raw)?,
+        Some(Piece::Raw(raw)) => read::pieces(&raw, model.max_items)?,
         Some(Piece::Typed(contents)) => contents.bytes,
         None => Vec::new(),
     };

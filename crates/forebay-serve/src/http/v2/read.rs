@@ -179,8 +179,8 @@ fn bytes_items(model: &ModelInfo, name: &str, all: &[Tensor<'_>], given: &[Optio
     };
     check_bytes(name, &tensor.name, &tensor.datatype, &tensor.shape)?;
     let items = match (piece, tensor.data) {
-        (Some(piece), _) => pieces(piece)?,
-        (None, Some(data)) => texts(data, model.takes)?,
+        (Some(piece), _) => pieces(piece, model.max_items)?,
+        (None, Some(data)) => texts(data, model)?,
         (None, None) => Vec::new(),
     };
     items_of(model, items, &tensor.shape)
@@ -221,7 +221,7 @@ pub(in crate::http) fn items_of(model: &ModelInfo, items: Vec<Bytes>, shape: &[u
 }
 
 /// Elements with their lengths before them, as 32-bit numbers.
-pub(in crate::http) fn pieces(data: &Bytes) -> Result<Vec<Bytes>, Problem> {
+pub(in crate::http) fn pieces(data: &Bytes, max_items: usize) -> Result<Vec<Bytes>, Problem> {
     let mut rest = data.clone();
     let mut all = Vec::new();
     while !rest.is_empty() {
@@ -235,13 +235,18 @@ pub(in crate::http) fn pieces(data: &Bytes) -> Result<Vec<Bytes>, Problem> {
         let _ = rest.split_to(4);
         let element = rest.split_to(length);
         all.push(element);
+        // Before they become many: an element may be four bytes.
+        if all.len() > max_items {
+            return Err(Problem::too_large(format!("more than {max_items} items in one request (limits.items)")));
+        }
     }
     Ok(all)
 }
 
 /// Elements as JSON texts; images in base64, rows as texts or as they are.
-fn texts(data: &RawValue, takes: Takes) -> Result<Vec<Bytes>, Problem> {
-    let all: Vec<&RawValue> = json::parse_raw(data, "inputs[0].data")?;
+fn texts(data: &RawValue, model: &ModelInfo) -> Result<Vec<Bytes>, Problem> {
+    let takes = model.takes;
+    let all: Vec<&RawValue> = input::list_of(data, "inputs[0].data", model.max_items)?;
     // One level more is how a shape of [items, 1] may be written.
     let element = |(i, raw): (usize, &&RawValue)| -> Result<Bytes, Problem> {
         let field = format!("inputs[0].data[{i}]");

@@ -62,9 +62,10 @@ pub(super) fn response(
 
 /// The items' rows; one that failed fails them all, because there is no place for it.
 pub(in crate::http) fn rows(answer: &Answer) -> Result<Vec<&Row>, Problem> {
-    let single = answer.items.len() == 1;
-    let rows = answer.items.iter().enumerate();
-    rows.map(|(i, item)| item.as_ref().map_err(|error| problem::of_item(error, i, single))).collect()
+    match problem::of_items(answer.errors(), answer.items.len() == 1) {
+        Some(problem) => Err(problem),
+        None => Ok(answer.items.iter().flatten().collect()),
+    }
 }
 
 /// Which tensors, by number, and whether binary.
