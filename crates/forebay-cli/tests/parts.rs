@@ -185,3 +185,37 @@ fn batches_that_were_published_ahead_stay_so_over_many_kills_and_parts() {
         place.assert_clean();
     }
 }
+
+#[test]
+fn a_part_behind_a_batch_without_rows_is_found_again_whichever_way_the_runs_are_ordered() {
+    let (in_order, as_ready) = (&["--ordered", "true"][..], &["--ordered", "false", "--workers", "1"][..]);
+    for ways in [[in_order, as_ready, in_order], [as_ready, in_order, as_ready]] {
+        let (place, _dog) = (Place::new(), watchdog());
+        write(&place, 64);
+        let lines = fs::read_to_string(place.path("a.txt")).unwrap();
+        // After so much without a line of text a batch is made that has none.
+        place.write("a.txt", (" ".repeat(64 << 10) + "\n").repeat(80) + &lines);
+        let mut ways = ways.into_iter().cycle();
+        let mut feed = || place.feed([&ARGS[..], ways.next().unwrap(), &["a.txt"]].concat());
+        let mut running = feed();
+        let mut consumer = place.consumer("tokens");
+        let mut got = Vec::new();
+        for received in 0..6 {
+            // Both slots are full: the first time with six rows of the first batch that has any.
+            place.wait_until_published(received + 2);
+            running.kill();
+            running = feed();
+            got.push(receive(&mut consumer));
+        }
+        got.extend(receive_all(&mut consumer));
+        running.end().assert_code(0);
+        let mut lines: Vec<u32> = got.iter().flat_map(|got| &got.rows).map(|row| row[0]).collect();
+        lines.sort_unstable();
+        let mut once = lines.clone();
+        once.dedup();
+        let expected: Vec<u32> = (0..64).filter(|line| tokens(*line as usize) <= 256).collect();
+        assert_eq!(once, expected, "none is missing");
+        assert_eq!(lines, once, "none came twice");
+        place.assert_clean();
+    }
+}

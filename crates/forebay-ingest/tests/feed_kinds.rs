@@ -252,6 +252,11 @@ fn a_damaged_image_takes_no_good_one_with_it() {
             assert_eq!(skipped.iter().map(|&(_, count)| count).sum::<u64>(), left_out as u64 + bad, "{skipped:?}");
         }
     }
+    // Where that ends the run, the damaged one is to blame, not the good one that it left no room for.
+    let feed = ImageFeed::open(&[&damaged[0], &small, &lean], ImageFeedOptions::default()).unwrap();
+    let fail = PipelineOptions { on_error: OnError::Fail, ..options(10) };
+    let error = ImagePipeline::images(feed, padded, fail).unwrap().next().unwrap().unwrap_err();
+    assert!(error.to_string().contains("0.png"), "{error}");
 }
 
 const SCHEMA: &str = r#"

@@ -20,7 +20,7 @@ use forebay_ingest::{
 
 use super::{
     help::{AFTER_HELP, LONG_ABOUT},
-    images::{Images, usual},
+    images::{Images, most, usual},
     kind::{Feeds, schema},
     table::Table,
     text::Text,
@@ -315,9 +315,18 @@ impl Args {
                 let together = slot.size().saturating_mul(self.batch as usize);
                 how.limits.max_batch_bytes = together.max(LEAST_BATCH_BYTES);
             }
-            // Slots are made for the largest batch that there can be, or nearly: none is four times as large.
-            None if usual(&recipe).is_some() => how.limits.max_batch_bytes = usize::MAX,
-            None => {}
+            // Slots are made for the largest batch that there can be.
+            None if most(&recipe).is_some() => how.limits.max_batch_bytes = usize::MAX,
+            // Or for the usual ones: that much is wanted in any case.
+            None => {
+                if let Some((height, width)) = usual(&recipe) {
+                    // Three channels and a mask.
+                    let pixel = 3 * how.dtype.bytes() + size_of::<i64>();
+                    let image = (height as usize).saturating_mul(width as usize).saturating_mul(pixel);
+                    let together = image.saturating_mul(self.batch as usize);
+                    how.limits.max_batch_bytes = how.limits.max_batch_bytes.max(together);
+                }
+            }
         }
         let processor = ImageProcessor::new(recipe, how).map_err(Failure::usage)?;
         let mut options = ImageFeedOptions::default();

@@ -46,7 +46,7 @@ fn copy_inside<T: Copy>(from: &[T], (high, wide): (u32, u32), to: &mut [T], size
 const USUAL_RATIO: u32 = 16;
 
 /// Most rows and columns of an image by this recipe, if it sets a most that is worth a slot.
-fn most(recipe: &Recipe) -> Option<(u32, u32)> {
+pub(super) fn most(recipe: &Recipe) -> Option<(u32, u32)> {
     match (recipe.fixed_size().or(recipe.crop), recipe.resize) {
         (Some(size), _) => Some(size),
         (None, Some((Size::Fixed { height, width } | Size::Within { height, width }, _))) => Some((height, width)),

@@ -298,8 +298,8 @@ impl<'a, F: Feeds> Feed<'a, F> {
     /// Publishes one batch, in one message if there is room for it.
     fn publish(&mut self, batch: &Batch<F::Data>) -> Result<(), Failure> {
         let all = batch.rows();
-        let part = self.parts().find(|part| self.is_of(part, batch));
-        let begun = self.begun.filter(|part| !self.is_of(part, batch));
+        let part = self.parts().find(|part| Self::is_of(part, batch));
+        let begun = self.begun.filter(|part| !Self::is_of(part, batch));
         let done = part.map_or(0, |part| usize::try_from(part.rows()).unwrap_or(all).min(all));
         // The next ones to publish are the last.
         let mut left: Vec<Range<usize>> = (done < all).then_some(done..all).into_iter().collect();
@@ -329,23 +329,20 @@ impl<'a, F: Feeds> Feed<'a, F> {
         [self.place.part, self.begun].into_iter().flatten()
     }
 
-    /// Whether a part is of this batch. In order it is of the first one behind the place, which may begin at the end of a
-    /// pass in one run and at the beginning of the next one in another.
-    fn is_of(&self, part: &Part, batch: &Batch<F::Data>) -> bool {
-        let next = self.args.ordered && part.begins_at(&self.place.checkpoint.position);
-        next || part.begins_at(&batch.first)
+    /// Whether a part is of this batch, whichever way the run that cut it was ordered.
+    fn is_of(part: &Part, batch: &Batch<F::Data>) -> bool {
+        part.begins_at(&batch.follows) || part.begins_at(&batch.first)
     }
 
     /// Where the feed stands once so many rows of a batch are done.
     fn behind(&self, batch: &Batch<F::Data>, rows: usize) -> Place {
         if rows == batch.rows() {
-            let part = self.parts().find(|part| !self.is_of(part, batch));
+            let part = self.parts().find(|part| !Self::is_of(part, batch));
             return Place { checkpoint: batch.checkpoint(), part };
         }
         let checkpoint = self.place.checkpoint.clone();
-        // With batches ahead of it the place is not where this one begins.
-        let next = self.args.ordered && checkpoint.ahead.is_empty();
-        let first = if next { checkpoint.position } else { batch.first };
+        // In order that is known, and tells the end of a pass from the beginning of the next.
+        let first = if self.args.ordered { batch.follows } else { batch.first };
         Place { checkpoint, part: Some(Part::new(first, rows)) }
     }
 

@@ -61,6 +61,9 @@ pub struct Batch<D> {
     pub first_item: u64,
     /// Where the source stood before it.
     pub first: Position,
+    /// Where the batch before it ended, whether that had rows or not; as `first` if that is not delivered yet. The same in
+    /// every run, where `first` may be the end of a pass in one and the beginning of the next pass in another.
+    pub follows: Position,
     /// Where to resume once it has been delivered, together with `ahead`.
     pub next: Position,
     /// Which batches after `next` were delivered already: in an ordered run none, unless it goes on from one that was
@@ -140,6 +143,7 @@ impl<R: Default> RawBatch<R> {
             lines,
             first_item: 0,
             first: self.first,
+            follows: self.first,
             next: self.next,
             ahead: Ahead::default(),
             skipped: self.skipped,

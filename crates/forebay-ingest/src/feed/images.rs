@@ -88,7 +88,16 @@ impl Prepares for Preparing {
     fn prepare(&self, raw: Samples, first_only: bool, stop: &dyn Fn() -> bool) -> Option<Prepared<ImageTensors>> {
         let mut bad = Vec::new();
         let mut sizes = self.sizes(&raw, &mut bad);
-        let mut fit = self.processor.fit(&sizes);
+        let check = |index: usize| self.processor.check(&raw.samples[index].0.image).err();
+        let settled = self.processor.settle(
+            &mut sizes,
+            |index, error| bad.push((index, error)),
+            |asked| {
+                let go_on = |&index| if stop() { None } else { Some(check(index)) };
+                asked.iter().map(go_on).collect::<Option<Vec<_>>>().ok_or(())
+            },
+        );
+        let mut fit = settled.ok()?;
         let (mut pixels, mut mask) = (Vec::new(), self.processor.recipe().pad.map(|_| Vec::new()));
         let mut good = Vec::new();
         loop {

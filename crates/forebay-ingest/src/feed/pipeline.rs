@@ -284,6 +284,9 @@ impl<D: BatchData> Batches<D> {
 
     /// Counts a batch and gives it its place in the run.
     fn deliver(&mut self, number: u64, batch: &mut Batch<D>) {
+        if number == self.due {
+            batch.follows = self.low;
+        }
         self.delivered(number, batch.next);
         batch.first_item = self.items;
         batch.first.items = self.items;

@@ -145,6 +145,34 @@ impl ImageProcessor {
         fit.images.iter().copied().take(most).filter(|&index| !decoded[index]).collect()
     }
 
+    /// The size of a batch of which the headers say these sizes: bad images that others would fail because of are left out
+    /// of it, told to `bad`, and have no size any more. `check` decodes images and says what is wrong with each; it is asked
+    /// once at most for each.
+    pub(crate) fn settle<E>(
+        &self,
+        sizes: &mut [Option<(u32, u32)>],
+        mut bad: impl FnMut(usize, ImageError),
+        mut check: impl FnMut(&[usize]) -> Result<Vec<Option<ImageError>>, E>,
+    ) -> Result<Fit, E> {
+        let (mut decoded, mut gone) = (vec![false; sizes.len()], 0);
+        loop {
+            let fit = self.fit(sizes);
+            let asked = self.doubtful(&fit, sizes, &decoded, gone);
+            let before = gone;
+            let found = if asked.is_empty() { Vec::new() } else { check(&asked)? };
+            for (index, error) in asked.into_iter().zip(found) {
+                decoded[index] = true;
+                if let Some(error) = error {
+                    (sizes[index], gone) = (None, gone + 1);
+                    bad(index, error);
+                }
+            }
+            if gone == before {
+                return Ok(fit);
+            }
+        }
+    }
+
     /// Finds the size of a batch. Headers are read only if it depends on them: without a crop, a fixed size or a padding
     /// to one.
     ///
@@ -172,24 +200,12 @@ impl ImageProcessor {
         for (index, found) in found.into_iter().flatten().enumerate() {
             sizes.push(found.map_err(|error| failures.push(ImageFailure { index, error })).ok());
         }
-        let (mut decoded, mut gone) = (vec![false; images], 0);
-        let mut fit = self.fit(&sizes);
-        loop {
-            let asked = self.doubtful(&fit, &sizes, &decoded, gone);
-            let found = work.map(asked.iter(), |&index| self.check(items[index].as_ref()).err())?;
-            let before = gone;
-            for (index, error) in asked.into_iter().zip(found) {
-                decoded[index] = true;
-                if let Some(error) = error {
-                    (sizes[index], gone) = (None, gone + 1);
-                    failures.push(ImageFailure { index, error });
-                }
-            }
-            if gone == before {
-                break;
-            }
-            fit = self.fit(&sizes);
-        }
+        let bad = |index, error| failures.push(ImageFailure { index, error });
+        let fit = self.settle(&mut sizes, bad, |asked| {
+            // One job asks nobody whether it is to stop, and there may be a round for each image.
+            work.go_on()?;
+            work.map(asked.iter(), |&index| self.check(items[index].as_ref()).err())
+        })?;
         failures.extend(fit.refused.into_iter().map(|(index, error)| ImageFailure { index, error }));
         failures.sort_unstable_by_key(|failure| failure.index);
         let (height, width) = fit.size;

@@ -153,7 +153,7 @@ impl ImageProcessor {
     }
 
     /// Whether the image can be decoded, which its header does not tell.
-    pub(super) fn check(&self, bytes: &[u8]) -> Result<(), ImageError> {
+    pub(crate) fn check(&self, bytes: &[u8]) -> Result<(), ImageError> {
         let opened = self.open(bytes)?;
         let mut memory = self.memory();
         let done = opened.pixels(&mut memory.buffers);
