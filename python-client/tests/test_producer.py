@@ -11,6 +11,8 @@ import pytest
 
 import forebay
 
+PATIENCE = 20
+
 
 def test_a_loan_is_a_mapping(ring):
     producer, consumer = ring.pair()
@@ -445,9 +447,16 @@ def test_a_long_wait_for_a_slot_is_one_wait(ring):
     producer, consumer = ring.pair(slots=2)
     for _ in range(2):
         producer.send({"x": b"1"})
-    # It lets go of the producer several times meanwhile, for others to have it.
-    timer = threading.Timer(0.4, lambda: consumer.recv(10))
-    timer.start()
-    producer.send({"x": b"1"}, timeout_s=10)
-    timer.join()
+    sender = threading.Thread(target=producer.send, args=({"x": b"1"},), kwargs={"timeout_s": PATIENCE})
+    sender.start()
+    # It lets go of the producer each time, for others to have it.
+    while producer.stats.full_waits == 0:
+        assert sender.is_alive()
+    for _ in range(5):
+        assert producer.stats.full_waits == 1
+    consumer.recv(PATIENCE)
+    sender.join()
     assert producer.stats.full_waits == 1
+    with pytest.raises(forebay.RingFull):
+        producer.send({"x": b"1"}, timeout_s=0.2)
+    assert producer.stats.full_waits == 2

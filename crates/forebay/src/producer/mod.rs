@@ -67,6 +67,8 @@ pub struct Producer {
     takeover: Option<Takeover>,
     turn: u8,
     closed: bool,
+    /// A wait for a slot was interrupted, and the next one is its rest.
+    wait_goes_on: bool,
 }
 
 /// The producer's side of the protocol.
@@ -137,7 +139,7 @@ pub struct ProducerStats {
     pub dead_letters: u64,
     /// Payload bytes published.
     pub bytes: u64,
-    /// Times a loan had to wait for a slot.
+    /// Times a loan had to wait for a slot, also one that waits now.
     pub full_waits: u64,
     /// Messages that some consumer has still to receive or (queue) to ack: what [`Producer::drain`] waits for.
     pub undelivered: u32,
@@ -185,6 +187,7 @@ impl Producer {
             takeover,
             turn: 31,
             closed: false,
+            wait_goes_on: false,
         }
     }
 

@@ -25,11 +25,13 @@ impl Producer {
         timeout: Option<Duration>,
         interrupt: &mut dyn FnMut() -> bool,
     ) -> Result<u32, LoanError> {
+        let waits = timeout != Some(Duration::ZERO);
         if let Some(slot) = self.try_acquire(class) {
+            self.wait_goes_on &= !waits;
             return Ok(slot);
         }
         let start = Instant::now();
-        if self.options.when_full == WhenFull::Fail || timeout == Some(Duration::ZERO) {
+        if self.options.when_full == WhenFull::Fail || !waits {
             return Err(self.full_error(class, Duration::ZERO));
         }
         let (slots, loaned) = (self.slots_from(class), self.loaned_from(class));
@@ -40,11 +42,12 @@ impl Producer {
         if loaned + self.letters_from(class) == slots {
             return Err(self.full_error(class, Duration::ZERO));
         }
-        let found = self.wait_for_slot(class, start, timeout, interrupt);
-        // Counted at its end: who was interrupted, perhaps only to let others have the producer, comes back for the rest.
-        if !matches!(found, Err(LoanError::Interrupted { .. })) {
+        // Who was interrupted, perhaps only to let others have the producer, comes back for the rest.
+        if !std::mem::take(&mut self.wait_goes_on) {
             self.core.count(Counter::FullWaits);
         }
+        let found = self.wait_for_slot(class, start, timeout, interrupt);
+        self.wait_goes_on = matches!(found, Err(LoanError::Interrupted { .. }));
         found
     }
 
