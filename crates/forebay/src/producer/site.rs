@@ -345,9 +345,11 @@ impl Site {
         self.part(index).set_identity(incarnation, state::EMPTY);
         lock(&self.bells)[usize::from(index)] = None;
         self.announce(&mut roster, Change::Remove(index));
+        // Before a new member may have the place, and park in it.
+        let was_parked = self.pool.as_ref().map(|pool| pool.unpark(index));
         drop(roster);
         if let Some(pool) = &self.pool {
-            if !pool.unpark(index) {
+            if was_parked == Some(false) {
                 // It was awake, or a wake was spent on it that somebody else can use.
                 self.wake_one(31);
             }
@@ -468,13 +470,14 @@ impl Site {
     /// Lets the name go for a successor, with the last detached loan if there is one: a successor gives its slot to
     /// others, and it can still write there.
     pub(crate) fn hand_over(&self) {
+        // ORDER none, Relaxed: for a note. It is for the error that a successor gets, and written while nobody else can have
+        // the lock, so never over a successor's own.
+        if self.detached.load(Ordering::Relaxed) != 0 {
+            let _ = self.locks.write_note(&format!("pid {} (closed, a detached loan lives)", process::my_pid()));
+        }
         // ORDER AcqRel: as `loan_ended`. Of the two, the one whose change comes last releases.
         if self.detached.fetch_or(LEFT, Ordering::AcqRel) & !LEFT == 0 {
             self.locks.release();
-        } else {
-            // For the error that a successor gets. It may have been overtaken by the last loan's end, and then by a
-            // successor's own note: both are for people only.
-            let _ = self.locks.write_note(&format!("pid {} (closed, a detached loan lives)", process::my_pid()));
         }
     }
 
