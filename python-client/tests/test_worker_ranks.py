@@ -140,3 +140,15 @@ def test_a_generating_rank_that_rank_0_left_says_so(service):
     _, err = service.workers[1].communicate(timeout=PATIENCE)
     assert service.workers[1].returncode == 1
     assert re.fullmatch("forebay worker: rank 0 of service '.*' left, rank 1 cannot go on without it; .*\n", err)
+
+
+def test_a_generating_rank_whose_rank_0_was_killed_says_so_though_the_client_leaves_then(service):
+    service.begin(ENDLESS + "forebay.Worker().generate(Endless())", ranks=2)
+    service.ask([1])
+    assert service.answer().kind == "part"
+    service.workers[0].kill()
+    service.workers[0].wait()
+    service.client.close()
+    _, err = service.workers[1].communicate(timeout=PATIENCE)
+    assert service.workers[1].returncode == 1
+    assert re.fullmatch("forebay worker: rank 0 of service '.*' left, rank 1 cannot go on without it; .*\n", err)

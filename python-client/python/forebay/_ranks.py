@@ -128,7 +128,10 @@ class Ranks:
         while True:
             try:
                 word = self._decisions.recv()
-            except (PeerDied, RingClosed):
+            except RingClosed:
+                self._hear_of_the_client()
+                self._left_by_rank_0()
+            except PeerDied:
                 self._left_by_rank_0()
             admit, flags = _DECISION.unpack(word.user)
             if "drop" in word:
@@ -136,13 +139,15 @@ class Ranks:
             if not flags & 2:
                 return admit, dropped, bool(flags & 1)
 
-    def _left_by_rank_0(self) -> NoReturn:
-        # As a rule it is the client that is gone, of which rank 0 only heard first. This raises what rank 0 heard.
+    def _hear_of_the_client(self) -> None:
+        # Rank 0 left in order, as a rule because the client is gone: it only heard first. This raises what rank 0 heard.
         give_up = time.monotonic() + HEAR_OF_IT_S
         with contextlib.suppress(ReceiveTimeout):
             while True:
                 # What was asked in the end is nobody's any more.
                 self._server.recv(timeout_s=max(0.0, give_up - time.monotonic()))
+
+    def _left_by_rank_0(self) -> NoReturn:
         raise SystemExit(
             f"forebay worker: rank 0 of service {self._service!r} left, rank {self.rank} cannot go on without it; look "
             "at what rank 0 says"

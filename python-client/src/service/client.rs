@@ -121,7 +121,8 @@ impl PyServiceClient {
             };
             match client.accept_within(&mut stop)? {
                 true => Ok(Some(true)),
-                false if late => Ok(Some(false)),
+                // Or it did not ask: nobody can come any more.
+                false if late || over() => Ok(Some(false)),
                 false => Ok(None),
             }
         })?;
