@@ -37,8 +37,9 @@ impl EventFd {
     /// The descriptor is a claim. Files, pipes and sockets are refused (writing to a pipe may raise
     /// SIGPIPE); with anything else that is no counter, [`signal`](Self::signal) and
     /// [`drain`](Self::drain) just fail. It is made non-blocking here, which whoever shares it can undo: both ends have
-    /// one file description. [`drain`](Self::drain) does not wait even then, where the kernel can be asked not to;
-    /// [`signal`](Self::signal) waits while such a peer keeps the counter full.
+    /// one file description. [`drain`](Self::drain) of a counter does not wait even then, from Linux 5.8 on;
+    /// [`signal`](Self::signal) waits while such a peer keeps the counter full, and of something that is no counter both may
+    /// wait.
     ///
     /// # Errors
     /// It is no kernel object without a file type, or cannot be made non-blocking.
@@ -82,7 +83,7 @@ impl EventFd {
         match now {
             Ok(n) => n > 0,
             Err(Errno::AGAIN) => false,
-            // Before Linux 5.8 a counter cannot be asked that way.
+            // Before Linux 5.8 a counter cannot be asked that way, and what a peer calls a counter perhaps never.
             Err(_) => retry(|| rustix::io::read(fd, &mut count[..])).is_ok_and(|n| n > 0),
         }
     }
