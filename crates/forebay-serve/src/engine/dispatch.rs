@@ -274,6 +274,8 @@ impl Core {
                     Err(error) => return Err(error),
                 };
                 line.progress = Instant::now();
+                // Nothing new for one that has died since: it would count as what that died of.
+                line.dead |= !line.client.is_alive();
                 if answer.kind() == AnswerKind::Ready {
                     continue;
                 }
@@ -290,6 +292,7 @@ impl Core {
     /// Reads what is left of the answers of a worker that is gone, and gives it nothing new meanwhile.
     pub(crate) fn read_last_answers(self: &Arc<Self>, link: &Link) {
         self.close_link(link);
+        link.close();
         // How it ended is known. Where all is held that may be, all slots are, and nothing lies in them unread.
         let _ = self.read_answers(link);
     }

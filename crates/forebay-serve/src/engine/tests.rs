@@ -191,22 +191,22 @@ async fn unread(engine: &Engine, folder: &tempfile::TempDir) -> (Arc<Link>, Serv
     (link, attached.await.unwrap())
 }
 
+fn answer_one(mut server: Server) -> Server {
+    let request = server.recv().unwrap();
+    let mut loan = server.answer(&request, &[FieldSpec::new("y", DType::F32, &[1])]).unwrap();
+    loan.tensor_mut::<f32>("y").unwrap()[0] = 7.0;
+    loan.publish().unwrap();
+    server
+}
+
 #[test]
 fn what_a_worker_answered_before_it_died_is_delivered_and_nothing_new_given_to_it() {
     run(async {
         let folder = tempfile::tempdir().unwrap();
         let engine = engine(&folder);
-        let (link, mut server) = unread(&engine, &folder).await;
+        let (link, server) = unread(&engine, &folder).await;
         let answered = tokio::spawn(engine.infer(call(LONG)));
-        let mut server = tokio::task::spawn_blocking(move || {
-            let request = server.recv().unwrap();
-            let mut loan = server.answer(&request, &[FieldSpec::new("y", DType::F32, &[1])]).unwrap();
-            loan.tensor_mut::<f32>("y").unwrap()[0] = 7.0;
-            loan.publish().unwrap();
-            server
-        })
-        .await
-        .unwrap();
+        let mut server = tokio::task::spawn_blocking(move || answer_one(server)).await.unwrap();
         let waiting = tokio::spawn(engine.infer(call(LONG)));
         while engine.status().queued_items == 0 {
             tokio::task::yield_now().await;
@@ -224,18 +224,33 @@ fn what_a_worker_answered_before_it_died_is_delivered_and_nothing_new_given_to_i
 }
 
 #[test]
+fn a_worker_that_died_behind_its_answer_is_given_nothing_new() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = engine(&folder);
+        let (link, server) = unread(&engine, &folder).await;
+        let answered = tokio::spawn(engine.infer(call(LONG)));
+        tokio::task::spawn_blocking(move || answer_one(server)).await.unwrap();
+        let waiting = tokio::spawn(engine.infer(call(LONG)));
+        while engine.status().queued_items == 0 || link.lock().client.is_alive() {
+            tokio::task::yield_now().await;
+        }
+        assert!(engine.core.read_answers(&link).is_err());
+        assert!(answered.await.unwrap().is_ok());
+        engine.core.remove_link(&link);
+        assert_eq!((engine.status().queued_items, waiting.is_finished()), (1, false));
+        waiting.abort();
+    });
+}
+
+#[test]
 fn who_reads_answers_reads_them_alone() {
     run(async {
         let folder = tempfile::tempdir().unwrap();
         let engine = engine(&folder);
-        let (link, mut server) = unread(&engine, &folder).await;
+        let (link, server) = unread(&engine, &folder).await;
         let answered = tokio::spawn(engine.infer(call(LONG)));
-        let request = tokio::task::spawn_blocking(move || {
-            let request = server.recv().unwrap();
-            server.answer(&request, &[FieldSpec::new("y", DType::F32, &[1])]).unwrap().publish().unwrap();
-            (server, request)
-        });
-        let _worker = request.await.unwrap();
+        let _server = tokio::task::spawn_blocking(move || answer_one(server)).await.unwrap();
         let reading = link.reading();
         let other = tokio::task::spawn_blocking({
             let (core, link) = (Arc::clone(&engine.core), Arc::clone(&link));
