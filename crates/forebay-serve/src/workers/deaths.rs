@@ -117,6 +117,14 @@ mod tests {
     }
 
     #[test]
+    fn another_worker_in_its_place_begins_anew() {
+        let mut worker = Worker::new(3);
+        assert!((0..3).map(|_| worker.live(s(1), None)).last().is_some_and(|(_, failed)| failed));
+        worker.deaths.forget();
+        assert_eq!(worker.live(s(1), Some(s(1))), (Duration::from_millis(100), false));
+    }
+
+    #[test]
     fn a_life_of_more_than_a_minute_begins_anew() {
         let mut worker = Worker::new(3);
         assert!((0..3).map(|_| worker.live(s(1), None)).last().is_some_and(|(_, failed)| failed));

@@ -6,7 +6,7 @@ use forebay_serve::backend::{Backend, Health, Refusal};
 
 use crate::{
     place::{ask, asking, firsts, kill, lives, pids, restarts, until},
-    worker::UNTIL_FILE,
+    worker::{KILL_ITSELF, UNTIL_FILE},
 };
 
 engine_test! {
@@ -37,6 +37,28 @@ engine_test! {
             assert!(client.await.unwrap() > 0);
         }
         assert_eq!(restarts(&engine), 0);
+    }
+}
+
+engine_test! {
+    async fn what_the_last_worker_died_of_says_nothing_of_the_one_that_a_reload_put_there(place: Place) {
+        let engine = place.engine("normal", "crash_loop = 2\nbackoff_s = 0.01", "").await;
+        for _ in 0..3 {
+            assert!(matches!(ask(&engine, &[KILL_ITSELF]).await, Err(Refusal::WorkerDied)));
+            until("it is started again", || {
+                assert_ne!(engine.status().workers[0].state, "failed");
+                engine.health() == Health::Ready
+            })
+            .await;
+            engine.reload().await.unwrap();
+        }
+        // Also where it is asked for while there is none.
+        for _ in 0..2 {
+            assert!(matches!(ask(&engine, &[KILL_ITSELF]).await, Err(Refusal::WorkerDied)));
+            until("it is away", || engine.health() != Health::Ready).await;
+            engine.reload().await.unwrap();
+        }
+        assert_eq!((restarts(&engine), engine.health()), (5, Health::Ready));
     }
 }
 
