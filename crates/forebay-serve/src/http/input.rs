@@ -1,5 +1,7 @@
 //! The `inputs` of `/predict` and its kin, by what the model takes.
 
+use std::collections::HashMap;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use serde_json::value::RawValue;
@@ -86,11 +88,14 @@ pub(super) fn texts(raw: &RawValue, max_items: usize) -> Result<Items, Problem> 
         if !raw.get().starts_with('[') {
             return json::parse_raw(raw, &field).map(alone).map_err(|problem| problem.item(i));
         }
-        let pair: Vec<Text<'_>> = json::parse_raw(raw, &field).map_err(|problem: Problem| problem.item(i))?;
-        let [text, second] = <[Text<'_>; 2]>::try_from(pair).map_err(|pair| {
-            Problem::field(&field, format!("a list of {}; expected a text or a pair of texts", pair.len())).item(i)
-        })?;
-        Ok(TextItem { text: text.0.into_owned(), pair: Some(second.0.into_owned()) })
+        let (pair, found) = json::list(raw, &field, 2).map_err(|problem| problem.item(i))?;
+        match (<[Text<'_>; 2]>::try_from(pair), found) {
+            (Ok([text, pair]), 2) => Ok(TextItem { text: text.0.into_owned(), pair: Some(pair.0.into_owned()) }),
+            _ => {
+                let text = format!("a list of {found}; expected a text or a pair of texts");
+                Err(Problem::field(&field, text).item(i))
+            }
+        }
     };
     let items = all.iter().enumerate().map(one).collect::<Result<_, _>>()?;
     Ok(Items { input: Input::Texts(items), single: false })
@@ -118,7 +123,8 @@ pub(super) fn image(text: &str, field: &str) -> Result<Bytes, Problem> {
 fn tensors_of(model: &ModelInfo, raw: &RawValue) -> Result<Items, Problem> {
     let wanted: Vec<_> = tensors::inputs(model).collect();
     let given: Vec<(usize, &RawValue, String)> = if raw.get().starts_with('{') {
-        let all: std::collections::HashMap<Text<'_>, &RawValue> = json::parse_raw(raw, "inputs")?;
+        let all: json::Entries<Text<'_>, &RawValue> = json::parse_raw(raw, "inputs")?;
+        let all: HashMap<_, _> = all.0.into_iter().collect();
         let mut given = Vec::with_capacity(wanted.len());
         for (name, value) in &all {
             let place = wanted.iter().position(|one| one.name == name.0);

@@ -125,26 +125,36 @@ pub(super) struct Parameters(pub(super) Map<String, Value>);
 
 impl<'de> Deserialize<'de> for Parameters {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Visit;
-        impl<'de> Visitor<'de> for Visit {
-            type Value = Parameters;
+        let all: Entries<String, Scalar> = Entries::deserialize(from)?;
+        Ok(Self(all.0.into_iter().map(|(name, value)| (name, value.0)).collect()))
+    }
+}
+
+/// What an object says, in its order; an object of more entries than [`MAX_PARAMETERS`] is none.
+pub(super) struct Entries<K, V>(pub(super) Vec<(K, V)>);
+
+impl<'de, K: Deserialize<'de>, V: Deserialize<'de>> Deserialize<'de> for Entries<K, V> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Visit<K, V>(PhantomData<(K, V)>);
+        impl<'de, K: Deserialize<'de>, V: Deserialize<'de>> Visitor<'de> for Visit<K, V> {
+            type Value = Entries<K, V>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Parameters, A::Error> {
-                let mut all = Map::new();
-                while let Some((name, value)) = entries.next_entry::<String, Scalar>()? {
-                    all.insert(name, value.0);
+            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+                let mut all = Vec::new();
+                while let Some(entry) = entries.next_entry()? {
+                    all.push(entry);
                     if all.len() > MAX_PARAMETERS {
                         return Err(A::Error::custom(format_args!("more than {MAX_PARAMETERS}")));
                     }
                 }
-                Ok(Parameters(all))
+                Ok(Entries(all))
             }
         }
-        from.deserialize_map(Visit)
+        from.deserialize_map(Visit(PhantomData))
     }
 }
 

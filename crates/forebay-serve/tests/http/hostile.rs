@@ -133,9 +133,35 @@ fn a_server_whose_parameters_are_lists() {
     }
 }
 
+/// What the process of the next test does.
 #[test]
-fn parameters_take_no_more_memory_than_a_body() {
+fn a_server_that_is_sent_millions_of_items() {
+    if !is_alone() {
+        return;
+    }
+    let (texts, tensors) = (Server::start(Takes::Texts), Server::start(Takes::Tensors));
+    let many = |entry: &str, last: &str| entry.repeat((10 << 20) / entry.len() - 100) + last;
+    let list = || many("\"\",", "\"\"");
+    let bytes = "\"name\":\"text\",\"shape\":[1],\"datatype\":\"BYTES\"";
+    for (server, path, body, status) in [
+        (&texts, "/predict", format!("{{\"inputs\":[{}]}}", list()), 413),
+        (&texts, "/predict", format!("{{\"inputs\":[[\"a\",\"b\"],{}]}}", list()), 413),
+        (&texts, "/predict", format!("{{\"inputs\":[[{}]]}}", list()), 422),
+        (&texts, "/v1/embeddings", format!("{{\"input\":[{}]}}", list()), 413),
+        (&texts, "/v2/models/fake/infer", format!("{{\"inputs\":[{{{bytes},\"data\":[{}]}}]}}", list()), 413),
+        (&tensors, "/predict", format!("{{\"inputs\":{{{}}}}}", many("\"\":0,", "\"x\":0")), 422),
+    ] {
+        let before = peak_bytes();
+        assert_eq!(server.post(path, &body).status, status, "{path} {}", &body[..40]);
+        let more = peak_bytes() - before;
+        assert!(more < 64 << 20, "{path} {}: {more} bytes", &body[..40]);
+    }
+}
+
+#[test]
+fn entries_take_no_more_memory_than_a_body() {
     run_alone("hostile::a_server_whose_parameters_are_lists");
+    run_alone("hostile::a_server_that_is_sent_millions_of_items");
 }
 
 #[test]
