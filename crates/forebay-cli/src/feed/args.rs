@@ -317,13 +317,13 @@ impl Args {
             }
             // Slots are made for the largest batch that there can be.
             None if most(&recipe).is_some() => how.limits.max_batch_bytes = usize::MAX,
-            // Or for the usual ones: that much is wanted in any case.
+            // Or for the usual ones, of which four are the most that unusual ones make of one: those may be halved.
             None => {
                 if let Some((height, width)) = usual(&recipe) {
                     // Three channels and a mask.
                     let pixel = 3 * how.dtype.bytes() + size_of::<i64>();
                     let image = (height as usize).saturating_mul(width as usize).saturating_mul(pixel);
-                    let together = image.saturating_mul(self.batch as usize);
+                    let together = image.saturating_mul(self.batch as usize).saturating_mul(4);
                     how.limits.max_batch_bytes = how.limits.max_batch_bytes.max(together);
                 }
             }

@@ -139,7 +139,7 @@ pub struct ProducerStats {
     pub dead_letters: u64,
     /// Payload bytes published.
     pub bytes: u64,
-    /// Times a loan had to wait for a slot, also one that waits now.
+    /// Times a loan had to wait for a slot, also one that waits now. A wait that was interrupted counts together with the next.
     pub full_waits: u64,
     /// Messages that some consumer has still to receive or (queue) to ack: what [`Producer::drain`] waits for.
     pub undelivered: u32,
