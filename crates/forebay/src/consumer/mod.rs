@@ -145,6 +145,7 @@ impl Consumer {
         match found {
             Look::Message(message) => Ok(Some(message)),
             Look::AtQuota(class) => {
+                self.disarm();
                 // A wake may have been spent on us for a message that only another consumer may take.
                 self.pass_on_wake();
                 Err(self.quota_error(class))

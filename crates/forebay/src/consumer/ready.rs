@@ -81,6 +81,7 @@ impl Consumer {
             }
             Look::AtQuota(_) => {
                 // The next call says so, and hands on the wake.
+                self.unpark();
                 self.bell.signal();
                 Ok(None)
             }
@@ -91,6 +92,14 @@ impl Consumer {
                 }
                 Ok(None)
             }
+        }
+    }
+
+    /// At its quota it sleeps for no message: a wake that is spent on its mark would be missing where the message may be
+    /// taken. The descriptor stays readable.
+    pub(super) fn disarm(&mut self) {
+        if self.ready.is_some() && !self.unpark() {
+            self.bell.signal();
         }
     }
 
