@@ -7,8 +7,8 @@
 //! ```
 //!
 //! There is no dispatcher thread: whoever pushes an item, or reads an answer, hands over what can be handed over, behind
-//! short locks (reading, then schedule, then line, then call; never two of them the other way round). A request costs three wakes: the
-//! HTTP thread's, the worker's, the HTTP thread's.
+//! short locks (reading, then schedule, then line, then call; never two of them the other way round). A request costs three
+//! wakes: the HTTP thread's, the worker's, the HTTP thread's.
 //!
 //! A call that is dropped leaves the queue; workers that have its items are told. What nobody waits for is not answered.
 
