@@ -25,13 +25,14 @@ impl Producer {
         timeout: Option<Duration>,
         interrupt: &mut dyn FnMut() -> bool,
     ) -> Result<u32, LoanError> {
-        let waits = timeout != Some(Duration::ZERO);
         if let Some(slot) = self.try_acquire(class) {
-            self.wait_goes_on &= !waits;
+            if self.wait_goes_on && timeout != Some(Duration::ZERO) {
+                self.wait_goes_on = false;
+            }
             return Ok(slot);
         }
         let start = Instant::now();
-        if self.options.when_full == WhenFull::Fail || !waits {
+        if self.options.when_full == WhenFull::Fail || timeout == Some(Duration::ZERO) {
             return Err(self.full_error(class, Duration::ZERO));
         }
         let (slots, loaned) = (self.slots_from(class), self.loaned_from(class));
