@@ -256,6 +256,7 @@ fn who_reads_answers_reads_them_alone() {
             let (core, link) = (Arc::clone(&engine.core), Arc::clone(&link));
             move || core.read_answers(&link)
         });
+        // Nothing happens, for which there is no event to wait for; that this is too short fails no good program.
         std::thread::sleep(Duration::from_millis(20));
         assert!(!answered.is_finished());
         drop(reading);
